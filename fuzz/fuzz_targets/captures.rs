@@ -1,5 +1,6 @@
-//! Captures: any bytes as a file, and any segments of a connection. No panic, bounded lists, and frames
-//! that begin no sooner than they can. First byte: which of the two.
+//! Captures: arbitrary bytes as a file, and arbitrary segments of a connection.
+//! No panic, bounded lists, no frame that begins too early. The first byte selects which of the
+//! two.
 #![no_main]
 
 use std::io::Cursor;
@@ -36,7 +37,7 @@ fn file(bytes: &[u8]) {
     inspector.end();
 }
 
-/// An IPv4 packet with a TCP segment of a side, of which the last `cut` bytes were not captured.
+/// Build an IPv4 packet with a TCP segment whose last `cut` bytes are missing.
 fn packet(from_client: bool, seq: u32, ack: u32, flags: u8, payload: &[u8], cut: usize) -> Vec<u8> {
     let mut bytes = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 9, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
     bytes[2..4].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
@@ -54,7 +55,7 @@ fn packet(from_client: bool, seq: u32, ack: u32, flags: u8, payload: &[u8], cut:
     bytes
 }
 
-/// Each segment: its side, flags and cut, its place, an acknowledgement, its length.
+/// Read segments: side, flags and cut, sequence number, acknowledgement, length.
 fn segments(mut bytes: &[u8]) {
     let mut inspector = Inspector::new(Checked);
     let mut number = 0;

@@ -1,6 +1,7 @@
-//! The server's codec: any stream, whole and cut, gives the same events, and no more than its bytes;
-//! without permessage-deflate, which tungstenite has not, it gives those that tungstenite finds.
-//! First byte: how it is cut, and whether permessage-deflate was agreed.
+//! The server's codec:
+//! any stream, whole and cut, gives the same events, and no more than its bytes. Without
+//! permessage-deflate, which tungstenite lacks, the events equal tungstenite's. First byte: how it
+//! is cut, and whether permessage-deflate was agreed.
 #![no_main]
 
 use bytes::BytesMut;
@@ -13,7 +14,7 @@ use ws_guard_common::frame::Violation;
 mod comparison;
 
 const LIMITS: Limits = Limits { message: 4096, fragments: 100 };
-/// A header with a 64 bit length and a mask, in bytes.
+/// Length of a header with a 64-bit length and a mask, in bytes.
 const LONGEST_HEADER: usize = 14;
 
 fn decode(bytes: &[u8], deflate: bool, piece: usize) -> (Vec<Event>, Option<ProtocolError>) {
@@ -48,15 +49,15 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What tungstenite makes of the same bytes.
+/// Compare the events with tungstenite's for the same bytes.
 fn compare(bytes: &[u8], events: &[Event], error: Option<ProtocolError>) {
-    // It does not look at a frame before all of it is there.
+    // tungstenite does not look at a frame before all of it is there.
     let rest = if error.is_some() { LONGEST_HEADER + LIMITS.message } else { 0 };
     let stream = [bytes, &vec![0; rest]].concat();
     let (theirs, failed) = tungstenite_reads(&stream, Role::Server, LIMITS.message);
     let ours = as_tungstenite_has_it(events, error.is_some());
     match error {
-        // It has no limit on fragments, and takes longer forms of a length than it needs.
+        // tungstenite has no limit on fragments, and accepts lengths that are not minimal.
         Some(
             ProtocolError::TooManyFragments
             | ProtocolError::Header(Violation::NonMinimalLength | Violation::ControlTooLong),

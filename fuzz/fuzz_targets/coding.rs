@@ -1,5 +1,6 @@
-//! What subprotocols do to messages: Snappy and encryption of whatever a peer sends, with and without
-//! keys agreed. First byte: what is done, and how the bytes are cut into messages.
+//! Codings of subprotocols:
+//! Snappy and encryption of arbitrary messages, with and without agreed keys. First byte: which
+//! coding, and how the bytes are cut into messages.
 #![no_main]
 
 use std::{
@@ -36,7 +37,7 @@ fn binary(payload: impl Into<Bytes>) -> Message {
     Message { kind: Kind::Binary, payload: payload.into() }
 }
 
-/// Open messages until one is refused; those that were opened keep to the limit.
+/// Open messages until one is refused; check the opened ones against the limit.
 fn open(coding: &mut Coding, messages: impl IntoIterator<Item = Message>) {
     for message in messages {
         match coding.open(message, MOST) {
@@ -47,7 +48,7 @@ fn open(coding: &mut Coding, messages: impl IntoIterator<Item = Message>) {
     }
 }
 
-/// A client that has agreed on keys.
+/// Agree on keys as a client.
 fn agree(coding: &mut Coding) -> TransportState {
     let builder = Builder::new(PATTERN.parse().expect("it is known"));
     let builder = builder.prologue(b"v3").expect("it is short");
@@ -68,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
         0 => open(&mut coding(false), pieces()),
         1 => open(&mut coding(true), pieces()),
         2 => {
-            // Whoever has the keys can put anything inside.
+            // A peer with the keys can put anything inside.
             let mut coding = coding(true);
             let mut client = agree(&mut coding);
             let sealed: Vec<_> = bytes
@@ -80,7 +81,7 @@ fuzz_target!(|data: &[u8]| {
             open(&mut coding, sealed);
         }
         _ => {
-            // What is sealed comes back as it was.
+            // Sealing and opening gives the original.
             let mut coding = coding(false);
             let sealed = coding.seal(binary(bytes.to_vec())).expect("nothing to wait for");
             let opened = coding.open(sealed, bytes.len());

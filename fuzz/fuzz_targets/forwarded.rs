@@ -1,6 +1,7 @@
-//! The client behind a proxy: any beginning of a connection is read, alike with and without words that
-//! are skipped, and a list of addresses as a plain parser reads it. First byte: whether `Forwarded` is
-//! among the headers, and whether a header of the PROXY protocol may come first.
+//! The client's address behind a proxy:
+//! any beginning of a connection is read, alike with and without skipped words, and a list of
+//! addresses as a plain parser reads it. First byte: whether `Forwarded` is among the headers, and
+//! whether a PROXY protocol header may come first.
 #![no_main]
 
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use ws_guard_common::{
 /// Another header that holds a list of addresses.
 const OTHER: &str = "x-real-ip";
 
-/// 10.0.0.0/8 and fd00::/8 are proxies.
+/// Check whether an address is a proxy's: in 10.0.0.0/8 or fd00::/8.
 fn trusts(address: &Address) -> bool {
     match IpAddr::from(*address) {
         IpAddr::V4(v4) => v4.octets()[0] == 10,
@@ -32,7 +33,7 @@ fn take(pending: &mut Pending, byte: u8, names: &HeaderNames) -> bool {
     pending.head.push(byte)
 }
 
-/// Read a connection's beginning, up to the end of a head; how many bytes that is.
+/// Read a connection's beginning, up to the end of a head; return its length too.
 fn read(bytes: &[u8], names: &HeaderNames, preface: bool, skips: bool) -> (Pending, usize) {
     let mut pending = Pending::default();
     if !preface {
@@ -74,10 +75,11 @@ fn address(text: &str) -> Option<Address> {
     text.parse().ok().or_else(v4).map(Address::from)
 }
 
-/// What one header's lines say: `None` for nothing, else the client, if it can be believed.
+/// Return the client that one header's lines name:
+/// outer `None` without a list, inner `None` for a client that cannot be believed.
 fn list(head: &str, name: &str) -> Option<Option<Address>> {
     let (mut items, mut folded, mut ours) = (Vec::new(), false, false);
-    // The request line is none, and the last piece has no end yet.
+    // Skip the request line, and the last piece, which has no end yet.
     let lines: Vec<&str> = head.split('\n').collect();
     for line in &lines[1..lines.len() - 1] {
         if line.starts_with([' ', '\t']) {
@@ -110,7 +112,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let (skipping, over) = read(bytes, &names, preface, true);
     let (plain, end) = read(bytes, &names, preface, false);
-    // Only what comes one by one ends a head, so both end at the same byte.
+    // A head ends only at a byte that was taken singly, so both end at the same byte.
     assert_eq!(over, end);
     assert_eq!(skipping.head.found, plain.head.found);
     assert_eq!(skipping.client.claimed(), plain.client.claimed());

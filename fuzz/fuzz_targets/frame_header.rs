@@ -1,4 +1,4 @@
-//! The header decoder against the oracle's: first byte flags, then a header.
+//! The header decoder against the oracle's. First byte: flags; then a header.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

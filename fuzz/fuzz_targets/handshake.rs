@@ -1,6 +1,7 @@
-//! The opening handshake, behind a proxy: any bytes in any pieces are refused, dropped or upgraded. The
-//! answer is the one that the outcome says, what comes behind the request is kept, and how it was cut
-//! does not matter. First byte: how it is cut, and whether there is a PROXY header in front.
+//! The opening handshake behind a proxy:
+//! any bytes in any pieces are refused, dropped or upgraded. The answer fits the outcome, bytes
+//! behind the request are kept, and the cut makes no difference. First byte: how it is cut, and
+//! whether a PROXY header precedes it.
 #![no_main]
 
 use std::{
@@ -83,13 +84,14 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// What became of a stream.
+/// Outcome of a stream.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     refusal: Option<Refusal>,
     protocol: Option<String>,
-    /// The answer's first line. Of what is no HTTP, nothing: the cut decides whether that is found out
-    /// before the stream ends, and so whether there is an answer.
+    /// First line of the answer.
+    /// Empty for anything but HTTP: the cut decides whether that is found out before the stream
+    /// ends, and so whether there is an answer.
     head: Vec<u8>,
 }
 
@@ -118,7 +120,7 @@ fn run(bytes: &[u8], proxy_protocol: bool, piece: usize) -> Outcome {
     let wire = Wire { bytes: bytes.to_vec(), read: read_by, piece, written: written_by };
     let mut accepting = pin!(accept(wire, proxy_protocol));
     let mut cx = Context::from_waker(Waker::noop());
-    // Everything is there at once, so that it has to come to an end.
+    // Everything is there at once, so it has to end.
     let polls = (0..2 * bytes.len() + 100).find_map(|_| match accepting.as_mut().poll(&mut cx) {
         Poll::Ready(outcome) => Some(outcome),
         Poll::Pending => None,

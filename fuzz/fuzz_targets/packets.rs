@@ -1,4 +1,5 @@
-//! The binary protocols: any stream, whole and cut, gives the same bodies. First byte: how it is cut.
+//! The binary protocols: any stream, whole and cut, gives the same bodies.
+//! First byte: how it is cut.
 #![no_main]
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +9,7 @@ use ws_guard_server::packets::{FixedHeader, Layout, LengthMagic, LengthPrefix, P
 
 const MOST: usize = 1024;
 
-/// The bodies, and whether an error ended them.
+/// Return the bodies, and whether an error ended them.
 fn decode<L: Layout>(bytes: &[u8], piece: usize) -> (Vec<Bytes>, bool) {
     let (mut packets, mut stream) = (Packets::<L>::new(MOST), BytesMut::new());
     let mut bodies = Vec::new();

@@ -15,7 +15,7 @@ use ws_guard_oracle::{
     receiver::{Overlap, Receiver},
 };
 
-/// So many pings pass.
+/// Limit: the number of pings that pass.
 const ALLOWED: u32 = 4;
 
 fuzz_target!(|data: &[u8]| {
@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     let mut guard = OnHost::new(base, Mode::Guard, ALLOWED);
     let mut receiver = Receiver::new(base, Overlap::Linux);
     for command in commands.chunks_exact(3) {
-        // From a little before the cursor or the acknowledged byte, so long.
+        // From a little before the cursor or the acknowledged byte, this length.
         let at = if command[0] & 1 == 0 { guard.flow().client.resume() } else { receiver.ack() };
         let from = (at.wrapping_sub(base) as usize).saturating_sub(usize::from(command[1] >> 1));
         let to = (from + usize::from(command[2])).min(sent.len());
@@ -51,7 +51,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What holds at any time: the flow has seen a prefix of the stream, and counted it exactly.
+/// Check the invariant: the flow has seen a prefix of the stream.
+/// It has counted it exactly.
 fn check(sent: &[u8], guard: &OnHost, receiver: &Receiver) {
     let flow = guard.flow();
     assert_eq!((flow.state, flow.unsynced_total), (state::OPEN, 0));

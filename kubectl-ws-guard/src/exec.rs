@@ -1,4 +1,4 @@
-//! Commands in the guard's pods.
+//! Execution of commands in the guard's pods.
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Command, ExitStatus, Stdio},
@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 
 use crate::{Cluster, merge, pods::Pod};
 
-/// Nodes that are asked at the same time.
+/// Maximum number of nodes queried concurrently.
 const AT_ONCE: usize = 16;
 
-/// What a node said.
+/// Answer of one node.
 pub struct Answer {
     pub node: String,
     pub output: String,
@@ -20,7 +20,8 @@ pub struct Answer {
     pub code: u8,
 }
 
-/// `kubectl exec` of a guard's command; the pins are where the manifests mount them.
+/// Build the `kubectl exec` of a guard's command.
+/// The pin directory is the mount point in the manifests.
 fn command(cluster: &Cluster, pod: &Pod, options: &[&str], words: &[String]) -> Command {
     let mut kubectl = cluster.kubectl();
     kubectl.arg("exec").args(options).args([&pod.name, "--container", "guard", "--"]);
@@ -28,12 +29,12 @@ fn command(cluster: &Cluster, pod: &Pod, options: &[&str], words: &[String]) -> 
     kubectl
 }
 
-/// kubectl ends with the code of the command that it ran.
+/// Return the exit code of kubectl, which is the one of the command that it ran.
 fn code(status: ExitStatus) -> u8 {
     status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)
 }
 
-/// The answers of all pods, in their order.
+/// Run the command in all pods, and return the answers in their order.
 pub fn ask(cluster: &Cluster, pods: &[Pod], words: &[String]) -> Vec<Answer> {
     let one = |pod: &Pod| {
         let output = command(cluster, pod, &[], words).stdin(Stdio::null()).output();
@@ -63,13 +64,13 @@ pub fn ask(cluster: &Cluster, pods: &[Pod], words: &[String]) -> Vec<Answer> {
     answers
 }
 
-/// With the terminal, on one node.
+/// Run the command on one node, attached to the terminal.
 pub fn attach(cluster: &Cluster, pod: &Pod, words: &[String]) -> Result<u8> {
     let status = command(cluster, pod, &["--stdin", "--tty"], words).status();
     Ok(code(status.context("running kubectl")?))
 }
 
-/// Line by line as they come, until all of them end.
+/// Print lines of all pods as they arrive, until all commands end.
 pub fn follow(cluster: &Cluster, pods: &[Pod], words: &[String]) -> Result<u8> {
     let width = pods.iter().map(|pod| pod.node.len()).max().unwrap_or(0);
     let one = |pod: &Pod| -> Result<u8> {

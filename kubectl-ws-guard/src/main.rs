@@ -1,4 +1,4 @@
-//! `kubectl ws-guard`: a command of the guard on one node or all, as one answer.
+//! `kubectl ws-guard`: a guard's command on one node or all, with merged answers.
 mod exec;
 mod merge;
 mod pods;
@@ -98,7 +98,7 @@ fn run(cli: &Cli) -> Result<u8> {
     Ok(code.max(u8::from(!missing.is_empty())))
 }
 
-/// Ask all of the nodes at the same time, and print what they say together.
+/// Run the command on all nodes concurrently, and print the merged answers.
 fn once(cli: &Cli, pods: &[Pod], command: &[String]) -> Result<u8> {
     let answers = exec::ask(&cli.cluster, pods, command);
     for Answer { node, error, .. } in &answers {
@@ -110,7 +110,8 @@ fn once(cli: &Cli, pods: &[Pod], command: &[String]) -> Result<u8> {
     Ok(answers.iter().map(|answer| answer.code).max().unwrap_or(0))
 }
 
-/// Remove `--watch`: the plug-in looks again by itself, because tables of one moment are merged.
+/// Remove `--watch`, and return whether it was there.
+/// The plug-in repeats the query itself, because tables of one moment are merged.
 fn take_watch(command: &mut Vec<String>) -> bool {
     let before = command.len();
     command.retain(|word| !["-w", "--watch"].contains(&word.as_str()));

@@ -1,4 +1,4 @@
-//! The answers of several nodes as one.
+//! Merging of several nodes' answers into one.
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{exec::Answer, table};
 
-/// One answer: JSON as an array, tables as a table, anything else with the node before each line.
+/// Merge answers: JSON as an array, tables as a table, else lines after their node.
 pub fn merge(answers: &[Answer]) -> Result<String> {
     let said: Vec<(&str, &str)> = answers
         .iter()
@@ -32,7 +32,7 @@ pub fn merge(answers: &[Answer]) -> Result<String> {
     Ok(text)
 }
 
-/// A line with its node: inside, where it is a JSON object, otherwise before it.
+/// Add the node to a line: as a field of a JSON object, otherwise as a prefix.
 pub fn line(node: &str, width: usize, line: &str) -> String {
     match serde_json::from_str(line) {
         Ok(Value::Object(object)) => with_node(node, object).to_string(),
@@ -45,7 +45,8 @@ fn with_node(node: &str, object: Map<String, Value>) -> Value {
     Value::Object(std::iter::once(first).chain(object).collect())
 }
 
-/// One array of all elements, or of the nodes' objects. Lines of JSON stay lines. `None`: no JSON.
+/// Merge JSON into one array, of all elements or of the nodes' objects.
+/// Lines of JSON stay lines. `None`: not JSON.
 fn json(said: &[(&str, &str)]) -> Result<Option<String>> {
     let mut all = Vec::new();
     let mut lines = false;

@@ -1,4 +1,4 @@
-//! The guard's pods, by node.
+//! Pods of the guard, by node.
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::Cluster;
 
-/// What selects them in the manifests.
+/// Label selector of the guard's pods in the manifests.
 const SELECTOR: &str = "app.kubernetes.io/name=ws-guard,app.kubernetes.io/component=guard";
 
 /// A pod in which the guard runs.
@@ -17,7 +17,8 @@ pub struct Pod {
 }
 
 impl Cluster {
-    /// `kubectl`, in this namespace and context. `KUBECTL` names another program.
+    /// Build a `kubectl` command for this namespace and context.
+    /// `KUBECTL` names another program.
     pub fn kubectl(&self) -> Command {
         let program = std::env::var_os("KUBECTL").unwrap_or("kubectl".into());
         let mut kubectl = Command::new(program);
@@ -31,7 +32,7 @@ impl Cluster {
     }
 }
 
-/// Pods on the named nodes, or on all; and why nodes are missing.
+/// Return the pods on the named nodes, or on all, and why nodes are missing.
 pub fn find(cluster: &Cluster, nodes: &[String]) -> Result<(Vec<Pod>, Vec<String>)> {
     let mut kubectl = cluster.kubectl();
     kubectl.args(["get", "pods", "--selector", SELECTOR, "--output", "json"]);
@@ -50,7 +51,7 @@ fn choose(list: &Value, nodes: &[String]) -> (Vec<Pod>, Vec<String>) {
         if !nodes.is_empty() && !nodes.contains(&node) {
             continue;
         }
-        // One that ends is followed by another on its node.
+        // A terminating pod is followed by another on its node.
         if !item["metadata"]["deletionTimestamp"].is_null() {
             continue;
         }

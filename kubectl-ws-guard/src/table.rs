@@ -1,7 +1,7 @@
-//! Tables of several nodes as one, with a column NODE.
+//! Merging of several nodes' tables into one, with a column NODE.
 //!
-//! The columns of a table are where no line has anything for two characters: cells may be empty, and
-//! may have single spaces in them.
+//! Columns are separated where no line has text in two adjacent character positions: cells may be
+//! empty, and may contain single spaces.
 use std::fmt::Write as _;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -9,23 +9,23 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// Spaces between two columns.
 const GAP: usize = 2;
 
-/// A header, rows, and the line that counts them: `2 sources, 1 throttled`, as numbers and words.
+/// Header, rows and total line: `2 sources, 1 throttled`, as numbers and words.
 struct Table {
     header: Vec<String>,
-    /// Whether a column is aligned to the right.
+    /// `true` for each right-aligned column.
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
     counts: Vec<(usize, String)>,
 }
 
-/// The tables as one, or `None` if one of the texts is none.
+/// Merge the tables into one; `None` if one of the texts is not a table.
 pub fn merge(said: &[(&str, &str)]) -> Option<String> {
     let tables: Vec<(&str, Table)> =
         said.iter().map(|(node, text)| Some((*node, parse(text)?))).collect::<Option<_>>()?;
     let mut text = String::new();
     let filled = || tables.iter().filter(|(_, table)| !table.rows.is_empty());
     if let Some((_, first)) = filled().next() {
-        // Another header is another version's.
+        // A different header is that of another version.
         if filled().any(|(_, table)| table.header != first.header) {
             return None;
         }
@@ -41,7 +41,7 @@ pub fn merge(said: &[(&str, &str)]) -> Option<String> {
     Some(text)
 }
 
-/// The counts of several tables, each added to those in the same place of the others.
+/// Add up the total lines of several tables, count by count.
 fn sums<'a>(all: impl Iterator<Item = &'a Vec<(usize, String)>>) -> String {
     let mut sums: Vec<(usize, &str)> = Vec::new();
     for counts in all {
@@ -74,7 +74,7 @@ fn parse(text: &str) -> Option<Table> {
     };
     let counts = lines.pop()?.split(", ").map(count).collect::<Option<Vec<(usize, String)>>>()?;
     let header = lines.first().copied().unwrap_or_default();
-    // Titles are in capitals; text that ends with a number of things is no table for that.
+    // Titles are in capitals; text that ends with a count is not a table for that reason.
     if lines.len() == 1 || header.chars().any(char::is_lowercase) {
         return None;
     }
@@ -83,7 +83,7 @@ fn parse(text: &str) -> Option<Table> {
     let cut = |grid: &Vec<char>| -> Vec<String> {
         columns.iter().map(|(from, to)| cell(grid, *from, *to)).collect()
     };
-    // Some cell begins late, and none ends early.
+    // In a right-aligned column, some cell begins late, and none ends early.
     let right = |(from, to): &(usize, usize)| {
         let blank = |grid: &&Vec<char>, at: usize| grid.get(at).is_none_or(|c| *c == ' ');
         let mut filled = grids.iter().filter(|grid| !cell(grid, *from, *to).is_empty());
@@ -96,7 +96,7 @@ fn parse(text: &str) -> Option<Table> {
     Some(Table { header, right, rows, counts })
 }
 
-/// A character for each column of the screen; wide ones are followed by a filler.
+/// Lay out a line by screen column; a wide character is followed by a filler.
 fn grid(line: &str) -> Vec<char> {
     let fill = |c: char| std::iter::once(c).chain((1..c.width().unwrap_or(1)).map(|_| '\0'));
     line.chars().flat_map(fill).collect()
@@ -107,7 +107,7 @@ fn cell(grid: &[char], from: usize, to: usize) -> String {
     part.collect::<String>().trim().to_owned()
 }
 
-/// Where the columns of a table begin and end.
+/// Return the start and end of each column of a table.
 fn columns(grids: &[Vec<char>]) -> Vec<(usize, usize)> {
     let width = grids.iter().map(Vec::len).max().unwrap_or(0);
     let blank = |at: usize| grids.iter().all(|grid| grid.get(at).is_none_or(|c| *c == ' '));

@@ -153,7 +153,7 @@ impl Flow {
         let mut same = false;
         let mut across = false;
         let from = later(dry.base(), self.acked);
-        let (mut begin, mut border, mut older) = (from, from, from);
+        let (mut begin, mut boundary, mut older) = (from, from, from);
         let mut i = 0u8;
         while i < CHECKPOINTS as u8 {
             let checkpoint = &self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
@@ -162,12 +162,12 @@ impl Flow {
                 same = i > first && checkpoint.start == dry.tracker && after(dry.end(), older);
                 // To an unproven boundary only from inside the segment that it divides; across it
                 // never.
-                let to = same && !before(from, begin) || !same && !after(dry.end(), border);
+                let to = same && !before(from, begin) || !same && !after(dry.end(), boundary);
                 across |= i > first && checkpoint.flags & UNPROVEN != 0 && !to;
                 // Pings that passed after a defused one are defused this time.
                 passed += if all & !same { checkpoint.passed as u32 } else { 0 };
                 all &= checkpoint.passed == checkpoint.pings;
-                (begin, border, older) = (checkpoint.begin, checkpoint.end, border);
+                (begin, boundary, older) = (checkpoint.begin, checkpoint.end, boundary);
             }
             i += 1;
         }
@@ -329,14 +329,14 @@ impl Flow {
         self.trace_anew();
     }
 
-    /// What [`Flow::rewind`] would set back.
+    /// State that [`Flow::rewind`] would restore.
     #[inline(always)]
     pub const fn rewindable(&self) -> Rewindable {
         Rewindable { client: self.client, kept: self.kept, doubted: self.doubted, _pad: [0; 2] }
     }
 
     /// Undo a rewind whose segment did not pass: the server may hold what it was to replace.
-    /// What the trail had of that is lost, and which of its pings were defused.
+    /// The trail of that range is lost, and with it which of its pings were defused.
     #[inline(always)]
     pub fn undo_rewind(&mut self, before: &Rewindable) {
         if self.flags & REWOUND == 0 {

@@ -1,7 +1,7 @@
 //! Framing of a chunked body (RFC 9112, 7.1): where it ends.
 //!
 //! Strict: sizes in hexadecimal digits alone, lines that end in CR LF, no chunk extension and no trailer.
-//! What servers may read differently is [`VAGUE`].
+//! Framing that servers may read differently is [`VAGUE`].
 
 /// Longest chunk that is followed, in bytes: a part of the sequence space.
 const LONGEST: u32 = 1 << 29;

@@ -271,7 +271,7 @@ impl Header {
         Violations(bits as u16)
     }
 
-    /// Whether a fragmented message is open after this frame.
+    /// Check whether a fragmented message is open after this frame.
     #[inline(always)]
     pub const fn in_message_after(&self, in_message: bool) -> bool {
         let opcode = self.opcode();

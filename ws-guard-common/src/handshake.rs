@@ -48,7 +48,7 @@ pub const END: u8 = 1 << 2;
 const BEGUN: u8 = 1 << 3;
 /// A body of [`HeadScanner::length`] bytes follows.
 const BODY: u8 = 1 << 4;
-/// Where the request ends is not certain, or which fields it has.
+/// The end of the request, or its fields, are not certain.
 const VAGUE: u8 = 1 << 5;
 /// Servers may ignore a body behind the method.
 const BODILESS: u8 = 1 << 6;
@@ -126,7 +126,7 @@ const PATCH: u64 = eight(b"\0\0\0patch");
 /// First bytes of the fields that matter.
 const EXTENSIONS: u64 = eight(b"sec-webs");
 const TRANSFER: u64 = eight(b"transfer");
-/// Those that end in the eighth byte, for some servers in another one than for others.
+/// Field names that end in the eighth byte, for some servers in another one than for others.
 const UPGRADE: u64 = eight(b"\0upgrade");
 const CONTENT: u64 = eight(b"\0content");
 

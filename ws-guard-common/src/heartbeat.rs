@@ -27,7 +27,7 @@ pub const fn ticks(ns: u64) -> u32 {
     (ns >> TICK_SHIFT) as u32
 }
 
-/// Microseconds of so many ticks.
+/// Microseconds in a number of ticks.
 #[inline(always)]
 pub const fn micros(ticks: u32) -> u64 {
     ((ticks as u64) << TICK_SHIFT) / 1000
@@ -222,7 +222,7 @@ impl Times {
 mod tests {
     use super::*;
 
-    /// What the kernel does with a frame's payload: masked, and the mask behind it.
+    /// Payload as the kernel hashes it: masked, and the mask behind it.
     fn digest_of(payload: &[u8], key: [u8; 4]) -> u32 {
         let mut bytes = [0u8; 8 * WORDS];
         for (i, byte) in bytes.iter_mut().enumerate() {

@@ -28,9 +28,9 @@ pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod heartbeat;
-pub mod held;
 pub mod maps;
 pub mod offer;
+pub mod out_of_order;
 pub mod pace;
 pub mod record;
 #[cfg(feature = "user")]

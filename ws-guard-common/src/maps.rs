@@ -11,18 +11,18 @@ mod client;
 mod counter;
 mod event;
 mod key;
+mod midstream;
 mod pending;
 mod policy;
 mod request;
 mod server;
 mod shared;
-mod stranger;
 mod suspect;
 mod unopened;
 
 pub use self::{
-    client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*, server::*,
-    shared::*, stranger::*, suspect::*, unopened::*,
+    client::*, counter::*, event::*, key::*, midstream::*, pending::*, policy::*, request::*,
+    server::*, shared::*, suspect::*, unopened::*,
 };
 
 use crate::{flow::Flow, source::Source};
@@ -39,13 +39,13 @@ pub mod name {
     /// LRU hash: [`super::FlowKey`] → [`super::Pending`], the same for connections on which the
     /// server has sent something.
     pub const PROVEN: &str = "PROVEN";
-    /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], candidates for midstream pickup: the
+    /// LRU hash: [`super::FlowKey`] → [`super::Midstream`], candidates for midstream pickup: the
     /// server sends data on them, and their beginning was not seen.
-    pub const STRANGERS: &str = "STRANGERS";
+    pub const MIDSTREAM: &str = "MIDSTREAM";
     /// Array of [`crate::trail::TRAILS`] [`crate::trail::Trail`]: positions of unacknowledged
     /// frames.
     pub const TRAILS: &str = "TRAILS";
-    /// Array of [`crate::held::SLOTS`] [`crate::held::Held`]: copies of out-of-order segments.
+    /// Array of [`crate::out_of_order::SLOTS`] [`crate::out_of_order::Held`]: copies of out-of-order segments.
     pub const HELD: &str = "HELD";
     /// Hash: [`super::SourceKey`] → [`super::Source`], sources that have sent pings.
     pub const SOURCES: &str = "SOURCES";
@@ -117,7 +117,7 @@ const _: () = {
     assert!(size_of::<Request>() == 40);
     assert!(size_of::<Pending>() == 552);
     assert!(size_of::<Suspect>() == 40);
-    assert!(size_of::<Stranger>() == 16);
+    assert!(size_of::<Midstream>() == 16);
     assert!(size_of::<Ports>() == 65_536);
     assert!(size_of::<crate::heartbeat::Heartbeats>() == 36);
     assert!(size_of::<ServerKey>() == 20);

@@ -15,6 +15,17 @@ pub const fn has_room(window: u32, client_scale: u8, bytes: u32) -> bool {
     }
 }
 
+/// End of a `window` behind `ack`, as in a TCP header, of at most `most` bytes; of those where its scale is
+/// unknown.
+#[inline(always)]
+pub const fn end(ack: u32, window: u32, scale: u8, most: u32) -> u32 {
+    let bytes = match scale as u32 {
+        scale::UNKNOWN => most,
+        shift => window << ((shift - 1) & 15),
+    };
+    ack.wrapping_add(if bytes < most { bytes } else { most })
+}
+
 /// Decisions about a segment that may hide frames.
 pub mod unread {
     /// It passes: the server may answer.
@@ -56,12 +67,18 @@ pub struct Shut(u32);
 impl Shut {
     pub const NONE: Shut = Shut(0);
 
+    /// Check whether the latest shut window is that of a later segment than the one at `seq`.
+    #[inline(always)]
+    pub const fn is_after(&self, seq: u32) -> bool {
+        self.0 != 0 && before(seq, self.0)
+    }
+
     /// Record whether the window of the segment at `seq` has `room`. `true` when the server may answer
     /// under it.
     #[inline(always)]
     pub const fn offers(&mut self, seq: u32, room: bool) -> bool {
         let Shut(shut) = *self;
-        let older = shut != 0 && before(seq, shut);
+        let older = self.is_after(seq);
         if room && shut != 0 && seq.wrapping_sub(shut) >> 30 == 1 {
             // Twice as far, it would seem to lie ahead.
             *self = Shut(0);

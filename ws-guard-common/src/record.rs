@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! +------+---------------+---------------+
-//! | type | version major | minor | length in network byte order | then so many bytes
+//! | type | version major | minor | length in network byte order | then that many bytes
 //! +------+---------------+---------------+
 //! ```
 //!

@@ -4,12 +4,12 @@
 //! `ws-guard inspect` runs it on capture files, property tests and fuzz targets on generated
 //! streams.
 
-mod held;
+mod out_of_order;
 
 use crate::{
     flow::{self, Action, Flow, Rewalk},
     frame::{Header, PING_TO_PONG, Violation, Violations},
-    held::Held,
+    out_of_order::Held,
     record::Record,
     seq::after,
     tracker::{Segment, Step, Tracker, Walk},
@@ -153,8 +153,8 @@ impl Replay {
     /// Pings over the budget are rewritten in `payload`, unless the segment is dropped.
     pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let plan = self.flow.plan(seq, payload.len() as u32);
-        let quick = plan.action == Action::Walk && self.is_quick(seq, payload);
-        if !quick && plan.action != Action::Pass {
+        let fast = plan.action == Action::Walk && self.is_fast_path(seq, payload);
+        if !fast && plan.action != Action::Pass {
             self.begin_trail();
         }
         match plan.action {
@@ -192,7 +192,7 @@ impl Replay {
 
     /// Check whether the segment takes the fast path, which leaves a trace only on an existing
     /// trail.
-    fn is_quick(&self, seq: u32, payload: &mut [u8]) -> bool {
+    fn is_fast_path(&self, seq: u32, payload: &mut [u8]) -> bool {
         let start = self.flow.client;
         let mut walk = Walk::new(start, &start, seq, payload.len() as u32);
         let segment = Payload { bytes: payload, rewrite: false, seen: None };

@@ -107,7 +107,7 @@ impl Search {
     }
 
     /// Check whether the segment consists of whole frames.
-    /// Those of WebSocket servers often do: their writes are small, or they wait for more. Segments
+    /// Segments of WebSocket servers often do: their writes are small, or they wait for more. Segments
     /// of other protocols hardly ever do.
     #[inline(always)]
     pub const fn is_whole(&self) -> bool {

@@ -187,7 +187,7 @@ pub struct Trail {
     pub busy: u32,
     /// The server's acknowledgement at `last_ns`.
     pub acked: u32,
-    /// Its [`crate::held::owner`]; 0 for none.
+    /// Its [`crate::out_of_order::owner`]; 0 for none.
     pub owner: u64,
     /// Time of the server's last new acknowledgement, ns of CLOCK_MONOTONIC (coarse).
     pub last_ns: u64,
@@ -212,7 +212,7 @@ impl Default for Trail {
     }
 }
 
-/// Slot of an [owner](crate::held::owner)'s trail, shared with others.
+/// Slot of an [owner](crate::out_of_order::owner)'s trail, shared with others.
 #[inline(always)]
 pub const fn slot(owner: u64) -> u32 {
     (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - TRAILS.trailing_zeros())

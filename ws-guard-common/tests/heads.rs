@@ -5,7 +5,7 @@ use ws_guard_common::handshake::{END, HeadScanner, PERMESSAGE_DEFLATE, UPGRADE_W
 use ws_guard_oracle::{
     cases::{cases, one_in},
     head,
-    streams::borders,
+    streams::boundaries,
 };
 
 fn pick<'a>(rng: &mut Rng, choices: &[&'a str]) -> &'a str {
@@ -86,9 +86,9 @@ fn scanner_and_parser_agree() {
         let expected = head::parse(&bytes);
         let mut scanner = HeadScanner::default();
         let (mut from, mut taken) = (0, 0);
-        for border in borders(rng, bytes.len(), 0xFFFF) {
-            taken += scanner.push_all(&bytes[from..border]);
-            from = border;
+        for boundary in boundaries(rng, bytes.len(), 0xFFFF) {
+            taken += scanner.push_all(&bytes[from..boundary]);
+            from = boundary;
             if scanner.found & END != 0 {
                 break;
             }

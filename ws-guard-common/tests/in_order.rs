@@ -8,10 +8,10 @@ use ws_guard_oracle::{
     cases::{cases, one_in},
     frames::{self, Counts, Side},
     guard::Allowance,
-    streams::{borders, initial, stream},
+    streams::{boundaries, initial, stream},
 };
 
-/// What the flow counted, in the oracle's terms.
+/// The flow's counts, in the oracle's terms.
 fn counted(replay: &Replay) -> Counts {
     let flow = &replay.flow;
     Counts {
@@ -32,7 +32,7 @@ fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
         let deflate = one_in(rng, 3);
         let length = rng.usize(1..40);
         let sent = stream(rng, true, length);
-        let borders = borders(rng, sent.len(), 0xFFFF);
+        let boundaries = boundaries(rng, sent.len(), 0xFFFF);
         let base = initial(rng);
         let side = Side { from_client: true, deflate };
         let mut replay =
@@ -42,23 +42,23 @@ fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
         let mut received = sent.clone();
         let mut from = 0;
         let mut acked = 0;
-        for border in &borders {
+        for boundary in &boundaries {
             let seq = base.wrapping_add(from as u32);
-            let verdict = replay.client(seq, &mut received[from..*border], &mut allowance);
+            let verdict = replay.client(seq, &mut received[from..*boundary], &mut allowance);
             assert_eq!(verdict, Verdict::Pass);
-            from = *border;
+            from = *boundary;
             if one_in(rng, 3) {
                 acked = rng.usize(acked..=from);
                 replay.acknowledge(base.wrapping_add(acked as u32));
             }
         }
-        let expected = frames::count(&sent, side, &borders);
+        let expected = frames::count(&sent, side, &boundaries);
         assert_eq!(
             counted(&replay),
             expected,
             "{} bytes in {} segments",
             sent.len(),
-            borders.len()
+            boundaries.len()
         );
         assert_eq!(replay.flow.state, state::OPEN);
         assert_eq!(allowance.charged, expected.pings);

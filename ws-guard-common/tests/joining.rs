@@ -38,7 +38,7 @@ fn frames(rng: &mut Rng, count: usize, longest: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// How many of the frames came before the stream was followed; the rest must be exact.
+/// Number of frames that came before the stream was followed; the rest must be exact.
 fn joins(rng: &mut Rng, frames: &[Vec<u8>], mut cut: impl FnMut(&mut Rng) -> usize) -> usize {
     let base = rng.u32(..);
     let mut replay = unsynced(base);
@@ -249,7 +249,7 @@ fn pongs_reveal_unseen_pings() {
     assert_eq!((followed.flow.unseen_pings(), followed.flow.state), (0, state::OPEN));
 }
 
-/// What a server's segment looks like, as the search tells.
+/// Kind of a server's segment, as the search tells.
 fn is_whole(bytes: &[u8]) -> bool {
     let mut search = Search::of_server(7, bytes.len() as u32);
     search.run(&bytes);

@@ -67,6 +67,6 @@ fn uploads_of_small_frames_arrive() {
         stuck += u32::from(!arrives(rng));
     });
     println!("{stuck} of {all} uploads were stuck");
-    // Known limit: borders share their places, the latest has it.
+    // Known limit: boundaries share their places, the latest has it.
     assert!(stuck <= 2 + all / 500, "{stuck} of {all} uploads were stuck");
 }

@@ -9,7 +9,7 @@ use ws_guard_oracle::{
     frames::{self, Side},
     guard::OnHost,
     link::{Link, Path, Resend},
-    streams::{borders, initial, stream},
+    streams::{boundaries, initial, stream},
 };
 
 #[test]
@@ -21,19 +21,19 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
     cases(10_000, |rng| {
         let length = rng.usize(1..40);
         let sent = stream(rng, true, length);
-        let borders = borders(rng, sent.len(), 0xFFFF);
+        let boundaries = boundaries(rng, sent.len(), 0xFFFF);
         let path = Path::any(rng);
         let allowed = if one_in(rng, 3) { u32::MAX - 1 } else { rng.u32(..20) };
         let base = initial(rng);
         let mut guard = OnHost::new(base, Mode::Guard, allowed);
         // Pings behind a gap pass all or wait until they may, which they never may here.
         guard.allowance.throttled = allowed < u32::MAX - 1;
-        let mut link = Link::new(base, sent.clone(), borders, path);
+        let mut link = Link::new(base, sent.clone(), boundaries, path);
         let arrived = link.run(rng, &mut guard);
         *total.entry((path.resend, path.lost_behind > 0)).or_insert(0) += 1;
         if !arrived {
             // Known limit: what the receiver threw away behind the guard lies in a checkpoint that
-            // stands for several segments, or in pieces for which the ring has no room. A sender
+            // replaces several segments, or in pieces for which the ring has no room. A sender
             // that cuts its stream anew each time gets there without such loss, once in about
             // 100,000 streams.
             let may_be = path.lost_behind > 0 || path.resend == Resend::Any;
@@ -55,7 +55,7 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
         assert_eq!(guard.allowance.charged, expected.pings);
         assert_eq!(flow.defused, expected.pings.saturating_sub(u64::from(allowed)));
         let mut expected_bytes = sent.clone();
-        // What comes again from a border is defused whole: which of its pings passed is not kept.
+        // What comes again from a boundary is defused whole: which of its pings passed is not kept.
         let may_be = path.lost_behind > 0 || path.resend == Resend::Any;
         let mut defused_again = false;
         for (number, ping) in all.iter().filter(|frame| frame.is_ping()).enumerate() {
@@ -74,7 +74,7 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
     let (few, all) =
         (stuck.get(&anew).copied().unwrap_or(0), total.get(&anew).copied().unwrap_or(0));
     assert!(few <= 2 + all / 10_000, "{few} of {all} stuck without loss behind the guard");
-    // Known limit: behind a gap a longer retransmission may begin where only a border is kept.
+    // Known limit: behind a gap a longer retransmission may begin where only a boundary is kept.
     let honest: u32 = total.values().sum();
     assert!(
         again <= 2 + honest / 10_000,

@@ -12,7 +12,7 @@ use ws_guard_oracle::{
     cases::{cases, one_in},
     guard::{Allowance, OnHost},
     link::{Link, Path, Resend},
-    streams::{borders, initial, stream as frames},
+    streams::{boundaries, initial, stream as frames},
 };
 
 /// One record. Most hold application data of few bytes; some what looks like frames or records.
@@ -45,7 +45,7 @@ fn stream(rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// What a plain reader finds: each record, where, and how many begin, the last one cut perhaps.
+/// Findings of a plain reader: each record, its place, and the number that begin, the last one cut perhaps.
 fn read(stream: &[u8]) -> (Vec<(usize, Record)>, u64) {
     let (mut found, mut at) = (Vec::new(), 0);
     while let Some(rest) = stream.get(at..).filter(|rest| !rest.is_empty()) {
@@ -68,10 +68,10 @@ fn path(rng: &mut Rng) -> Path {
 /// A stream through a mangling path: the guard before the link, and the link.
 fn send(rng: &mut Rng, sent: &[u8], mode: Mode) -> (OnHost, Link) {
     let (base, path) = (initial(rng), path(rng));
-    let borders = borders(rng, sent.len(), 0xFFFF);
+    let boundaries = boundaries(rng, sent.len(), 0xFFFF);
     let mut guard = OnHost::new(base, mode, 0);
     guard.replay = Replay::open_records(base, 0, mode);
-    let mut link = Link::new(base, sent.to_vec(), borders, path);
+    let mut link = Link::new(base, sent.to_vec(), boundaries, path);
     assert!(link.run(rng, &mut guard), "stuck: {path:?}, dropped {:?}", link.dropped);
     assert!(link.receiver.stream == sent, "a byte was changed");
     assert_eq!((guard.allowance.charged, guard.replay.flow.defused), (0, 0));

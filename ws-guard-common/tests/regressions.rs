@@ -20,7 +20,7 @@ fn pass(replay: &mut Replay, seq: u32, payload: &[u8]) {
 }
 
 #[test]
-fn a_border_inside_the_masking_key_splits_the_header() {
+fn a_boundary_inside_the_masking_key_splits_the_header() {
     let mut replay = guarded();
     pass(&mut replay, 0, &[0x81, 0x82, 1, 2]);
     pass(&mut replay, 4, &[3, 4, 0, 0]);
@@ -155,7 +155,7 @@ fn a_hole_and_a_full_ring_may_come_with_one_segment() {
     assert_eq!(replay.flow.frames_in, CHECKPOINTS as u64 + 1);
 }
 
-/// What the client acknowledges in data that waits in a queue is old when it comes, by all that the server
+/// The acknowledgement of data that waits in a queue is old when it arrives, by all that the server
 /// has sent meanwhile.
 #[test]
 fn an_acknowledgement_that_others_have_overtaken_is_credible() {
@@ -242,7 +242,7 @@ fn a_flow_out_of_sync_is_not_ended_by_what_the_server_may_not_have_seen() {
     assert!(finished.flow.has_ended());
 }
 
-/// Who observes passes what it cannot judge, and knows no more than before.
+/// An observing guard passes what it cannot judge, and knows no more than before.
 #[test]
 fn what_passes_unjudged_is_not_seen() {
     let mut replay = Replay::open(0, 0, 0, Mode::Observe);

@@ -96,11 +96,11 @@ fn shortcuts_come_to_the_same() {
         let start = Tracker { mark: random.u32(..), ..Tracker::new(base, FROM_CLIENT | known) };
         let mut walk = Walk::new(start, &start, base, bytes.len() as u32);
         walk.budget = random.u32(0..6);
-        let (quick, quick_bytes) = run(&bytes, walk, false);
+        let (fast, fast_bytes) = run(&bytes, walk, false);
         let (slow, slow_bytes) = run(&bytes, walk, true);
-        assert_eq!(counted(&quick), counted(&slow), "case {case}, seed {seed}: {bytes:02x?}");
-        assert_eq!(quick_bytes.bytes, slow_bytes.bytes, "case {case}, seed {seed}");
-        assert_eq!(quick_bytes.headers, slow_bytes.headers, "case {case}, seed {seed}");
+        assert_eq!(counted(&fast), counted(&slow), "case {case}, seed {seed}: {bytes:02x?}");
+        assert_eq!(fast_bytes.bytes, slow_bytes.bytes, "case {case}, seed {seed}");
+        assert_eq!(fast_bytes.headers, slow_bytes.headers, "case {case}, seed {seed}");
         let mut only = Walk::new(start, &start, base, bytes.len() as u32);
         let plain = Bytes { bytes: bytes.clone(), slow: false, headers: Vec::new() };
         if only.only(&plain) != 0 {

@@ -1,5 +1,5 @@
 //! No honest TCP stalls: whatever two paths do to its segments, before the guard and behind it, each
-//! transfer comes to its end.
+//! transfer finishes.
 
 use ws_guard_common::{
     flow::{DEFLATE, state},
@@ -13,7 +13,7 @@ use ws_guard_oracle::{
     transfer::{Route, Transfer},
 };
 
-/// How many transfers there are in an ordinary run, and at most.
+/// Number of transfers in an ordinary run, and at most.
 const ORDINARY: u64 = 3_000;
 const MOST: u64 = 100_000;
 

@@ -1,4 +1,4 @@
-//! Where the stream stood at any place, as the trail says and as a walk to that place says.
+//! State of the stream at any place: as the trail says, and as a walk to that place says.
 
 use ws_guard_common::{
     flow::{DEFLATE, Flow},

@@ -8,7 +8,7 @@ use ws_guard_common::{
 
 use crate::{
     cpu,
-    limits::sources,
+    limits::{charge, rules, sources},
     packet::{Packet, Segment},
     report,
     stream::walk::Walker,
@@ -61,7 +61,7 @@ impl<'a> Context<'a> {
     pub fn enforces(&self) -> bool {
         let action = match self.policy.rules {
             0 => self.policy.action,
-            _ => sources::action_for(self),
+            _ => rules::action_for(self),
         };
         action >= self.policy.least_action()
     }
@@ -154,5 +154,5 @@ fn grant(context: &Context, flow: &Flow) {
         return;
     };
     let over = flow.is_over_limit(context.now) && context.enforces();
-    state.walk.budget = if over { sources::budget(context.now) } else { Walk::UNLIMITED };
+    state.walk.budget = if over { charge::budget(context.now) } else { Walk::UNLIMITED };
 }

@@ -11,7 +11,10 @@ use ws_guard_common::{
     window::Rate,
 };
 
-use crate::{limits::sources, maps, tables};
+use crate::{
+    limits::{charge, sources},
+    maps, tables,
+};
 
 /// Offset of a request: it follows the Ethernet header that the kernel requires of a test packet.
 const REQUEST: usize = 14;
@@ -47,7 +50,7 @@ pub fn run(ctx: &TcContext) -> u32 {
         return answer::TABLE_FULL;
     };
     if report {
-        let over = sources::reported(source, &request.source, policy, now, request.pings);
+        let over = charge::reported(source, &request.source, policy, now, request.pings);
         let (paces, drops) = (source.paces(), source.action() >= action::DROP);
         if over && (paces || drops) {
             tables::treat_only_flow(&request.source, policy, drops, now);

@@ -17,8 +17,8 @@ use ws_guard_common::{
 use crate::{
     context::{Context, Verdict},
     cpu, debug,
-    limits::sources,
-    maps::{self, BEGINNINGS, FLOWS, STRANGERS, locked},
+    limits::charge,
+    maps::{self, BEGINNINGS, FLOWS, MIDSTREAM, locked},
     opening::{handshake, identify, pending_upgrades, role},
     packet::{
         self, ACK, FIN, Parsed, RST, SYN, options,
@@ -115,6 +115,9 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
         return verdict;
     }
     let Some(flow) = FLOWS.get_ptr_mut(context.key()) else {
+        if SkbPayload::new(ctx, context.segment, Side::Server).u64_at(0) == Some(HTTP) {
+            pending_upgrades::turn();
+        }
         pending_upgrades::prove(generation);
         midstream::remember(context, SkbPayload::new(ctx, context.segment, Side::Server));
         return Verdict::Pass;
@@ -222,7 +225,7 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation:
         let _ = FLOWS.remove(key);
         let has_data = pending_upgrades::is_known();
         pending_upgrades::forget();
-        let _ = STRANGERS.remove(key);
+        let _ = MIDSTREAM.remove(key);
         let (client_next, server_next) = (ack, seq);
         let client_scale = options::client_scale(key, ack, scale) as u8;
         let (scale, _pad) = (scale as u8, [0; 2]);
@@ -251,7 +254,7 @@ fn acknowledge(context: &Context, flow: &mut Flow) {
 #[inline(always)]
 fn closed(context: &Context, flow: &mut Flow) {
     if flow.dropped != 0 {
-        sources::settle_dropped(context, flow);
+        charge::settle_dropped(context, flow);
     }
     report::count(Counter::FlowsClosed);
     report::flow_event(EventKind::FlowClosed, context.key(), context.now, flow.frames_in);

@@ -180,11 +180,11 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     }
     let begins = match context.is_tls() {
         true if tls::hello(context, payload(segment)) => Request::Head,
-        true => Request::Stranger,
+        true => Request::Other,
         // Not in there: the stack has no room.
         false => match handshake::request(context, payload(segment)) {
             Request::Chunks if chunks::follow(payload(segment)) => Request::Head,
-            Request::Chunks => Request::Stranger,
+            Request::Chunks => Request::Other,
             other => other,
         },
     };
@@ -193,6 +193,9 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     }
     match begins {
         Request::Head | Request::Chunks => {
+            if !admits(context, true) {
+                return Stray::Drop;
+            }
             pending_upgrades::passes(true);
             return Stray::Pass;
         }
@@ -204,12 +207,8 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
             return Stray::Pass;
         }
         Request::Banned => return Stray::Drop,
-        Request::Stranger => {
-            let passes = context.is_tls() || {
-                let decided = pending_upgrades::pass_unread(context.policy.generation);
-                unread::admits_first(context, decided)
-            };
-            if !passes && context.drop(Counter::DroppedUnsynced) == Verdict::Drop {
+        Request::Other => {
+            if !admits(context, false) {
                 return Stray::Drop;
             }
             pending_upgrades::passes(false);
@@ -217,6 +216,17 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     }
     let joins = segment.flags & SYN == 0 && midstream::find(context, payload(segment));
     if joins && midstream::open(context) { Stray::Joined } else { Stray::Pass }
+}
+
+/// Decide whether a segment passes in which frames may be hidden: less likely where it was `read`.
+#[cold]
+#[inline(never)]
+fn admits(context: &Context, read: bool) -> bool {
+    let passes = context.is_tls() || {
+        let decided = pending_upgrades::decide(read, context.policy.generation);
+        unread::admits_first(context, decided)
+    };
+    passes || context.drop(Counter::DroppedUnsynced) != Verdict::Drop
 }
 
 /// Check whether the packet's source is banned.
@@ -398,7 +408,7 @@ fn stream<P: Packet>(
     Verdict::Pass
 }
 
-/// What a flow records about a segment that is not walked.
+/// Record of a segment that is not walked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Noted {
     /// It skips payload.

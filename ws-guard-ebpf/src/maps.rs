@@ -13,13 +13,14 @@ use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     heartbeat::Heartbeats,
-    held::{Held, SLOTS as HELD_SLOTS},
     maps::{
         Address, BEGINNINGS as MAX_BEGINNINGS, COARSE as MAX_COARSE, Counters, Event, FlowKey,
-        HEARTBEATS as MAX_HEARTBEATS, Network, PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule,
-        SCOPES, SERVERS as MAX_SERVERS, STRANGERS as MAX_STRANGERS, SUSPECTS as MAX_SUSPECTS,
-        SYNS as MAX_SYNS, Server, ServerKey, Shared, SourceKey, Stranger, Suspect, Unopened,
+        HEARTBEATS as MAX_HEARTBEATS, MIDSTREAM as MAX_MIDSTREAM, Midstream, Network,
+        PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule, SCOPES, SERVERS as MAX_SERVERS,
+        SUSPECTS as MAX_SUSPECTS, SYNS as MAX_SYNS, Server, ServerKey, Shared, SourceKey, Suspect,
+        Unopened,
     },
+    out_of_order::{Held, SLOTS as HELD_SLOTS},
     source::Source,
     trail::{TRAILS as MAX_TRAILS, Trail},
     window::SLOTS,
@@ -44,7 +45,8 @@ pub static TRAILS: Array<Trail, { MAX_TRAILS as usize }> = Array::new();
 pub static HELD: Array<Held, { HELD_SLOTS as usize }> = Array::new();
 
 #[btf_map]
-pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();
+pub static MIDSTREAM: LruHashMap<FlowKey, Midstream, { MAX_MIDSTREAM as usize }> =
+    LruHashMap::new();
 
 #[btf_map]
 pub static SOURCES: HashMap<SourceKey, Source, 32768, GROWING> = HashMap::new();

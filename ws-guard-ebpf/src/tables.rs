@@ -24,7 +24,7 @@ use ws_guard_common::{
 use crate::{
     context::{Context, Verdict},
     cpu,
-    maps::{BEGINNINGS, COARSE, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
+    maps::{BEGINNINGS, COARSE, FLOWS, MIDSTREAM, NEW_FLOW, SHARED, SOURCES},
     opening::pending_upgrades,
     report, servers,
 };
@@ -303,7 +303,7 @@ pub fn insert_flow(context: &Context) -> bool {
 #[inline(always)]
 pub fn admit(context: &Context) -> Verdict {
     pending_upgrades::forget();
-    let _ = STRANGERS.remove(context.key());
+    let _ = MIDSTREAM.remove(context.key());
     if !insert_flow(context) {
         let closed = context.policy.flags & FLOWS_FAIL_CLOSED != 0 && context.enforces();
         return if closed { Verdict::Drop } else { Verdict::Pass };

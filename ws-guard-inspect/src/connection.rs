@@ -1,4 +1,4 @@
-//! One TCP connection: both directions, from its upgrade or wherever the capture begins.
+//! TCP connection: both directions, from the upgrade or the start of the capture.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -19,26 +19,26 @@ mod wire;
 
 pub use wire::Wire;
 
-/// Segments that are searched for frames before a connection is taken for something else.
+/// Maximum number of segments searched for frames in a connection.
 const MOST_SEARCHED: u32 = 2_000;
-/// Bytes of a client that wait for the server's 101 at most, and segments that they lie in.
+/// Maximum bytes of a client queued until the server's 101, and their segments.
 const BACKLOG: usize = 64 << 10;
 const BACKLOG_SEGMENTS: usize = 1024;
 
-/// What is spoken on ports, by the user's word.
+/// Protocols by port, as the user declared them.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// In place of WebSocket.
+    /// Protocols spoken instead of WebSocket.
     pub alone: HashMap<u16, Arc<Protocol>>,
-    /// Inside of WebSocket messages.
+    /// Protocols inside WebSocket messages.
     pub nested: HashMap<u16, Arc<Protocol>>,
-    /// First bytes of each frame that are kept for whoever shows them.
+    /// Number of leading bytes kept of each frame, for display.
     pub keep: usize,
-    /// Bytes of each message that are shown, if they are.
+    /// Number of leading bytes shown of each message, if messages are shown.
     pub show: Option<usize>,
 }
 
-/// What a connection is.
+/// Classification of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Not known yet.
@@ -49,20 +49,20 @@ pub enum State {
     Other,
 }
 
-/// One direction, named by the address that sends.
+/// One direction, identified by the sender's address.
 #[derive(Debug)]
 pub struct Direction {
     pub address: SocketAddr,
     stream: Stream,
     pub wire: Wire,
-    /// Pings of this side.
+    /// Heartbeat by this side's pings.
     pub heartbeat: Heartbeat,
     requests: Requests,
     answers: Answers,
-    /// While roles are not known, both are tried.
+    /// Frame search as a client's stream; both are tried until the roles are known.
     as_client: Pickup,
     as_server: Pickup,
-    /// Code and reason of its close frame.
+    /// Code and reason of the close frame.
     pub close: Option<(Option<u16>, String)>,
 }
 
@@ -81,41 +81,41 @@ impl Direction {
         }
     }
 
-    /// The other side acknowledged the byte at `seq`.
+    /// Check whether the other side acknowledged the byte at `seq`.
     pub fn acknowledged(&self, seq: u32) -> bool {
         self.stream.acked().is_some_and(|acked| after(acked, seq))
     }
 }
 
-/// A connection.
+/// State of one connection.
 #[derive(Debug)]
 pub struct Connection {
     pub state: State,
     pub directions: [Direction; 2],
-    /// Which direction is the client's, once that is known.
+    /// Index of the client's direction, once known.
     client: Option<usize>,
     pub lanes: [Lane; 2],
-    /// What its port is known to speak, if that is not WebSocket...
+    /// Protocol declared for the port, if that is not WebSocket...
     protocol: Option<Arc<Protocol>>,
-    /// ...and what is inside of its messages, if it is.
+    /// ...and the protocol nested in its messages, if it is.
     nested: Option<Arc<Protocol>>,
-    /// Its first SYN was not captured, or bytes before its frames are missing.
+    /// `true` if the first SYN or bytes before the frames were not captured.
     is_midstream: bool,
-    /// Its frames were taken up in the middle.
+    /// `true` after midstream pickup of the frames.
     pub picked_up: bool,
-    /// The 101 was captured, the request was not.
+    /// `true` if the 101 was captured, but not the request.
     pub request_unseen: bool,
-    /// permessage-deflate was agreed; `None` where the 101 was not captured.
+    /// Negotiation of permessage-deflate; `None` where the 101 was not captured.
     pub deflate: Option<bool>,
-    /// Where the request ends that asked for an upgrade.
+    /// Sequence number at which the upgrade request ends.
     asked: Option<u32>,
-    /// What the client sent behind it.
+    /// Chunks that the client sent after it.
     backlog: Vec<Chunk<'static>>,
     pub first_ns: u64,
     pub latest_ns: u64,
-    /// Its latest packet.
+    /// Latest packet.
     latest: Place,
-    /// Who sent the first close frame, FIN or RST.
+    /// Sender of the first close frame, FIN or RST.
     pub closed_by: Option<Side>,
     events: Vec<Event>,
 }
@@ -126,7 +126,7 @@ const fn lane(side: Side) -> usize {
 }
 
 impl Connection {
-    /// The connection that a segment is the first one of.
+    /// Create a connection from its first segment.
     pub fn new(first: &Segment<'_>, known: &Known) -> Connection {
         let ports = [first.source.port(), first.destination.port()];
         let protocol = ports.iter().position(|port| known.alone.contains_key(port));
@@ -151,18 +151,18 @@ impl Connection {
         }
     }
 
-    /// Who sends in a direction. Only once the client is known.
+    /// Return the sender of a direction; valid only once the client is known.
     fn side(&self, direction: usize) -> Side {
         if self.client == Some(direction) { Side::Client } else { Side::Server }
     }
 
-    /// The direction of a side.
+    /// Return the direction of a side.
     pub fn direction(&self, side: Side) -> &Direction {
         let client = self.client.unwrap_or(0);
         &self.directions[if side == Side::Client { client } else { 1 - client }]
     }
 
-    /// What it speaks.
+    /// Return the name of the connection's protocol.
     pub fn protocol(&self) -> &str {
         self.protocol.as_ref().map_or("websocket", |protocol| &protocol.name)
     }
@@ -172,20 +172,20 @@ impl Connection {
         Ends { client: address(Side::Client), server: address(Side::Server) }
     }
 
-    /// Both sides have said that they send no more, or one has broken it off.
+    /// Check whether both sides have sent a FIN, or either a RST.
     pub fn is_over(&self) -> bool {
         let wires = || self.directions.iter().map(|direction| &direction.wire);
         wires().any(|wire| wire.has_rst) || wires().all(|wire| wire.has_fin)
     }
 
-    /// It is over, or an older one: `syn` opens another between the same ends.
+    /// Check whether this connection is over, or older than the one that `syn` opens.
     pub fn is_before(&self, syn: &Segment<'_>) -> bool {
         let direction = self.directions.iter().find(|side| side.address == syn.source);
         let begun = direction.and_then(|direction| direction.stream.begun());
         self.is_over() || begun != Some(syn.seq.wrapping_add(1))
     }
 
-    /// Take one of its segments. What is found goes to `found`, once it is a WebSocket connection.
+    /// Process a segment; findings go to `found` once this is a WebSocket connection.
     pub fn take(&mut self, segment: &Segment<'_>, found: &mut impl FnMut(&Ends, Finding)) {
         self.latest_ns = self.latest_ns.max(segment.place.time_ns);
         self.latest = segment.place;
@@ -204,7 +204,7 @@ impl Connection {
         }
     }
 
-    /// Flags, window and acknowledgement.
+    /// Process flags, window and acknowledgement.
     fn notice(&mut self, direction: usize, segment: &Segment<'_>, said: &mut Vec<(At, What)>) {
         let (flags, place) = (segment.flags, segment.place);
         if flags & flag::SYN != 0 {
@@ -244,7 +244,7 @@ impl Connection {
         self.directions[1 - direction].wire.held.ask();
     }
 
-    /// Payload: put it in order.
+    /// Process payload: put it in order.
     fn data(&mut self, direction: usize, segment: &Segment<'_>, said: &mut Vec<(At, What)>) {
         let Segment { place, seq, len, payload, .. } = *segment;
         if len > 0 {
@@ -260,7 +260,7 @@ impl Connection {
         self.ready(direction, said);
     }
 
-    /// What follows from what had come before.
+    /// Process queued bytes that have become ready.
     fn ready(&mut self, direction: usize, said: &mut Vec<(At, What)>) {
         while let Some(ready) = self.directions[direction].stream.ready() {
             match ready {
@@ -294,7 +294,7 @@ impl Connection {
         }
     }
 
-    /// Bytes are missing, and no chain of headers goes on.
+    /// Handle missing bytes: no chain of headers continues across them.
     fn interrupt(&mut self, direction: usize) {
         let side = &mut self.directions[direction];
         side.as_client.interrupt();
@@ -302,7 +302,7 @@ impl Connection {
         self.interrupt_opening(direction);
     }
 
-    /// The upgrade may be what is missing: frames are searched for from now on.
+    /// Handle missing bytes that may include the upgrade: search for frames from now.
     fn interrupt_opening(&mut self, direction: usize) {
         let side = &mut self.directions[direction];
         side.requests.interrupt();
@@ -310,7 +310,7 @@ impl Connection {
         self.is_midstream = true;
     }
 
-    /// Bytes in order.
+    /// Process bytes that are in order.
     fn chunk(&mut self, direction: usize, chunk: Chunk<'_>, said: &mut Vec<(At, What)>) {
         let (snapped, place) = (chunk.snapped(), chunk.place);
         if snapped > 0 {
@@ -337,7 +337,7 @@ impl Connection {
         }
     }
 
-    /// A connection of a length-delimited protocol begins. In its middle only a magic proves one.
+    /// Begin a length-delimited connection; in midstream only a magic proves one.
     fn follow(&mut self, protocol: &Arc<Protocol>, chunk: &Chunk<'_>) {
         if self.is_midstream && !protocol.is_proven_by(&chunk.bytes) {
             return;
@@ -348,7 +348,7 @@ impl Connection {
         self.lanes.iter_mut().for_each(|lane| lane.follow(protocol, is_begin));
     }
 
-    /// Is it the upgrade, or are there frames?
+    /// Look for the upgrade, or for frames.
     fn seek(&mut self, direction: usize, chunk: Chunk<'_>) {
         if let Some(protocol) = self.protocol.clone() {
             self.follow(&protocol, &chunk);
@@ -370,7 +370,7 @@ impl Connection {
         }
     }
 
-    /// A client's bytes before the 101: `true` if they are part of the opening.
+    /// Take a client's bytes before the 101; `true` if they are part of the opening.
     fn request(&mut self, direction: usize, chunk: &Chunk<'_>) -> bool {
         if self.asked.is_some() && !chunk.bytes.starts_with(b"GET ") {
             self.backlog.push(chunk.clone().into_owned());
@@ -402,8 +402,8 @@ impl Connection {
         }
     }
 
-    /// The 101 is not in the capture, as where one direction only was captured: what the client sent
-    /// has to prove itself.
+    /// Handle a 101 that is not in the capture, as in one of a single direction.
+    /// The client's bytes have to prove themselves then.
     fn miss_answer(&mut self) {
         let Some(client) = self.client.filter(|_| self.asked.take().is_some()) else { return };
         self.is_midstream = true;
@@ -416,13 +416,13 @@ impl Connection {
         }
     }
 
-    /// A server's bytes: `true` if they are part of the opening.
+    /// Take a server's bytes; `true` if they are part of the opening.
     fn answer(&mut self, direction: usize, chunk: &Chunk<'_>) -> bool {
         let (asked, ahead) = (self.asked.is_some(), self.directions[1 - direction].requests.ahead);
         match self.directions[direction].answers.take(chunk, asked, ahead) {
             Answered::Upgrade { end, deflate } => {
                 let asked = self.asked.take();
-                // Without its request, a 101 is believed only where the request can be missing.
+                // Without its request, a 101 is accepted only where the request can be missing.
                 let is_silent = self.directions[1 - direction].stream.next().is_none();
                 if asked.is_some() || self.is_midstream || is_silent {
                     self.open(direction, chunk, end, asked, deflate);
@@ -430,7 +430,7 @@ impl Connection {
                 }
                 false
             }
-            // An earlier request's.
+            // Answer to an earlier request.
             Answered::Refused if ahead > 0 => {
                 self.directions[1 - direction].requests.ahead -= 1;
                 true
@@ -444,7 +444,7 @@ impl Connection {
         }
     }
 
-    /// The 101 ended in `chunk`, before `end`.
+    /// Open the connection: the 101 ended in `chunk`, before `end`.
     fn open(
         &mut self,
         server: usize,
@@ -462,7 +462,7 @@ impl Connection {
             self.lanes.iter_mut().for_each(Lane::allow_compression);
         }
         let client = &self.directions[1 - server].stream;
-        // The 101 acknowledges the request, and the client sends nothing behind it before.
+        // The 101 acknowledges the request, and the client sends nothing after that before the 101.
         if let Some(begin) = asked.or(client.next()).or(client.acked()) {
             self.lanes[lane(Side::Client)].begin(begin);
         }
@@ -483,7 +483,7 @@ impl Connection {
         }
     }
 
-    /// Look for frames in the middle of a connection.
+    /// Search for frames of a connection in midstream.
     fn search(&mut self, direction: usize, chunk: &Chunk<'_>, client: bool, server: bool) {
         let pickups = &mut self.directions[direction];
         let found = if client { pickups.as_client.as_client(chunk) } else { None };
@@ -497,10 +497,10 @@ impl Connection {
             self.picked_up = true;
             self.nest(false);
             self.client = Some(if side == Side::Client { direction } else { 1 - direction });
-            // Whether it was agreed is not known, and what is legal is no violation.
+            // Negotiation is unknown, and what may be legal is not reported as a violation.
             self.lanes.iter_mut().for_each(Lane::allow_compression);
             self.lanes[lane(side)].join_found(found, &mut self.events);
-            // What was seen of the other side's is no less known than before.
+            // The knowledge of the other side's stream is as good as before.
             let other = &mut self.directions[1 - direction];
             let (as_client, as_server) = (&mut other.as_client, &mut other.as_server);
             let seen = if side == Side::Client { as_server } else { as_client };
@@ -514,7 +514,7 @@ impl Connection {
         }
     }
 
-    /// Pass on what the lanes told.
+    /// Report the lanes' events.
     fn tell(&mut self, found: &mut impl FnMut(&Ends, Finding)) {
         let ends = self.ends();
         let mut events = std::mem::take(&mut self.events);
@@ -540,7 +540,7 @@ impl Connection {
     }
 
     fn closed(&mut self, side: Side, code: Option<u16>, reason: &str) {
-        // A FIN may come before the close frame that waits behind a gap.
+        // A FIN may arrive before the close frame that waits behind a gap.
         let is_first = self.directions.iter().all(|direction| direction.close.is_none());
         if is_first {
             self.closed_by = Some(side);
@@ -556,7 +556,7 @@ impl Connection {
         &mut self.directions[if side == Side::Client { client } else { 1 - client }]
     }
 
-    /// A ping or a pong ended.
+    /// Process the end of a ping or pong.
     fn beat(
         &mut self,
         side: Side,
@@ -589,7 +589,7 @@ impl Connection {
         }
     }
 
-    /// The capture is over, or the connection is.
+    /// Finish at the end of the capture or of the connection.
     pub fn end(&mut self, found: &mut impl FnMut(&Ends, Finding)) {
         self.miss_answer();
         for direction in 0..2 {
@@ -624,7 +624,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that were acknowledged, and never captured.
+    /// Report bytes that were acknowledged, but never captured.
     fn unseen(&mut self, direction: usize, said: &mut Vec<(At, What)>) {
         let side = &self.directions[direction];
         let (len, next) = (side.stream.unseen(), side.stream.next());

@@ -1,16 +1,16 @@
-//! A frame's header, byte by byte.
+//! Byte-by-byte explanation of a frame's header.
 
 use ws_guard_common::frame::{FIN, Header, LEN7, MASK, OPCODE, RSV1, opcode};
 
 use crate::finding::{Frame, Side};
 
-/// RSV2 and RSV3, which no extension in use gives a meaning.
+/// RSV2 and RSV3, to which no extension in use gives a meaning.
 const RSV2: u8 = RSV1 >> 1;
 const RSV3: u8 = RSV1 >> 2;
-/// Bytes of a row of payload.
+/// Payload bytes in a row.
 const ROW: usize = 16;
 
-/// Bytes of a frame, and what they mean.
+/// Bytes of a frame and their meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Offset in the frame.
@@ -19,7 +19,7 @@ pub struct Part {
     pub meaning: String,
 }
 
-/// Explain the bytes of a frame that were kept: header, then payload in rows, without its mask.
+/// Explain a frame's kept bytes: header, then unmasked payload in rows.
 pub fn explain(side: Side, frame: &Frame) -> Vec<Part> {
     let bytes = &frame.bytes;
     let mut parts = Vec::new();
@@ -55,7 +55,7 @@ fn mask_at(mask: &[u8], at: usize) -> u8 {
     mask.get(at % 4).copied().unwrap_or(0)
 }
 
-/// FIN, RSV and opcode.
+/// Explain FIN, RSV and opcode.
 fn first_byte(first: u8) -> String {
     let fin = if first & FIN != 0 {
         "FIN: the message ends here"
@@ -72,7 +72,7 @@ fn first_byte(first: u8) -> String {
     format!("{first:08b}  {fin}{rsv}; opcode {code:#x}, {}", opcode_name(code))
 }
 
-/// Mask bit and the short length.
+/// Explain the mask bit and the short length.
 fn second_byte(side: Side, second: u8) -> String {
     let mask = match (second & MASK != 0, side) {
         (true, Side::Client) => "masked, as all that clients send",
@@ -88,7 +88,7 @@ fn second_byte(side: Side, second: u8) -> String {
     format!("{second:08b}  {mask}; {length}")
 }
 
-/// The long length.
+/// Explain the extended length.
 fn length(bits: usize, header: Option<Header>) -> String {
     match header {
         Some(header) => format!("length of the payload in {bits} bits: {}", header.payload_len),
@@ -96,7 +96,7 @@ fn length(bits: usize, header: Option<Header>) -> String {
     }
 }
 
-/// Name of an opcode.
+/// Return the name of an opcode.
 pub const fn opcode_name(code: u8) -> &'static str {
     match code {
         opcode::CONTINUATION => "continuation",
@@ -109,7 +109,7 @@ pub const fn opcode_name(code: u8) -> &'static str {
     }
 }
 
-/// Payload as hex viewers show it.
+/// Format payload as hex viewers show it.
 fn payload(plain: &[u8]) -> String {
     let text = plain.iter().map(|byte| match byte {
         b' '..=b'~' => char::from(*byte),
@@ -140,7 +140,7 @@ mod tests {
         parts.into_iter().map(|part| format!("{} {}", part.offset, part.meaning)).collect()
     }
 
-    /// RFC 6455, 5.7.
+    /// Examples of RFC 6455, 5.7.
     #[test]
     fn the_examples_of_the_rfc_are_explained() {
         let masked = of(

@@ -1,7 +1,7 @@
-//! One connection as pcapng, with what was found in it as comments on its packets.
+//! Export of one connection as pcapng, with its findings as packet comments.
 //!
-//! What is found in a packet is often known only later: a ping's answer, the end of a frame. So packets
-//! are put aside, and written with their comments once the capture is over.
+//! Many findings in a packet are known only later: a ping's answer, the end of a frame. So packets
+//! are set aside, and written with their comments at the end of the capture.
 
 use std::{
     borrow::Cow,
@@ -22,41 +22,41 @@ use crate::{
     report::FlowReport,
 };
 
-/// Comments that are kept; the packets of those beyond have none.
+/// Maximum number of comments kept; later packets have none.
 const MOST_COMMENTS: usize = 1_000_000;
 /// Longest comment in bytes: an option has at most 65,535.
 const LONGEST: usize = 4_096;
-/// Nanoseconds, as `if_tsresol` has it.
+/// Nanosecond resolution, as a value of `if_tsresol`.
 const NANOSECONDS: u8 = 9;
 
-/// Where a packet is: file and number.
+/// Position of a packet: file and number.
 type Key = (u32, u64);
 
-/// What is said of a packet.
+/// Comment on a packet.
 struct Comment {
     ends: Ends,
     text: String,
-    /// Number of another packet, in the capture, that the text names.
+    /// Number, in the capture, of another packet that the text names.
     other: Option<u64>,
 }
 
-/// A connection that is to be written.
+/// Export of one connection.
 pub struct Export<F: Read + Write + Seek> {
-    /// Packets that were put aside.
+    /// Packets set aside.
     aside: BufWriter<F>,
     comments: HashMap<Key, Vec<Comment>>,
     left: usize,
     failed: Option<io::Error>,
 }
 
-/// What was written.
+/// Totals of an export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub packets: u64,
     pub comments: u64,
 }
 
-/// A packet that was put aside.
+/// Packet set aside.
 struct Aside {
     place: Place,
     link: i32,
@@ -66,20 +66,20 @@ struct Aside {
 }
 
 impl<F: Read + Write + Seek> Export<F> {
-    /// Packets are put aside in `file`, which is empty.
+    /// Create an export that sets packets aside in the empty `file`.
     pub fn new(file: F) -> Export<F> {
         let comments = HashMap::new();
         Export { aside: BufWriter::new(file), comments, left: MOST_COMMENTS, failed: None }
     }
 
-    /// Put a packet aside.
+    /// Set a packet aside.
     pub fn packet(&mut self, packet: &Packet<'_>, segment: &Segment<'_>) {
         if self.failed.is_none() {
             self.failed = put_aside(&mut self.aside, packet, segment).err();
         }
     }
 
-    /// Something was found in a packet.
+    /// Add a finding as a comment.
     pub fn finding(&mut self, ends: &Ends, finding: &Finding) {
         let kind = finding.what.kind();
         if self.left == 0 || matches!(kind, Kind::Frame | Kind::Unit) {
@@ -97,7 +97,7 @@ impl<F: Read + Write + Seek> Export<F> {
         self.comments.entry(key).or_default().push(Comment { ends: *ends, text, other });
     }
 
-    /// Write the packets of a connection.
+    /// Write the connection's packets.
     pub fn write(self, flow: &FlowReport, out: &mut impl Write) -> io::Result<Written> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -132,7 +132,7 @@ impl<F: Read + Write + Seek> Export<F> {
     }
 }
 
-/// Numbers of packets in what is written, by their numbers in the captures: those that comments name.
+/// Packet numbers in the export, by those in the captures, for comments.
 type Numbers = HashMap<u64, Vec<(Key, u64)>>;
 
 fn numbers(
@@ -159,10 +159,10 @@ fn numbers(
 }
 
 impl Comment {
-    /// Its text, with the number that the other packet has in what is written.
+    /// Return the text, with the other packet's number in the export.
     fn renumbered(&self, of: Key, numbers: &Numbers) -> String {
         let Some(other) = self.other else { return self.text.clone() };
-        // It is a later one, of the same file or of one behind it.
+        // It is a later packet, of the same file or of a later one.
         let mut places = numbers.get(&other).into_iter().flatten();
         match places.find(|(key, _)| *key >= of) {
             Some((_, number)) => {
@@ -174,7 +174,7 @@ impl Comment {
 }
 
 impl Aside {
-    /// It is a packet of the connection.
+    /// Check whether the packet belongs to the connection.
     fn is_of(&self, flow: &FlowReport) -> bool {
         let both = [flow.ends.client, flow.ends.server];
         let is_between = both.iter().all(|end| self.ends.contains(end));
@@ -182,7 +182,7 @@ impl Aside {
     }
 }
 
-/// Sixteen bytes for an address of either family, and its port.
+/// Encode an address of either family in sixteen bytes, with its port.
 fn point(address: SocketAddr) -> [u8; 19] {
     let mut bytes = [0; 19];
     let (is_v6, ip) = match address.ip() {
@@ -208,7 +208,7 @@ fn put_aside(out: &mut impl Write, packet: &Packet<'_>, segment: &Segment<'_>) -
     out.write_all(packet.data)
 }
 
-/// The next packet that was put aside.
+/// Read the next packet that was set aside.
 fn take_back(source: &mut impl Read) -> io::Result<Option<Aside>> {
     let mut first = [0; 4];
     match source.read_exact(&mut first) {

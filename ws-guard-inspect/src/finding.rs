@@ -1,4 +1,4 @@
-//! What can be found in a connection, and where.
+//! Findings in connections, and their positions.
 
 use std::{fmt, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use ws_guard_common::frame::Violation;
 
 use crate::{explain::opcode_name, message::Message};
 
-/// A packet: the number of its file (from 1), its own in there, as other tools count, and its time.
+/// Packet: number of its file (from 1), its own as other tools count, and time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub file: u32,
@@ -23,7 +23,7 @@ pub struct Ends {
     pub server: SocketAddr,
 }
 
-/// One of the two ends: who sent something.
+/// Side of a connection, as the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
@@ -47,7 +47,7 @@ impl Side {
     }
 }
 
-/// A place in the stream of one side.
+/// Position in the stream of one side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct At {
     pub file: u32,
@@ -66,7 +66,7 @@ impl At {
     }
 }
 
-/// What a packet is called: with its file, where that is not the first one.
+/// Format a packet's name: with its file, unless that is the first.
 pub fn packet(file: u32, packet: u64) -> String {
     match file {
         0 | 1 => format!("packet {packet}"),
@@ -74,7 +74,7 @@ pub fn packet(file: u32, packet: u64) -> String {
     }
 }
 
-/// A time as RFC 3339 has it.
+/// Format a time as in RFC 3339.
 pub fn time(ns: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(ns);
     humantime::format_rfc3339_nanos(time).to_string()
@@ -84,36 +84,36 @@ pub fn rfc3339<S: Serializer>(ns: &u64, serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_str(&time(*ns))
 }
 
-/// A frame.
+/// WebSocket frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Frame {
-    /// Which one of its side's, from 1.
+    /// Number among the side's frames, from 1.
     pub frame: u64,
     pub opcode: u8,
     pub fin: bool,
-    /// The first three of the bits behind FIN: RSV1 to RSV3.
+    /// Three bits after FIN: RSV1 to RSV3.
     pub rsv: u8,
-    /// Payload bytes.
+    /// Payload length in bytes.
     pub length: u64,
-    /// Bytes of the header, masking key included.
+    /// Header length in bytes, masking key included.
     pub header: u32,
-    /// Packet in which its last byte came; that in which its first did is the finding's.
+    /// Packet with the last byte; the finding has the one with the first.
     pub ends_in_packet: u64,
-    /// Segments that it lies in.
+    /// Number of segments that the frame spans.
     pub segments: u32,
-    /// Its first bytes as they are on the wire, where they were asked for and captured.
+    /// Leading bytes as on the wire, where requested and captured.
     #[serde(skip)]
     pub bytes: Vec<u8>,
 }
 
-/// What was found.
+/// Kind and details of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     Frame(Frame),
-    /// What a message says, where that was asked for.
+    /// Content of a message, where requested.
     Message(Message),
-    /// A header and body of a length-delimited protocol.
+    /// Header and body of a length-delimited protocol.
     Unit {
         frame: u64,
         length: u64,
@@ -121,37 +121,37 @@ pub enum What {
         ends_in_packet: u64,
         segments: u32,
     },
-    /// Frames begin inside a segment: a reader has to cut there.
+    /// Frames that begin inside a segment, where a reader has to split it.
     SplitPoint {
         frames: u32,
         len: u32,
         offsets: Vec<u32>,
     },
-    /// A segment ends inside a header, after `have` of its bytes.
+    /// Segment that ends inside a header, after `have` of its bytes.
     SplitHeader {
         frame: u64,
         have: u32,
     },
-    /// A frame lies in several segments.
+    /// Frame that spans several segments.
     SplitFrame {
         frame: u64,
         segments: u32,
         length: u64,
         ends_in_packet: u64,
     },
-    /// When the capture or the connection ended, `missing` bytes of the frame had not come.
+    /// Frame that lacks `missing` bytes at the end of the capture or connection.
     Unfinished {
         frame: u64,
         length: u64,
         missing: u64,
     },
-    /// RFC 6455 is violated.
+    /// Violation of RFC 6455.
     Violation {
         violation: Broken,
         frame: u64,
         rfc: &'static str,
     },
-    /// The PING got its answer, or a later one did.
+    /// PING, and its answer: its own PONG or a later ping's.
     Ping {
         frame: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,7 +159,7 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         answered_in_packet: Option<u64>,
     },
-    /// A PONG whose payload is no PING's.
+    /// PONG whose payload is no PING's.
     UnaskedPong {
         frame: u64,
         length: u64,
@@ -177,56 +177,56 @@ pub enum What {
     OutOfOrder {
         len: u32,
     },
-    /// Bytes that were sent, and are not in the capture.
+    /// Bytes that were sent, but are not in the capture.
     Gap {
         len: u32,
     },
-    /// Bytes that the capture cut off.
+    /// Bytes truncated by the capture.
     Snapped {
         len: u32,
     },
-    /// The side's receive window closed; how long, where it opened again.
+    /// Closure of the side's receive window, and its duration once it has reopened.
     ZeroWindow {
         #[serde(skip_serializing_if = "Option::is_none")]
         closed_us: Option<u64>,
     },
-    /// The side's receive window stayed small while it acknowledged data; how long, where it opened.
+    /// Small receive window despite acknowledged data, and its duration once reopened.
     HeldWindow {
         #[serde(skip_serializing_if = "Option::is_none")]
         held_us: Option<u64>,
-        /// Bytes that it acknowledged meanwhile, and by how many its right edge moved.
+        /// Bytes acknowledged meanwhile, and the advance of the window's right edge.
         acknowledged: u64,
         advanced: u64,
-        /// Its smallest and its greatest window before, in bytes.
+        /// Smallest and greatest window before, in bytes.
         smallest: u32,
         greatest: u32,
     },
-    /// Where its frames begin is not known any more.
+    /// Loss of the frames' position.
     Unsynced,
-    /// Frames were found, by a chain of headers that proves them.
+    /// Frames found by a chain of headers that proves them.
     PickedUp,
 }
 
-/// The rule that a frame breaks.
+/// Rule that a frame breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// One that the tracker sees in the header.
+    /// Violation that the tracker sees in the header.
     Header(Violation),
-    /// A close frame with one byte, or with a code that must not be sent.
+    /// Close frame with one byte, or with a code that must not be sent.
     CloseCode,
-    /// A close reason that is not UTF-8.
+    /// Close reason that is not UTF-8.
     CloseReason,
-    /// A data frame after the side's close frame.
+    /// Data frame after the side's close frame.
     AfterClose,
-    /// A text message that is not UTF-8, where messages are shown.
+    /// Text message that is not UTF-8, where messages are shown.
     Text,
-    /// A compressed message that is no deflate data, where messages are shown.
+    /// Compressed message that is not deflate data, where messages are shown.
     Deflate,
-    /// Of a length-delimited protocol: not the magic that its headers have.
+    /// Length-delimited protocol: a header without the protocol's magic.
     Magic,
-    /// A longer body than may be.
+    /// Body longer than the maximum.
     TooLong,
-    /// A length that does not even cover what it counts of the header.
+    /// Length smaller than the part of the header that it includes.
     TooShort,
 }
 
@@ -245,7 +245,7 @@ impl Broken {
         }
     }
 
-    /// The section of the RFC that says so, or the layout.
+    /// Return the section of the RFC that has the rule, or the layout.
     pub const fn rfc(self) -> &'static str {
         match self {
             Broken::Header(violation) => match violation {
@@ -274,7 +274,7 @@ impl Serialize for Broken {
     }
 }
 
-/// A finding's kind, to choose by.
+/// Kind of a finding, as used in selections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Frame,
@@ -321,7 +321,7 @@ impl Kind {
         Kind::PickedUp,
     ];
 
-    /// As in JSON.
+    /// Return the name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Frame => "frame",
@@ -374,7 +374,7 @@ impl What {
 }
 
 impl What {
-    /// Another packet that it is about, as its text names it.
+    /// Return the other packet that the finding's text names, if any.
     pub const fn other_packet(&self) -> Option<u64> {
         match self {
             What::SplitFrame { ends_in_packet, .. } => Some(*ends_in_packet),
@@ -384,13 +384,14 @@ impl What {
     }
 }
 
-/// Something that was found in a connection.
+/// Finding in a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Who sent the bytes that it is about.
+    /// Sender of the bytes in question.
     pub direction: Side,
-    /// Inside of messages: `seq` counts the bytes of their payload, `offset` is one in the message, and
-    /// the packet is the one in which the message ends.
+    /// `true` for findings inside messages.
+    /// `seq` counts the bytes of their payload, `offset` is one in the message, and the packet is
+    /// the one in which the message ends.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nested: bool,
     #[serde(flatten)]

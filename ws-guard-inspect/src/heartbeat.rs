@@ -1,4 +1,4 @@
-//! Pings of one side, and when the other answered them (RFC 6455, 5.5.2 and 5.5.3).
+//! Pings of one side, and the other side's answers (RFC 6455, 5.5.2 and 5.5.3).
 
 use std::collections::VecDeque;
 
@@ -6,23 +6,23 @@ use serde::Serialize;
 
 use crate::finding::{At, Place, What};
 
-/// Pings without an answer that are remembered.
+/// Maximum number of unanswered pings kept.
 const MOST_OUTSTANDING: usize = 256;
-/// Times to an answer, and intervals, that a median is taken of: the first ones.
+/// Number of samples, the first ones, for medians of answer times and intervals.
 const SAMPLES: usize = 4096;
 
-/// A ping that waits for its answer.
+/// Ping that awaits its answer.
 #[derive(Debug)]
 pub struct Sent {
     pub at: At,
     pub frame: u64,
-    /// When its last byte was captured.
+    /// Capture of the last byte.
     pub ended: Place,
-    /// `None` where not all of it was captured.
+    /// Payload; `None` where it was not captured in full.
     payload: Option<Vec<u8>>,
 }
 
-/// Durations: how many, and how long.
+/// Number, total and samples of durations.
 #[derive(Clone, Debug, Default)]
 pub struct Durations {
     first: Vec<u64>,
@@ -31,7 +31,7 @@ pub struct Durations {
     shortest_ns: u64,
 }
 
-/// Durations as they are reported.
+/// Durations as reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Spread {
     pub min_us: u64,
@@ -65,26 +65,27 @@ impl Durations {
     }
 }
 
-/// The pings of one side.
+/// Pings of one side.
 #[derive(Debug, Default)]
 pub struct Heartbeat {
     pub outstanding: VecDeque<Sent>,
-    /// Pings that were forgotten without an answer.
+    /// Number of pings forgotten without an answer.
     pub forgotten: u64,
     pub answered: u64,
-    /// Pings that a later one's pong answered as well.
+    /// Number of pings answered by a later ping's pong.
     pub skipped: u64,
-    /// Pongs that no ping asked for.
+    /// Number of unsolicited pongs.
     pub unasked: u64,
     pub answers: Durations,
     pub intervals: Durations,
-    /// The ping that was answered last of all, and by which packet.
+    /// Ping with the slowest answer, and the packet of that answer.
     pub slowest: Option<(At, Place)>,
     latest_ns: Option<u64>,
 }
 
 impl Heartbeat {
-    /// A ping ended. What there is to say of an older one, if it had to be forgotten.
+    /// Process the end of a ping.
+    /// Returns the finding on an older ping, if one had to be forgotten.
     pub fn ping(
         &mut self,
         at: At,
@@ -103,10 +104,10 @@ impl Heartbeat {
         self.outstanding.pop_front().map(|sent| unanswered(&sent))
     }
 
-    /// The other side's pong ended: what there is to say of the pings that it answers, the latest of
-    /// them last. Empty where it answers none.
+    /// Process the end of the other side's pong.
+    /// Returns findings on the pings that it answers, the latest last; empty if it answers none.
     pub fn pong(&mut self, ended: Place, payload: Option<&[u8]>) -> Vec<(At, What)> {
-        // A payload that was not captured whole may be any ping's: the oldest one's.
+        // A payload that was not captured in full may be any ping's: take the oldest.
         let is_answer = |sent: &Sent| match (&sent.payload, payload) {
             (Some(sent), Some(payload)) => sent == payload,
             _ => true,
@@ -135,12 +136,12 @@ impl Heartbeat {
         said
     }
 
-    /// Pings without an answer.
+    /// Return the number of unanswered pings.
     pub fn unanswered(&self) -> u64 {
         self.forgotten + self.outstanding.len() as u64
     }
 
-    /// Nothing more comes: the pings that nothing answered.
+    /// Return findings on the pings left unanswered at the end.
     pub fn end(&self) -> impl Iterator<Item = (At, What)> {
         self.outstanding.iter().map(unanswered)
     }

@@ -1,4 +1,4 @@
-//! All connections of a capture, in memory that the open ones bound.
+//! All connections of a capture, in memory bounded by those that are open.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -13,48 +13,48 @@ use crate::{
     report::{FlowReport, Lists},
 };
 
-/// Connections that are followed at once.
+/// Maximum number of connections followed concurrently.
 const MOST_CONNECTIONS: usize = 64_000;
-/// A connection that is over waits so long for what comes late, in nanoseconds of the capture.
+/// Wait of a closed connection for late packets, in nanoseconds of the capture.
 const LINGER_NS: u64 = 10_000_000_000;
 
-/// Who wants to know.
+/// Receiver of results.
 pub trait Visitor {
-    /// A TCP segment comes, of a connection that is followed or may turn out to be one.
+    /// Receive a TCP segment of a connection that is followed, or may become so.
     fn segment(&mut self, _packet: &Packet<'_>, _segment: &Segment<'_>) {}
-    /// Something was found, frames included, as soon as it was.
+    /// Receive a finding, frames included, as soon as it is made.
     fn finding(&mut self, _ends: &Ends, _finding: &Finding) {}
-    /// A connection is over, or the capture is.
+    /// Receive the report at the end of a connection or of the capture.
     fn flow(&mut self, report: FlowReport);
 }
 
-/// What a capture adds up to.
+/// Totals of a capture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     pub packets: u64,
     /// TCP segments, with or without payload.
     pub segments: u64,
-    /// Packets that the capture cut off.
+    /// Packets truncated by the capture.
     pub snapped: u64,
-    /// Packets that are not TCP.
+    /// Packets other than TCP.
     pub not_tcp: u64,
-    /// IP fragments, which are not put together.
+    /// IP fragments, which are not reassembled.
     pub fragments: u64,
-    /// Packets cut or broken before their TCP header ends.
+    /// Packets cut or broken before the end of their TCP header.
     pub unreadable: u64,
-    /// Packets of a link type that is not read.
+    /// Packets of an unsupported link type.
     pub unknown_link: u64,
-    /// Live: packets that came too fast to be read.
+    /// Live: packets that arrived too fast to be read.
     pub too_fast: u64,
-    /// Connections that were followed.
+    /// WebSocket connections followed.
     pub websocket: u64,
     /// Other TCP connections.
     pub other_connections: u64,
-    /// Connections that had to make room before they were over.
+    /// Connections evicted before their end.
     pub evicted: u64,
 }
 
-/// Both ends, in an order that does not depend on who sends.
+/// Both ends, in an order independent of the sender.
 type Key = (SocketAddr, SocketAddr);
 
 struct Entry {
@@ -62,7 +62,7 @@ struct Entry {
     lists: Lists,
 }
 
-/// Follows the connections of a capture.
+/// Follower of a capture's connections.
 pub struct Inspector<V> {
     visitor: V,
     connections: HashMap<Key, Box<Entry>>,
@@ -79,12 +79,12 @@ impl<V: Visitor> Inspector<V> {
         Inspector { visitor, connections, known, totals, now_ns: 0, swept_ns: 0 }
     }
 
-    /// Take what is spoken on a port for a length-delimited protocol instead of WebSocket.
+    /// Expect a length-delimited protocol on a port instead of WebSocket.
     pub fn know(&mut self, known: OnPort) {
         self.known.alone.insert(known.port, Arc::new(known.protocol));
     }
 
-    /// Look for a length-delimited protocol inside of the WebSocket messages of a port.
+    /// Expect a length-delimited protocol inside the WebSocket messages of a port.
     pub fn know_nested(&mut self, known: OnPort) {
         self.known.nested.insert(known.port, Arc::new(known.protocol));
     }
@@ -99,12 +99,12 @@ impl<V: Visitor> Inspector<V> {
         self.known.show = Some(bytes);
     }
 
-    /// What is told of all that is found.
+    /// Return the receiver of results.
     pub const fn visitor(&mut self) -> &mut V {
         &mut self.visitor
     }
 
-    /// Take the next packet.
+    /// Process the next packet.
     pub fn packet(&mut self, packet: &Packet<'_>) {
         self.totals.packets += 1;
         self.totals.snapped += u64::from(packet.is_snapped());
@@ -144,7 +144,7 @@ impl<V: Visitor> Inspector<V> {
         }
     }
 
-    /// Finish what is over; where that makes no room, what has been silent longest.
+    /// Finish connections that are over; if that frees no room, the longest silent one.
     fn sweep(&mut self) {
         self.swept_ns = self.now_ns;
         let until = self.now_ns.saturating_sub(LINGER_NS);
@@ -166,7 +166,7 @@ impl<V: Visitor> Inspector<V> {
         }
     }
 
-    /// In the order in which they began, whatever order the table has them in.
+    /// Remove connections in the order in which they began, whatever the table's order.
     fn remove_all(&mut self, mut keys: Vec<Key>) {
         keys.sort_by_key(|key| (self.connections.get(key).map(|e| e.connection.first_ns), *key));
         for key in keys {
@@ -189,7 +189,7 @@ impl<V: Visitor> Inspector<V> {
         }
     }
 
-    /// The capture is over: finish all connections.
+    /// Finish all connections at the end of the capture.
     pub fn end(mut self) -> (V, Totals) {
         let keys = self.connections.keys().copied().collect();
         self.remove_all(keys);
@@ -205,7 +205,7 @@ fn key(one: SocketAddr, other: SocketAddr) -> Key {
 mod tests {
     use super::*;
 
-    /// What a flood of SYNs costs at most.
+    /// Maximum cost of a SYN flood.
     #[test]
     fn the_table_of_connections_is_bounded() {
         let bytes = (size_of::<Entry>() + size_of::<(Key, Box<Entry>)>()) * MOST_CONNECTIONS;

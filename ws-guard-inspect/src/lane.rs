@@ -1,4 +1,4 @@
-//! One direction's frames: the kernel programs' tracker, driven through a capture.
+//! Frames of one direction: the kernel programs' tracker, applied to a capture.
 
 use std::sync::Arc;
 
@@ -18,17 +18,17 @@ use crate::{
     units::Units,
 };
 
-/// Masking key and payload of a control frame at most, in bytes.
+/// Maximum length of a control frame's masking key and payload in bytes.
 const BODY: usize = 4 + MAX_CONTROL_PAYLOAD as usize;
 
-/// What a lane tells.
+/// Event of a lane.
 #[derive(Debug)]
 pub enum Event {
     Found(Side, At, What),
-    /// The same inside of messages: `seq` and `offset` count bytes of their payload.
+    /// Finding inside messages: `seq` and `offset` count bytes of their payload.
     Nested(Side, At, What),
-    /// A frame's last byte came, at `ended`. `body`: the payload of a control frame, unmasked, if
-    /// all of it was captured.
+    /// End of a frame, with its last byte at `ended`.
+    /// `body`: unmasked payload of a control frame, if all of it was captured.
     Frame {
         side: Side,
         at: At,
@@ -45,7 +45,7 @@ impl Event {
         }
     }
 
-    /// What was found was found inside of messages.
+    /// Mark a finding as one inside messages.
     pub fn nested(self) -> Event {
         match self {
             Event::Found(side, at, what) => Event::Nested(side, at, what),
@@ -54,83 +54,85 @@ impl Event {
     }
 }
 
-/// What a direction adds up to.
+/// Totals of a direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Frames that began.
     pub frames: u64,
     pub pings: u64,
     pub pongs: u64,
-    /// Whole messages, and those among them that were compressed.
+    /// Complete messages, and the compressed ones among them.
     pub messages: u64,
     pub compressed: u64,
-    /// Bytes of payload that the frames have.
+    /// Payload bytes of the frames.
     pub payload: u64,
-    /// Of the longest frame.
+    /// Payload bytes of the longest frame.
     pub longest: u64,
     pub coalesced_segments: u64,
     pub split_headers: u64,
     pub split_frames: u64,
-    /// Frames that violate something.
+    /// Frames with a violation.
     pub violations: u64,
 }
 
-/// The frame whose end is yet to come.
+/// Frame that is not complete yet.
 #[derive(Debug)]
 struct Open {
     at: At,
     frame: Frame,
-    /// Bytes of it behind the latest segment.
+    /// Bytes of the frame after the latest segment.
     left: u64,
-    /// Masking key and payload of a control frame so far; of others the key, where it is wanted.
+    /// Masking key and payload of a control frame so far; else the key, where needed.
     body: Vec<u8>,
     is_masked: bool,
-    /// Bytes of payload that were unmasked.
+    /// Number of payload bytes unmasked.
     unmasked: usize,
-    /// More of its first bytes are wanted.
+    /// `true` while more leading bytes are to be kept.
     is_kept: bool,
 }
 
-/// A header that is yet to be whole.
+/// Header that is not complete yet.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     at: At,
-    /// Segments that it lies in so far.
+    /// Number of segments that it spans so far.
     segments: u32,
 }
 
-/// One direction.
+/// Frame tracking of one direction.
 #[derive(Debug)]
 pub struct Lane {
     side: Side,
-    /// Where its frames begin; `None` while that is not known.
+    /// Tracker; `None` while the position of frames is unknown.
     tracker: Option<Tracker>,
     flags: u8,
     pickup: Pickup,
     open: Option<Open>,
-    /// The header that the latest segment's end has cut.
+    /// Header cut by the end of the latest segment.
     cut: Option<Cut>,
-    /// Headers of the segment at hand.
+    /// Headers of the current segment.
     headers: Vec<SeenHeader>,
-    /// First bytes of each frame that are kept.
+    /// Number of leading bytes kept of each frame.
     keep: usize,
-    /// What there is of a cut header, where they are.
+    /// Bytes of a cut header, at their positions.
     head: Vec<u8>,
-    /// Which frame was the latest.
+    /// Number of the latest frame.
     number: u64,
-    /// The message at hand is a compressed one.
+    /// `true` while the current message is a compressed one.
     is_compressed: bool,
     is_closed: bool,
-    /// Not frames are followed, but these.
+    /// Units followed instead of frames.
     units: Option<Units>,
-    /// What is inside of its messages.
+    /// Protocol inside the messages.
     pub nested: Option<Nested>,
-    /// What they say.
+    /// Content of the messages.
     messages: Option<Messages>,
     pub counts: Counts,
 }
 
 impl Lane {
+    /// Create a lane.
+    ///
     /// `keep`: number of leading bytes to keep of each frame; `show`: of each message's payload.
     pub fn new(side: Side, keep: usize, show: Option<usize>) -> Lane {
         Lane {
@@ -153,12 +155,12 @@ impl Lane {
         }
     }
 
-    /// Frames may be compressed: that was agreed, or is not known.
+    /// Allow compressed frames: compression was negotiated, or that is unknown.
     pub fn allow_compression(&mut self) {
         self.flags |= RSV1_AGREED;
     }
 
-    /// Its messages carry a length-delimited protocol. `is_begin`: from the first one on.
+    /// Follow a length-delimited protocol in messages. `is_begin`: from the first on.
     pub fn nest(&mut self, protocol: &Arc<Protocol>, is_begin: bool) {
         self.nested = Some(Nested::new(self.side, protocol, is_begin));
     }
@@ -168,26 +170,26 @@ impl Lane {
         self.units = Some(Units::new(self.side, Arc::clone(protocol), is_begin));
     }
 
-    /// The first frame begins at `seq`.
+    /// Begin at `seq`, where the first frame starts.
     pub fn begin(&mut self, seq: u32) {
         self.tracker = Some(Tracker::new(seq, self.flags));
     }
 
-    /// Frames begin at `seq`, and what came before is not known.
+    /// Begin at `seq`, where a frame starts after an unknown part of the stream.
     fn join(&mut self, seq: u32) {
-        // Whether a message is open is not known either, which is no violation.
+        // Whether a message is open is unknown too, so a continuation is not a violation.
         self.tracker = Some(Tracker::new(seq, self.flags | MESSAGE_UNKNOWN));
         self.pickup = Pickup::default();
         (self.open, self.cut) = (None, None);
         self.messages.iter_mut().for_each(Messages::interrupt);
     }
 
-    /// Where its frames begin is known.
+    /// Check whether the position of frames is known.
     pub fn is_in_step(&self) -> bool {
         self.units.as_ref().map_or(self.tracker.is_some(), |units| units.is_in_step)
     }
 
-    /// Take the next bytes.
+    /// Process the next bytes.
     pub fn take(&mut self, chunk: Chunk<'_>, out: &mut Vec<Event>) {
         if let Some(units) = &mut self.units {
             return units.take(&chunk, &mut self.counts, out);
@@ -204,12 +206,12 @@ impl Lane {
         }
     }
 
-    /// Go on with a search that was begun while roles were not known.
+    /// Continue a search that was begun while roles were unknown.
     pub fn adopt(&mut self, pickup: Pickup) {
         self.pickup = pickup;
     }
 
-    /// Frames were found.
+    /// Begin with the frames that a search has found.
     pub fn join_found(&mut self, found: Found, out: &mut Vec<Event>) {
         self.join(found.seq);
         let mut chunks = found.chunks.into_iter().peekable();
@@ -227,7 +229,7 @@ impl Lane {
         }
     }
 
-    /// Bytes are not in the capture. Where they are payload, nothing is lost but they.
+    /// Skip bytes that are not in the capture; payload among them is all that is lost.
     pub fn miss(&mut self, place: Place, seq: u32, len: u32, out: &mut Vec<Event>) {
         if let Some(units) = &mut self.units {
             return units.miss(place, seq, len, out);
@@ -276,7 +278,7 @@ impl Lane {
         }
     }
 
-    /// The frame whose last bytes have not come, if there is one: to be asked at the end.
+    /// Return the finding on an incomplete frame, if there is one; for the end.
     pub fn unfinished(&self) -> Option<(At, What)> {
         if let Some(units) = &self.units {
             return units.unfinished();
@@ -286,7 +288,7 @@ impl Lane {
         Some((*at, What::Unfinished { frame, length, missing: *left }))
     }
 
-    /// Where the next frame begins is not known.
+    /// Record that the position of the next frame is lost.
     fn lose(&mut self, place: Place, seq: u32, out: &mut Vec<Event>) {
         out.push(Event::Found(self.side, At::new(place, seq, 0), What::Unsynced));
         self.tracker = None;
@@ -297,7 +299,7 @@ impl Lane {
         }
     }
 
-    /// The end of the segment was cut off when it was captured. Its frame knows of that part.
+    /// Process the truncated part of a segment, which belongs to the open frame.
     fn snap(&mut self, chunk: &Chunk<'_>, out: &mut Vec<Event>) {
         let seq = chunk.seq.wrapping_add(chunk.bytes.len() as u32);
         let open = self.open.take();
@@ -305,7 +307,7 @@ impl Lane {
         self.open = if self.is_in_step() { open } else { None };
     }
 
-    /// Keep what there is of a header that the segment's end cuts.
+    /// Keep the bytes of a header that is cut by the end of the segment.
     fn keep_head(&mut self, chunk: &Chunk<'_>, walk: &Walk) {
         let carried = walk.tracker.carried > 0 && self.keep > 0;
         let begin = i64::from(walk.tracker.next.wrapping_sub(chunk.seq) as i32);
@@ -326,7 +328,7 @@ impl Lane {
         counts.coalesced_segments += u64::from(walk.coalesces());
     }
 
-    /// The frame from earlier segments goes on through `len` bytes, of which `known` are known.
+    /// Continue an earlier segment's frame by `len` bytes, of which `known` are known.
     fn go_on(&mut self, place: Place, known: &[u8], len: u32, out: &mut Vec<Event>) {
         let Some(mut open) = self.open.take() else { return };
         open.frame.segments += 1;
@@ -341,7 +343,7 @@ impl Lane {
         }
     }
 
-    /// A header that the segment's end cuts.
+    /// Report a header that is cut by the end of the segment.
     fn split_header(
         &mut self,
         chunk: &Chunk<'_>,
@@ -366,7 +368,7 @@ impl Lane {
         self.cut = carried.then_some(Cut { at, segments: 1 });
     }
 
-    /// A header is whole. `cut`: where it began, if that was in an earlier segment.
+    /// Process a complete header. `cut`: its start, if in an earlier segment.
     fn header(
         &mut self,
         chunk: &Chunk<'_>,
@@ -423,7 +425,7 @@ impl Lane {
         }
     }
 
-    /// Keep a frame's first bytes, up to the first that is missing.
+    /// Keep a frame's leading bytes, up to the first that is missing.
     fn keep(&self, open: &mut Open, bytes: &[u8], is_holed: bool) {
         if open.is_kept {
             let room = self.keep.saturating_sub(open.frame.bytes.len());
@@ -432,7 +434,7 @@ impl Lane {
         }
     }
 
-    /// Next bytes of a frame's key and payload. `is_holed`: some behind them are not in the capture.
+    /// Process bytes of a frame's key and payload. `is_holed`: uncaptured bytes follow.
     fn payload(&mut self, open: &mut Open, bytes: &[u8], is_holed: bool) {
         if opcode::is_control(open.frame.opcode) {
             let room = BODY.saturating_sub(open.body.len()).min(bytes.len());
@@ -463,7 +465,7 @@ impl Lane {
         }
     }
 
-    /// What the header violates.
+    /// Report the violations of a header.
     fn judge(&mut self, at: At, header: &Header, violations: Violations, out: &mut Vec<Event>) {
         for kind in violations.iter() {
             self.violates(at, Broken::Header(kind), out);
@@ -491,7 +493,7 @@ impl Lane {
         ));
     }
 
-    /// A frame's last byte came.
+    /// Process the last byte of a frame.
     fn finish(&mut self, open: Open, ended: Place, out: &mut Vec<Event>) {
         let Open { at, mut frame, body, is_masked, .. } = open;
         frame.ends_in_packet = ended.packet;
@@ -517,7 +519,7 @@ impl Lane {
         out.push(Event::Frame { side: self.side, at, frame, body, ended });
     }
 
-    /// The side says that it is done, and why.
+    /// Process the code and reason of a close frame.
     fn close(&mut self, at: At, frame: u64, body: Option<&[u8]>, out: &mut Vec<Event>) {
         self.is_closed = true;
         let (code, text) = match body {
@@ -540,34 +542,34 @@ impl Lane {
     }
 }
 
-/// A frame of a message.
+/// Check whether an opcode is that of a message's frame.
 const fn is_data(opcode: u8) -> bool {
     opcode <= opcode::BINARY
 }
 
-/// RFC 6455, 7.4: codes that an end point may put into a close frame.
+/// Check whether an end point may send a close code (RFC 6455, 7.4).
 const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Something began in an earlier segment.
+/// Check whether a position is in an earlier segment.
 const fn begins_before(at: At, chunk: &Chunk<'_>) -> bool {
     at.packet != chunk.place.packet || at.file != chunk.place.file
 }
 
-/// The place of `seq` in a segment.
+/// Return the position of `seq` in a segment.
 pub fn here(chunk: &Chunk<'_>, seq: u32) -> At {
     At::new(chunk.place, seq, seq.wrapping_sub(chunk.base))
 }
 
-/// Bytes from one offset to another, as far as they are there.
+/// Return the bytes between two offsets, as far as they exist.
 fn part(bytes: &[u8], from: i64, to: i64) -> &[u8] {
     let within =
         |offset: i64| usize::try_from(offset.max(0)).unwrap_or(usize::MAX).min(bytes.len());
     bytes.get(within(from)..within(to)).unwrap_or_default()
 }
 
-/// A control frame's payload without its mask; `None` where some of it is missing.
+/// Unmask a control frame's payload; `None` where some of it is missing.
 fn unmasked(body: Vec<u8>, is_masked: bool, length: u64) -> Option<Vec<u8>> {
     let whole = length + if is_masked { 4 } else { 0 };
     if body.len() as u64 != whole {
@@ -579,7 +581,7 @@ fn unmasked(body: Vec<u8>, is_masked: bool, length: u64) -> Option<Vec<u8>> {
     Some(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect())
 }
 
-/// Where a reader has to cut the segment.
+/// Return the points where a reader has to split the segment.
 fn split_points(chunk: &Chunk<'_>, walk: &Walk, headers: &[SeenHeader]) -> Option<(At, What)> {
     let carried = (walk.tracker.carried > 0).then_some(walk.tracker.next);
     let starts = headers.iter().map(|seen| seen.seq).chain(carried);
@@ -592,7 +594,7 @@ fn split_points(chunk: &Chunk<'_>, walk: &Walk, headers: &[SeenHeader]) -> Optio
     Some((at, What::SplitPoint { frames: walk.frames, len, offsets }))
 }
 
-/// A segment's bytes, and the headers in them.
+/// Bytes of a segment, and the headers in it.
 struct Bytes<'a> {
     bytes: &'a [u8],
     headers: &'a mut Vec<SeenHeader>,

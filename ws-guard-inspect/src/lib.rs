@@ -1,20 +1,20 @@
-//! WebSocket frames in packet captures: where segments join and cut them, and what went wrong.
+//! WebSocket frames in packet captures: their segmentation, and problems found.
 //!
-//! The frame tracker is the one of the kernel programs, `ws_guard_common::tracker`. This crate brings
-//! it the bytes, in order and of both directions, and says what it found. Read the modules in this
-//! order:
+//! The frame tracker is the one of the kernel programs, `ws_guard_common::tracker`. This crate
+//! supplies the bytes, in order and of both directions, and reports the findings. Read the modules
+//! in this order:
 //!
 //! 1. [`input`] opens captures, decompresses them, and yields their packets.
 //! 2. [`packet`] finds the TCP segment in a packet.
 //! 3. [`reassembly`] puts one direction's segments in order.
 //! 4. [`opening`] finds the upgrade, [`pickup`] the frames where the upgrade was not captured.
-//! 5. [`lane`] follows one direction's frames, [`units`] those of another [`protocol`] that says how
-//!    long each is, also [`nested`] in messages, and [`message`] what they say.
-//! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings, [`window`] tells
-//!    receive windows that are held.
-//! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
-//!    one sentence. [`selection`] says which of all that is wanted.
-//! 8. [`explain`] says what the bytes of a header mean, [`export`] writes a connection with comments,
+//! 5. [`lane`] follows one direction's frames, [`units`] those of a length-delimited
+//!    [`protocol`], also [`nested`] in messages; [`message`] decodes the content of messages.
+//! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings, [`window`]
+//!    detects held receive windows.
+//! 7. [`inspector`] has the table of connections; [`report`] describes each, [`summary`] in one
+//!    sentence. [`selection`] filters connections and findings.
+//! 8. [`explain`] explains the bytes of a header, [`export`] writes a connection with comments,
 //!    [`page`] draws connections.
 #![forbid(unsafe_code)]
 
@@ -50,8 +50,8 @@ pub use selection::{End, FrameName, Moment, Selection};
 /// Packets between two calls of a `tick`.
 const TICK: u64 = 4096;
 
-/// Read captures to their end, or each as far as it can be read: what is wrong with one costs the rest of
-/// that one. `tick` is called now and then.
+/// Read captures to their end, or each as far as it can be read.
+/// A defect in one capture costs only the rest of that one. `tick` is called periodically.
 pub fn inspect<V: Visitor>(
     captures: &mut Captures,
     mut inspector: Inspector<V>,

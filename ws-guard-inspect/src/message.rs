@@ -1,6 +1,6 @@
-//! What messages say: their payload without the mask, inflated where it is compressed.
+//! Content of messages: unmasked payload, inflated where compressed.
 //!
-//! Bytes are inflated as they come and only the first of them are kept, so that a message of any
+//! Bytes are inflated as they arrive and only the first ones are kept, so that a message of any
 //! length costs as much memory as a short one. A window of 32 KiB reads whatever was negotiated.
 
 use std::fmt;
@@ -17,37 +17,37 @@ use crate::{
     utf8::Utf8,
 };
 
-/// A message that inflates to more is not followed further, in bytes.
+/// Maximum inflated length of a message that is followed, in bytes.
 const MOST: u64 = 16 << 20;
-/// RFC 7692, 7.2.2: what the sender took off the end of a compressed message.
+/// End of a compressed message that the sender removes (RFC 7692, 7.2.2).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// A message.
+/// Message in one direction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Its first frame.
+    /// Number of its first frame.
     pub frame: u64,
     #[serde(skip)]
     pub opcode: u8,
-    /// Bytes of payload on the wire.
+    /// Payload length on the wire in bytes.
     pub length: u64,
     pub compressed: bool,
-    /// Bytes of what it says, as far as they are known.
+    /// Length of the content in bytes, as far as it is known.
     pub bytes: u64,
-    /// The first of them.
+    /// Leading bytes of the content.
     #[serde(flatten)]
     pub shown: Shown,
-    /// Why that is not all.
+    /// Reason why the content is incomplete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
 }
 
-/// Bytes to look at: `text` where they are UTF-8, or `base64`.
+/// Bytes for display: `text` where they are UTF-8, or `base64`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown(pub Vec<u8>);
 
 impl Shown {
-    /// The text that they are; the bytes of a last character may be cut off.
+    /// Return the bytes as text; the last character may be cut off.
     fn text(&self) -> Option<&str> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => Some(text),
@@ -70,17 +70,17 @@ impl Serialize for Shown {
     }
 }
 
-/// Why a message is not shown as it was said.
+/// Reason why a message's content is not shown in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
-    /// Some of its bytes are not in the capture.
+    /// Message with bytes missing from the capture.
     NotCaptured,
-    /// It refers to an earlier message that is not known.
+    /// Message that refers to an earlier, unknown message.
     EarlierUnknown,
-    /// It is no valid deflate data.
+    /// Message that is not valid deflate data.
     NotDeflate,
-    /// It inflates to more than is followed, as a zip bomb does.
+    /// Message that inflates beyond the maximum, as a zip bomb does.
     TooMuch,
 }
 
@@ -120,20 +120,20 @@ impl fmt::Display for Message {
     }
 }
 
-/// One direction's messages.
+/// Messages of one direction.
 #[derive(Debug)]
 pub struct Messages {
     side: Side,
-    /// Bytes that are kept of each.
+    /// Number of bytes kept of each message.
     keep: usize,
-    /// With the window of the messages before.
+    /// Inflater with the window of earlier messages.
     inflater: Option<Decompress>,
-    /// There were messages that the window has not seen.
+    /// `true` if the window lacks earlier messages.
     is_partial: bool,
     open: Option<Open>,
 }
 
-/// The message at hand.
+/// Message that is not complete yet.
 #[derive(Debug)]
 struct Open {
     at: At,
@@ -146,14 +146,14 @@ impl Messages {
         Messages { side, keep, inflater: None, is_partial: false, open: None }
     }
 
-    /// The first frame of a message.
+    /// Begin a message with its first frame.
     pub fn begin(&mut self, at: At, frame: u64, opcode: u8, compressed: bool) {
         let (shown, note) = (Shown::default(), None);
         let message = Message { frame, opcode, length: 0, compressed, bytes: 0, shown, note };
         self.open = Some(Open { at, message, utf8: Utf8::default() });
     }
 
-    /// The next bytes of its payload, unmasked.
+    /// Process the next bytes of unmasked payload.
     pub fn push(&mut self, bytes: &[u8]) {
         let Some(open) = &mut self.open else { return };
         open.message.length += bytes.len() as u64;
@@ -181,7 +181,7 @@ impl Messages {
             let note = match status {
                 _ if open.message.bytes > MOST => Note::TooMuch,
                 Ok(Status::StreamEnd) => {
-                    // A final block, behind which another stream may begin.
+                    // A final block, after which another stream may begin.
                     inflater.reset(false);
                     if bytes.is_empty() || read == 0 {
                         return;
@@ -198,13 +198,13 @@ impl Messages {
         }
     }
 
-    /// The window has not seen all messages from here on.
+    /// Reset the window, which lacks messages from now on.
     fn forget(&mut self) {
         self.inflater = None;
         self.is_partial = true;
     }
 
-    /// Bytes of the message are not in the capture.
+    /// Record that bytes of the message are not in the capture.
     pub fn miss(&mut self) {
         let Some(open) = &mut self.open else { return };
         open.message.note.get_or_insert(Note::NotCaptured);
@@ -213,7 +213,7 @@ impl Messages {
         }
     }
 
-    /// The message is whole: what it says, and what that violates.
+    /// Finish a complete message: report its content, and return its violation.
     pub fn end(&mut self, out: &mut Vec<Event>) -> Option<Broken> {
         let is_deflate = |open: &Open| open.message.compressed && open.message.note.is_none();
         if self.open.as_ref().is_some_and(is_deflate) {
@@ -234,7 +234,7 @@ impl Messages {
         broken
     }
 
-    /// Messages are missing.
+    /// Record that messages are missing.
     pub fn interrupt(&mut self) {
         self.open = None;
         self.forget();

@@ -1,7 +1,7 @@
-//! A length-delimited protocol inside WebSocket messages: the stream is what the messages carry.
+//! Length-delimited protocol in WebSocket messages: their payloads form its stream.
 //!
-//! Each message is to that stream what a segment is to TCP's, so that the same code tells where units
-//! share a message, or lie in several.
+//! Each message is to that stream what a segment is to TCP's, so the same code finds units
+//! that share a message, or span several.
 
 use std::sync::Arc;
 
@@ -13,27 +13,28 @@ use crate::{
     units::Units,
 };
 
-/// Bytes of a message that are looked at. In a longer one, what follows is known as a body's or not at all.
+/// Number of leading bytes examined of a message.
+/// In a longer one, what follows is known as a body's or not at all.
 const MOST: usize = 1 << 20;
 
-/// One direction's messages.
+/// Nested protocol in the messages of one direction.
 #[derive(Debug)]
 pub struct Nested {
     units: Units,
     pub counts: Counts,
-    /// The payload of the message at hand, and how long it is.
+    /// Payload of the current message, and its length.
     message: Vec<u8>,
     length: u64,
     is_compressed: bool,
     is_holed: bool,
-    /// Bytes of all messages before it.
+    /// Bytes of all earlier messages.
     at: u32,
-    /// Compressed messages, which are not looked into.
+    /// Number of compressed messages, which are not examined.
     pub compressed: u64,
 }
 
 impl Nested {
-    /// `is_begin`: no message came before.
+    /// Create the state of a direction. `is_begin`: no message came before.
     pub fn new(side: Side, protocol: &Arc<Protocol>, is_begin: bool) -> Nested {
         Nested {
             units: Units::new(side, Arc::clone(protocol), is_begin),
@@ -47,24 +48,24 @@ impl Nested {
         }
     }
 
-    /// Bytes of the message's payload, unmasked.
+    /// Add unmasked bytes of the message's payload.
     pub fn push(&mut self, bytes: impl Iterator<Item = u8>) {
         let room = MOST.saturating_sub(self.message.len());
         self.message.extend(bytes.take(room));
     }
 
-    /// A frame of the message has so many bytes of payload.
+    /// Add a frame of `length` payload bytes to the message.
     pub const fn frame(&mut self, length: u64, is_compressed: bool) {
         self.length = self.length.saturating_add(length);
         self.is_compressed |= is_compressed;
     }
 
-    /// Bytes of the message are not in the capture.
+    /// Record that bytes of the message are not in the capture.
     pub const fn miss(&mut self) {
         self.is_holed = true;
     }
 
-    /// The message is whole.
+    /// Process a complete message.
     pub fn end(&mut self, ended: Place, out: &mut Vec<Event>) {
         let length = u32::try_from(self.length).unwrap_or(u32::MAX);
         let bytes = std::mem::take(&mut self.message).into();
@@ -85,7 +86,7 @@ impl Nested {
         out.extend(told.into_iter().map(Event::nested));
     }
 
-    /// Messages are missing.
+    /// Record that messages are missing.
     pub fn interrupt(&mut self, at: At, out: &mut Vec<Event>) {
         self.message.clear();
         (self.length, self.is_holed, self.is_compressed) = (0, false, false);

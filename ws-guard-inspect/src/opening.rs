@@ -1,4 +1,4 @@
-//! The HTTP upgrade at a connection's beginning, read with the kernel programs' scanner.
+//! HTTP upgrade at the start of a connection, by the kernel programs' scanner.
 
 use ws_guard_common::handshake::{
     GET, HeadScanner, INTERIM, MAX_HEAD, METHODS, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
@@ -6,61 +6,61 @@ use ws_guard_common::handshake::{
 
 use crate::reassembly::Chunk;
 
-/// The first bytes of any answer.
+/// First bytes of any HTTP response.
 const ANSWER: &[u8; 5] = b"HTTP/";
 /// The first bytes of version 2 of the PROXY protocol; version 1 is a line of text.
 const PROXY_V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const PROXY_V1: &[u8; 6] = b"PROXY ";
 
-/// A message head that is being read.
+/// Message head being read.
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
     scanner: HeadScanner,
     length: u32,
-    /// Of an answer that another one follows: a 100 or 103.
+    /// `true` for an interim response, a 100 or 103, which another one follows.
     is_interim: bool,
 }
 
-/// What a client's bytes were.
+/// Classification of a client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     Nothing,
-    /// An upgrade, whose request ends before this sequence number.
+    /// Upgrade whose request ends before this sequence number.
     Upgrade(u32),
-    /// They are no HTTP.
+    /// Bytes that are not HTTP.
     NoHttp,
 }
 
-/// What a server's bytes were.
+/// Classification of a server's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answered {
     Nothing,
-    /// A 101, whose head ends before this sequence number.
+    /// 101 whose head ends before this sequence number.
     Upgrade {
         end: u32,
         deflate: bool,
     },
-    /// Another answer.
+    /// Other response.
     Refused,
 }
 
-/// A client's requests.
+/// Requests of a client.
 #[derive(Debug, Default)]
 pub struct Requests {
     head: Option<Head>,
     is_begun: bool,
-    /// Other requests, whose answers come before that to an upgrade.
+    /// Number of other requests, whose responses precede the upgrade's.
     pub ahead: u32,
 }
 
-/// A server's answers.
+/// Responses of a server.
 #[derive(Debug, Default)]
 pub struct Answers {
     head: Option<Head>,
 }
 
 impl Head {
-    /// Take bytes; how many, if the head ends there.
+    /// Add bytes, and return their number up to the end of the head, if it is there.
     fn push(&mut self, bytes: &[u8]) -> Option<usize> {
         let taken = bytes.iter().position(|byte| self.scanner.push(*byte));
         let taken = taken.map(|last| last + 1);
@@ -74,7 +74,7 @@ impl Head {
     }
 }
 
-/// Bytes before the first request that a proxy puts there.
+/// Return the number of bytes that a proxy has put before the first request.
 fn preface(bytes: &[u8]) -> usize {
     if bytes.starts_with(PROXY_V1) {
         return bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
@@ -87,24 +87,24 @@ fn preface(bytes: &[u8]) -> usize {
     }
 }
 
-/// Where a 101 begins behind other bytes.
+/// Return the position of a 101 after other bytes.
 fn behind(bytes: &[u8]) -> Option<usize> {
     bytes.windows(SWITCHING.len()).position(|text| text == SWITCHING)
 }
 
 impl Requests {
-    /// A request is being read, so that the next bytes belong to it.
+    /// Check whether a request is being read, so that the next bytes belong to it.
     pub const fn is_open(&self) -> bool {
         self.head.is_some()
     }
 
-    /// Bytes are missing.
+    /// Handle missing bytes.
     pub fn interrupt(&mut self) {
         (self.head, self.ahead) = (None, 0);
     }
 
-    /// Take a client's next bytes. Requests are looked for at the beginnings of segments, and behind
-    /// one another.
+    /// Process a client's next bytes.
+    /// Requests are looked for at the starts of segments, and after one another.
     pub fn take(&mut self, chunk: &Chunk<'_>) -> Asked {
         let mut at = 0;
         while at == 0 || at < chunk.bytes.len() {
@@ -134,14 +134,14 @@ impl Requests {
         Asked::Nothing
     }
 
-    /// Whether a request with a head to read begins; if not, what the bytes are. `is_behind`: something
-    /// came before them in the segment.
+    /// Check whether a request with a head begins; if not, return what the bytes are.
+    /// `is_behind`: other bytes precede them in the segment.
     fn begin(&mut self, bytes: &[u8], is_behind: bool) -> Result<(), Asked> {
         let is_get = bytes.starts_with(GET);
         let is_http = is_get || METHODS.iter().any(|method| bytes.starts_with(method));
         let is_first = !std::mem::replace(&mut self.is_begun, true);
-        // The first one may come byte by byte, and so one behind another; any other is not told from
-        // something else then.
+        // The first request may arrive byte by byte, and so may one after another; any other could
+        // not be told from other data then.
         let may_be = (is_first || is_behind) && !bytes.is_empty() && GET.starts_with(bytes);
         if is_get || may_be {
             return Ok(());
@@ -153,13 +153,14 @@ impl Requests {
 }
 
 impl Answers {
-    /// Bytes are missing.
+    /// Handle missing bytes.
     pub fn interrupt(&mut self) {
         self.head = None;
     }
 
-    /// Take a server's next bytes. Answers are looked for at the beginnings of segments; a 101 also behind
-    /// other bytes, where an upgrade was asked for with `ahead` requests before.
+    /// Process a server's next bytes.
+    /// Responses are looked for at the starts of segments; a 101 also after other bytes, where an
+    /// upgrade was requested, with `ahead` requests before it.
     pub fn take(&mut self, chunk: &Chunk<'_>, asked: bool, ahead: u32) -> Answered {
         let mut at = 0;
         loop {

@@ -1,4 +1,4 @@
-//! The TCP segment in a packet: link layers, VLAN tags, IP of both versions, tunnels.
+//! TCP segment of a packet: link layers, VLAN tags, IP of both versions, tunnels.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::{finding::Place, input::Packet};
 mod linktype {
     pub const NULL: i32 = 0;
     pub const ETHERNET: i32 = 1;
-    /// What some systems write for RAW.
+    /// Value that some systems write for RAW.
     pub const DLT_RAW: i32 = 12;
     pub const DLT_RAW_OPENBSD: i32 = 14;
     pub const RAW: i32 = 101;
@@ -26,10 +26,10 @@ mod linktype {
 
 const VXLAN: u16 = 4789;
 const GENEVE: u16 = 6081;
-/// Tunnels inside tunnels that are followed.
+/// Maximum depth of nested tunnels.
 const DEPTH: u32 = 3;
 
-/// Bits of a TCP header's flags.
+/// Flag bits of a TCP header.
 pub mod flag {
     pub const FIN: u8 = 1 << 0;
     pub const SYN: u8 = 1 << 1;
@@ -37,7 +37,7 @@ pub mod flag {
     pub const ACK: u8 = 1 << 4;
 }
 
-/// A TCP segment, as far as it was captured.
+/// TCP segment, as far as it was captured.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     pub place: Place,
@@ -45,29 +45,29 @@ pub struct Segment<'a> {
     pub destination: SocketAddr,
     pub seq: u32,
     pub ack: u32,
-    /// Of [`flag`].
+    /// Bits of [`flag`].
     pub flags: u8,
-    /// As the header has it, not scaled.
+    /// Window as in the header, not scaled.
     pub window: u16,
-    /// Shift of the windows to come, where a SYN has the option.
+    /// Shift of later windows, where a SYN has the option.
     pub scale: Option<u8>,
-    /// What was captured of the payload.
+    /// Captured part of the payload.
     pub payload: &'a [u8],
-    /// Bytes of payload that the segment had.
+    /// Original payload length in bytes.
     pub len: u32,
 }
 
-/// What a packet turned out to be.
+/// Result of parsing a packet.
 #[derive(Debug)]
 pub enum Parsed<'a> {
     Tcp(Segment<'a>),
-    /// Something else than TCP.
+    /// Packet other than TCP.
     Other,
-    /// A fragment of an IP packet: they are not put together.
+    /// IP fragment, which is not reassembled.
     Fragment,
-    /// Cut or broken before its TCP header ends.
+    /// Packet cut or broken before the end of its TCP header.
     Unreadable,
-    /// Of a link type that is not read.
+    /// Packet of an unsupported link type.
     UnknownLink,
 }
 
@@ -93,7 +93,7 @@ fn ip(data: &[u8]) -> Option<LaxSlicedPacket<'_>> {
     LaxSlicedPacket::from_ip(data).ok()
 }
 
-/// Linux cooked capture: the protocol is at `protocol`, the packet behind `header` bytes.
+/// Parse Linux cooked capture: protocol at `protocol`, packet after `header` bytes.
 fn cooked(data: &[u8], protocol: usize, header: usize) -> Option<LaxSlicedPacket<'_>> {
     let protocol = u16::from_be_bytes(*data.get(protocol..)?.first_chunk()?);
     Some(LaxSlicedPacket::from_ether_type(EtherType(protocol), data.get(header..)?))
@@ -101,7 +101,7 @@ fn cooked(data: &[u8], protocol: usize, header: usize) -> Option<LaxSlicedPacket
 
 fn of_sliced<'a>(place: Place, sliced: &LaxSlicedPacket<'a>, depth: u32) -> Parsed<'a> {
     let Some((source, destination, missing)) = addresses(sliced) else {
-        // What is cut says so; ARP, spanning tree and the like are just not TCP.
+        // A truncated packet is reported as such; ARP, spanning tree and the like are just not TCP.
         return if sliced.stop_err.is_some() { Parsed::Unreadable } else { Parsed::Other };
     };
     let Some(payload) = sliced.ip_payload() else {
@@ -146,7 +146,7 @@ fn of_sliced<'a>(place: Place, sliced: &LaxSlicedPacket<'a>, depth: u32) -> Pars
     }
 }
 
-/// RFC 7323, 2.2: the window scale option, whose shift is 14 at most.
+/// Return the window scale option (RFC 7323, 2.2), whose shift is 14 at most.
 fn scale(tcp: &TcpSlice<'_>) -> Option<u8> {
     tcp.options_iterator().find_map(|option| match option {
         Ok(TcpOptionElement::WindowScale(shift)) => Some(shift.min(14)),
@@ -154,7 +154,7 @@ fn scale(tcp: &TcpSlice<'_>) -> Option<u8> {
     })
 }
 
-/// Addresses, and how many bytes behind the captured ones the packet had.
+/// Return the addresses, and the number of bytes that the capture truncated.
 fn addresses(sliced: &LaxSlicedPacket<'_>) -> Option<(IpAddr, IpAddr, u32)> {
     match sliced.net.as_ref()? {
         LaxNetSlice::Ipv4(ip) => {
@@ -176,13 +176,13 @@ fn addresses(sliced: &LaxSlicedPacket<'_>) -> Option<(IpAddr, IpAddr, u32)> {
     }
 }
 
-/// The Ethernet frame behind `header` bytes of a tunnel's own.
+/// Parse the Ethernet frame after `header` bytes of a tunnel's header.
 fn inside<'a>(place: Place, data: &'a [u8], header: usize, depth: u32) -> Parsed<'a> {
     let inner = data.get(header..).and_then(|data| LaxSlicedPacket::from_ethernet(data).ok());
     inner.map_or(Parsed::Unreadable, |inner| of_sliced(place, &inner, depth - 1))
 }
 
-/// RFC 8926: options in words of four bytes, and what is inside by its EtherType.
+/// Parse Geneve: options in words of four bytes, payload by EtherType (RFC 8926).
 fn geneve<'a>(place: Place, data: &'a [u8], depth: u32) -> Parsed<'a> {
     let Some(&[first, _, high, low]) = data.first_chunk() else {
         return Parsed::Unreadable;

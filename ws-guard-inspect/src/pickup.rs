@@ -1,8 +1,8 @@
-//! Frames in a stream whose beginning was not captured: taken up only when proven.
+//! Midstream pickup of frames in a capture: they are used only when proven.
 //!
-//! What proves them is the search of the kernel programs, [`Search`]: eight headers in a row, each
-//! where the one before says. A client's chain is followed from segment to segment, a server's has to
-//! be found in the bytes from one segment's start on.
+//! The proof is the search of the kernel programs, [`Search`]: eight consecutive headers, each
+//! at the position that the previous one implies. A client's chain is followed across segments, a
+//! server's has to be found in the bytes from one segment's start on.
 
 use std::collections::VecDeque;
 
@@ -10,45 +10,45 @@ use ws_guard_common::search::{Candidate, Search};
 
 use crate::reassembly::Chunk;
 
-/// Bytes that are kept to search in.
+/// Maximum number of bytes kept for the search.
 const KEPT: usize = 64 << 10;
-/// Segments that may be the beginning of a chain.
+/// Maximum number of segments kept as possible starts of a chain.
 const STARTS: usize = 16;
 
-/// Bytes from a chain's first header on that must not be a run.
+/// Number of bytes from a chain's first header on that must not be a run.
 const RUN: usize = 64;
 
-/// What is at `seq` repeats every four bytes, as equal bytes under a masking key do. One key in 64 makes
-/// them a chain of headers that was not sent.
+/// Check whether the bytes at `seq` repeat every four, as masked equal bytes do.
+/// One key in 64 makes them a chain of headers that was not sent.
 fn is_masked_run(chunk: &Chunk<'_>, seq: u32) -> bool {
     let bytes = chunk.bytes.get(seq.wrapping_sub(chunk.seq) as usize..).unwrap_or_default();
     let bytes = &bytes[..bytes.len().min(RUN)];
     bytes.len() == RUN && bytes.iter().zip(&bytes[4..]).all(|(one, next)| one == next)
 }
 
-/// What is known of one direction's frames.
+/// Search state of one direction's frames.
 #[derive(Debug, Default)]
 pub struct Pickup {
     candidate: Candidate,
     kept: VecDeque<Chunk<'static>>,
     kept_bytes: usize,
-    /// Segments that were searched without a proof.
+    /// Number of segments searched without a proof.
     pub searched: u32,
 }
 
-/// Frames begin at `seq`; `chunks` are to be walked from there.
+/// Proven start of frames at `seq`, and the `chunks` to be walked from there.
 pub struct Found {
     pub seq: u32,
     pub chunks: Vec<Chunk<'static>>,
 }
 
 impl Pickup {
-    /// Bytes are missing, so that no chain goes on.
+    /// Handle missing bytes: no chain continues across them.
     pub fn interrupt(&mut self) {
         *self = Pickup { searched: self.searched, ..Pickup::default() };
     }
 
-    /// Look for a client's frames.
+    /// Search for a client's frames.
     pub fn as_client(&mut self, chunk: &Chunk<'_>) -> Option<Found> {
         let mut search = Search::new(self.candidate, chunk.seq, chunk.len);
         search.run(&&*chunk.bytes);
@@ -72,8 +72,8 @@ impl Pickup {
         None
     }
 
-    /// The chain from its first frame on, as far as what was kept reaches back: the headers that prove it
-    /// are frames as well.
+    /// Return the chain from its first frame on, as far as the kept bytes reach back.
+    /// The headers that prove it are frames as well.
     fn whole_chain(&mut self) -> Option<Found> {
         self.prove(|seq, bytes| {
             let mut search = Search::new(Candidate::default(), seq, bytes.len() as u32);
@@ -82,7 +82,7 @@ impl Pickup {
         })
     }
 
-    /// Look for a server's frames.
+    /// Search for a server's frames.
     pub fn as_server(&mut self, chunk: &Chunk<'_>) -> Option<Found> {
         self.searched = self.searched.saturating_add(1);
         if chunk.snapped() > 0 {
@@ -108,7 +108,7 @@ impl Pickup {
         }
     }
 
-    /// The first kept segment from which `search` proves a chain in all that is kept.
+    /// Return the first kept segment from which `search` proves a chain.
     fn prove(&mut self, search: impl Fn(u32, &[u8]) -> Option<u32>) -> Option<Found> {
         let bytes: Vec<u8> = self.kept.iter().flat_map(|chunk| &*chunk.bytes).copied().collect();
         let mut at = 0;

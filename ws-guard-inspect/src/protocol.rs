@@ -1,12 +1,12 @@
-//! Length-delimited protocols over TCP: a header of fixed size that says how long what follows is.
+//! Length-delimited protocols over TCP: a fixed-size header with the body's length.
 
 use std::str::FromStr;
 
 use crate::finding::Broken;
 
-/// Longest header, in bytes.
+/// Maximum length of a header in bytes.
 const MOST_HEADER: u32 = 256;
-/// A body longer than this is not believed, unless the layout says otherwise.
+/// Default maximum length of a plausible body in bytes.
 const MAX: u64 = 64 << 20;
 
 /// Layouts by name, those of `ws-guard serve`.
@@ -16,32 +16,32 @@ const PRESETS: [(&str, &str); 3] = [
     ("length-prefix", "header:4"),
 ];
 
-/// What the length counts.
+/// Part of a unit that the length counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counted {
     Body,
     /// Header and body.
     All,
-    /// All behind the length itself.
+    /// Everything after the length itself.
     Rest,
 }
 
-/// A protocol's layout.
+/// Layout of a protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Protocol {
-    /// As it was named.
+    /// Name or layout as the user gave it.
     pub name: String,
-    /// Bytes of the header.
+    /// Length of the header in bytes.
     header: u32,
-    /// Where the length is in it, and how many bytes it has: 1 to 8.
+    /// Offset of the length in the header, and its width: 1 to 8 bytes.
     offset: u32,
     width: u32,
     is_little: bool,
     counted: Counted,
-    /// Bytes that every header has, and where.
+    /// Constant bytes of every header, and their offset.
     magic: Vec<u8>,
     magic_at: u32,
-    /// Longest body.
+    /// Maximum length of the body.
     max: u64,
 }
 
@@ -50,13 +50,14 @@ impl Protocol {
         self.header as usize
     }
 
-    /// Bytes begin with a header that is no other bytes by chance: it has a magic of two bytes at least.
+    /// Check whether bytes begin with a header that is not a coincidence.
+    /// That takes a magic of two bytes at least.
     pub fn is_proven_by(&self, bytes: &[u8]) -> bool {
         let head = bytes.get(..self.header());
         self.magic.len() > 1 && head.is_some_and(|head| self.body(head).is_ok())
     }
 
-    /// Length of the body behind a whole header.
+    /// Return the length of the body after a complete header.
     pub fn body(&self, head: &[u8]) -> Result<u64, Broken> {
         let field = |at: u32, count: usize| head.get(at as usize..at as usize + count);
         if field(self.magic_at, self.magic.len()) != Some(&self.magic) {
@@ -81,8 +82,8 @@ impl Protocol {
 impl FromStr for Protocol {
     type Err = String;
 
-    /// A preset's name, or fields: `header:8,offset:0,width:4,order:big,counts:body,magic:cafebabe,
-    /// magic-at:4,max:65536`.
+    /// Parse a preset's name, or fields.
+    /// `header:8,offset:0,width:4,order:big,counts:body,magic:cafebabe,magic-at:4,max:65536`.
     fn from_str(text: &str) -> Result<Protocol, String> {
         let preset = PRESETS.iter().find(|(name, _)| *name == text).map(|(_, fields)| *fields);
         let mut protocol = Protocol {
@@ -149,7 +150,7 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-/// A protocol and the port that it is spoken on.
+/// Protocol and its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnPort {
     pub port: u16,

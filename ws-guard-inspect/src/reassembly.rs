@@ -1,8 +1,8 @@
-//! One direction's segments in order, in bounded memory.
+//! Ordering of one direction's segments, in bounded memory.
 //!
-//! Bytes that came before are left out, those past a hole wait for it to be filled. A hole is given up
-//! when the receiver has acknowledged bytes past it, which it could not without having it: then the
-//! capture lacks it, or when too much waits.
+//! Bytes received before are left out, those past a hole wait for it to be filled. A hole is given
+//! up when the receiver has acknowledged bytes past it, which it could not without having it, so
+//! that only the capture lacks it, or when too much waits.
 
 use std::{borrow::Cow, collections::VecDeque};
 
@@ -10,11 +10,11 @@ use ws_guard_common::seq::{after, before};
 
 use crate::finding::Place;
 
-/// Bytes that wait behind a hole at most, what each costs besides included.
+/// Maximum number of bytes waiting behind a hole, overhead included.
 const MOST_WAITING: usize = 1 << 20;
-/// What a waiting segment costs besides its bytes.
+/// Overhead of a waiting segment in bytes.
 const OVERHEAD: usize = 128;
-/// Segments further ahead than this belong to another connection.
+/// Maximum distance of a segment; farther ones belong to another connection.
 const FARTHEST: u32 = 1 << 30;
 
 /// New bytes of one segment.
@@ -25,30 +25,30 @@ pub struct Chunk<'a> {
     pub base: u32,
     /// Sequence number of the first new byte.
     pub seq: u32,
-    /// The new bytes, as far as they were captured.
+    /// New bytes, as far as they were captured.
     pub bytes: Cow<'a, [u8]>,
-    /// How many there were.
+    /// Original number of new bytes.
     pub len: u32,
 }
 
 impl Chunk<'_> {
-    /// Sequence number behind the last byte.
+    /// Return the sequence number after the last byte.
     pub const fn end(&self) -> u32 {
         self.seq.wrapping_add(self.len)
     }
 
-    /// Bytes that the capture cut off.
+    /// Return the number of bytes that the capture truncated.
     pub fn snapped(&self) -> u32 {
         self.len - self.bytes.len().min(self.len as usize) as u32
     }
 
-    /// Whether all of `other` is in it, and was captured.
+    /// Check whether all of `other` is contained and captured.
     fn covers(&self, other: &Chunk<'_>) -> bool {
         let is_inside = !after(self.seq, other.seq) && !after(other.end(), self.end());
         is_inside && self.snapped() == 0
     }
 
-    /// The same, to be kept.
+    /// Take ownership of the bytes, to keep them.
     pub fn into_owned(self) -> Chunk<'static> {
         let Chunk { place, base, seq, bytes, len } = self;
         Chunk { place, base, seq, bytes: Cow::Owned(bytes.into_owned()), len }
@@ -69,24 +69,24 @@ impl Chunk<'_> {
     }
 }
 
-/// What a segment was.
+/// Classification of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken<'a> {
-    /// Its new bytes come next. `again`: bytes of it that had come before.
+    /// Segment whose new bytes come next. `again`: number of bytes received before.
     Next { chunk: Chunk<'a>, again: u32 },
-    /// All of it had come before.
+    /// Segment received in full before.
     Again,
-    /// It waits behind a hole.
+    /// Segment that waits behind a hole.
     Waits,
-    /// It has no place in this stream, or is a keep-alive.
+    /// Segment out of the stream's range, or a keep-alive.
     Ignored,
 }
 
-/// What follows without a new segment.
+/// Progress that needs no new segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {
     Chunk(Chunk<'static>),
-    /// Bytes from `seq` on are not in the capture.
+    /// Bytes from `seq` on that are not in the capture.
     Missing {
         place: Place,
         seq: u32,
@@ -94,52 +94,52 @@ pub enum Ready {
     },
 }
 
-/// One direction.
+/// Ordering of one direction.
 #[derive(Debug, Default)]
 pub struct Stream {
     /// Sequence number of the next byte, once one is known.
     next: Option<u32>,
-    /// Where it began, by its SYN.
+    /// Start of the stream, by its SYN.
     begun: Option<u32>,
-    /// What waits behind a hole, by sequence number, without overlaps in front.
+    /// Segments waiting behind a hole, in sequence, without overlaps at the front.
     waiting: VecDeque<Chunk<'static>>,
     waiting_bytes: usize,
-    /// As far as the receiver has acknowledged.
+    /// Latest acknowledgement of the receiver.
     acked: Option<u32>,
-    /// Bytes came past a hole after the receiver had acknowledged it.
+    /// `true` if bytes came past a hole after the receiver had acknowledged it.
     is_given_up: bool,
 }
 
 impl Stream {
-    /// The stream begins at `seq`: a SYN said so.
+    /// Begin the stream at `seq`, by its SYN.
     pub fn begin(&mut self, seq: u32) {
         let acked = self.acked;
         *self = Stream { next: Some(seq), begun: Some(seq), acked, ..Stream::default() };
     }
 
-    /// Sequence number of the first byte, where its SYN was captured.
+    /// Return the first byte's sequence number, where the SYN was captured.
     pub const fn begun(&self) -> Option<u32> {
         self.begun
     }
 
-    /// Sequence number of the next byte.
+    /// Return the sequence number of the next byte.
     pub const fn next(&self) -> Option<u32> {
         self.next
     }
 
-    /// As far as the receiver has acknowledged.
+    /// Return the latest acknowledgement of the receiver.
     pub const fn acked(&self) -> Option<u32> {
         self.acked
     }
 
-    /// The receiver acknowledged the bytes before `ack`.
+    /// Record that the receiver acknowledged the bytes before `ack`.
     pub fn acknowledge(&mut self, ack: u32) {
         if self.acked.is_none_or(|acked| after(ack, acked)) {
             self.acked = Some(ack);
         }
     }
 
-    /// Take a segment.
+    /// Process a segment.
     pub fn take<'a>(&mut self, chunk: Chunk<'a>) -> Taken<'a> {
         let next = *self.next.get_or_insert(chunk.seq);
         let ahead = chunk.seq.wrapping_sub(next);
@@ -164,8 +164,8 @@ impl Stream {
         Taken::Next { chunk, again }
     }
 
-    /// As Linux does: what a waiting segment covers whole is left out, and what covers waiting ones takes
-    /// their place. So beginnings and ends have the same order.
+    /// Queue a segment as Linux does: drop covered segments, keep the covering ones.
+    /// So the starts and the ends have the same order.
     fn wait(&mut self, chunk: Chunk<'static>) {
         let mut at = self.waiting.partition_point(|waiting| !after(waiting.seq, chunk.seq));
         if at > 0 && self.waiting[at - 1].covers(&chunk) {
@@ -182,7 +182,7 @@ impl Stream {
         self.waiting.insert(at, chunk);
     }
 
-    /// What comes next of what waits: to be asked until there is none.
+    /// Return the next progress; to be called until there is none.
     pub fn ready(&mut self) -> Option<Ready> {
         let next = self.next?;
         loop {
@@ -209,12 +209,12 @@ impl Stream {
         Ready::Missing { place, seq: next, len: seq.wrapping_sub(next) }
     }
 
-    /// The capture is over: what still waits comes now.
+    /// Give up all holes at the end of the capture.
     pub fn end(&mut self) {
         self.is_given_up = true;
     }
 
-    /// Bytes that the receiver acknowledged, and that are not in the capture.
+    /// Return the number of bytes that were acknowledged, but are not in the capture.
     pub fn unseen(&self) -> u32 {
         match (self.next, self.acked) {
             // A FIN is acknowledged as one byte.
@@ -242,7 +242,7 @@ mod tests {
         Chunk { place, base: seq, seq, bytes: bytes.into(), len: bytes.len() as u32 }
     }
 
-    /// Everything that comes out of a stream, `?` for what is missing.
+    /// Return the output of a stream, `?` for each missing byte.
     fn put(stream: &mut Stream, parts: &[(u32, &[u8])]) -> String {
         let mut out = String::new();
         let mut ready = |stream: &mut Stream| {

@@ -1,4 +1,4 @@
-//! What is reported of a connection.
+//! Report of a connection.
 
 use serde::Serialize;
 
@@ -9,10 +9,10 @@ use crate::{
     summary::{self, LooksLike},
 };
 
-/// Entries of each list of a connection; what is beyond is counted.
+/// Maximum number of entries in each list of a connection; the rest is counted.
 const MOST: usize = 1_000;
 
-/// A frame that violates something.
+/// Frame with a violation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Violated {
     pub direction: Side,
@@ -23,7 +23,7 @@ pub struct Violated {
     pub frame: u64,
 }
 
-/// One side's part.
+/// Report of one side.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SideReport {
     pub messages: u64,
@@ -35,11 +35,11 @@ pub struct SideReport {
     pub split_frames: u64,
     pub pings_answered: u64,
     pub pings_unanswered: u64,
-    /// Pings before one that was answered, whose pong stands for them (RFC 6455, 5.5.3).
+    /// Pings answered by a later ping's pong (RFC 6455, 5.5.3).
     pub pings_skipped: u64,
-    /// Pongs to none of the other's pings.
+    /// Pongs that match none of the other side's pings.
     pub pongs_unasked: u64,
-    /// How long the other side took for its pongs.
+    /// Times from this side's pings to the other side's pongs.
     pub ping_to_pong: Option<Spread>,
     pub ping_interval: Option<Spread>,
     pub packets: u64,
@@ -55,37 +55,37 @@ pub struct SideReport {
     pub held_windows: u64,
     pub held_window_us: u64,
     pub longest_silence_us: u64,
-    /// From its last data to the connection's last packet.
+    /// Time from the side's last data to the connection's last packet.
     pub final_silence_us: Option<u64>,
     pub close_code: Option<u16>,
     pub close_reason: Option<String>,
     pub fin: bool,
     pub rst: bool,
-    /// Where its frames begin was known at the end.
+    /// `true` if the position of frames was known at the end.
     pub in_step: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nested: Option<NestedReport>,
 }
 
-/// What is inside of a side's messages.
+/// Units inside a side's messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NestedReport {
     pub units: u64,
     /// Messages in which several units begin.
     pub coalesced_messages: u64,
-    /// Units that lie in several messages.
+    /// Units that span several messages.
     pub split_units: u64,
     pub violations: u64,
-    /// Compressed messages, which were not looked into.
+    /// Compressed messages, which were not examined.
     pub compressed_messages: u64,
 }
 
-/// A connection.
+/// Connection as reported.
 #[derive(Clone, Debug, Serialize)]
 pub struct FlowReport {
     #[serde(flatten)]
     pub ends: Ends,
-    /// `websocket`, or the layout as it was named.
+    /// `websocket`, or the layout as the user gave it.
     pub protocol: String,
     #[serde(serialize_with = "rfc3339")]
     pub first: u64,
@@ -104,14 +104,14 @@ pub struct FlowReport {
     pub violations_total: u64,
     pub split_points: Vec<Finding>,
     pub split_points_total: u64,
-    /// All else that was found, but frames, answered pings, and segments that came again or late.
+    /// Other findings, except frames, answered pings, and repeated or late segments.
     pub findings: Vec<Finding>,
     pub findings_total: u64,
-    /// Its beginning was not captured: what came before its first frame here is not known.
+    /// `true` if the beginning, before the first frame here, was not captured.
     pub midstream: bool,
-    /// The 101 was captured, and not the request.
+    /// `true` if the 101 was captured, but not the request.
     pub request_unseen: bool,
-    /// permessage-deflate was agreed; null where the 101 was not captured.
+    /// Negotiation of permessage-deflate; null where the 101 was not captured.
     pub deflate: Option<bool>,
     pub closed_by: Option<Side>,
     pub of_client: SideReport,
@@ -121,7 +121,7 @@ pub struct FlowReport {
 }
 
 impl FlowReport {
-    /// Pings that were answered, of both sides, by a pong of their own or a later one's.
+    /// Return the number of answered pings of both sides, by their own or a later pong.
     pub fn pings_answered(&self) -> u64 {
         [&self.of_client, &self.of_server]
             .iter()
@@ -130,7 +130,7 @@ impl FlowReport {
     }
 }
 
-/// A list of bounded length, and how long it would be.
+/// List of bounded length, and its unbounded length.
 #[derive(Debug)]
 struct Bounded<T> {
     first: Vec<T>,
@@ -152,7 +152,7 @@ impl<T> Bounded<T> {
     }
 }
 
-/// What was found in a connection so far.
+/// Findings of a connection so far.
 #[derive(Debug, Default)]
 pub struct Lists {
     violations: Bounded<Violated>,
@@ -183,7 +183,7 @@ impl Lists {
         }
     }
 
-    /// Say what a connection was, at its end.
+    /// Build the report of a connection at its end.
     pub fn report(self, connection: &Connection) -> FlowReport {
         let lane = |side: Side| &connection.lanes[side as usize].counts;
         let (client, server) = (lane(Side::Client), lane(Side::Server));

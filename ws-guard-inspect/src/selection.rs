@@ -1,4 +1,4 @@
-//! Which connections and findings are wanted.
+//! Selection of connections and findings.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::finding::{Ends, Finding, Kind, Side};
 
-/// An end of a connection: an address, or an address and a port.
+/// End of a connection: an address, or an address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Address(IpAddr),
@@ -46,12 +46,12 @@ impl FromStr for Kind {
     }
 }
 
-/// A time: of its own, or from the first TCP segment on.
+/// Time: absolute, or relative to the first TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// Nanoseconds since 1970.
     At(u64),
-    /// Nanoseconds behind the first TCP segment.
+    /// Nanoseconds after the first TCP segment.
     After(u64),
 }
 
@@ -75,7 +75,7 @@ impl FromStr for Moment {
 }
 
 impl Moment {
-    /// Nanoseconds since 1970. `first`: the time of the first segment.
+    /// Return nanoseconds since 1970. `first`: the time of the first segment.
     pub const fn ns(self, first: u64) -> u64 {
         match self {
             Moment::At(ns) => ns,
@@ -84,7 +84,7 @@ impl Moment {
     }
 }
 
-/// A frame of a side, from 1, as findings have it.
+/// Frame of a side, numbered from 1 as in findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameName {
     pub side: Side,
@@ -103,7 +103,7 @@ impl FromStr for FrameName {
     }
 }
 
-/// What is wanted; everything where nothing is named.
+/// Selection; everything where nothing is named.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     pub ends: Vec<End>,
@@ -115,19 +115,21 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// A connection with all the named ends.
+    /// Check whether a connection has all named ends.
     pub fn has_flow(&self, ends: &Ends) -> bool {
         self.ends.iter().all(|end| end.is_one_of(ends))
     }
 
-    /// A part of the time range. What is outside of it is read all the same: frames stay known.
+    /// Check whether a period overlaps the time range.
+    /// Packets outside it are read all the same, to keep track of frames.
     pub fn has_time(&self, from: u64, to: u64) -> bool {
         let is_late = self.since.is_some_and(|since| to < since.ns(self.first_ns));
         let is_early = self.until.is_some_and(|until| from > until.ns(self.first_ns));
         !is_late && !is_early
     }
 
-    /// A finding of a named kind; without one all but frames and units.
+    /// Check whether a finding is selected.
+    /// Where no kind is named, all are but frames and units.
     pub fn has(&self, ends: &Ends, finding: &Finding) -> bool {
         let kind = finding.what.kind();
         let is_kind = match self.kinds.is_empty() {

@@ -1,7 +1,7 @@
-//! What a connection looks like, in one sentence, never stronger than the evidence.
+//! One-sentence summary of a connection, never stronger than the evidence.
 //!
-//! Three things kill WebSocket services: readers that take a segment for a frame, heartbeats that
-//! nobody misses, and servers that pause. Each leaves marks on the wire; this names them.
+//! Three things kill WebSocket services: readers that take a segment for a frame, failed heartbeats
+//! that go unnoticed, and servers that pause. Each leaves marks on the wire; this names them.
 
 use serde::Serialize;
 
@@ -12,23 +12,23 @@ use crate::{
     report::{FlowReport, Violated},
 };
 
-/// Shorter than this is no silence and no pause, in nanoseconds.
+/// Minimum duration of a silence or a pause, in nanoseconds.
 const SILENCE_NS: u64 = 1_000_000_000;
 const PAUSE_NS: u64 = 200_000_000;
-/// A pause is so many times the median.
+/// Ratio of a pause to the median.
 const UNUSUAL: u64 = 5;
-/// Answers without which nothing can be said to be usual.
+/// Minimum number of answers for a typical value.
 const ENOUGH: u64 = 3;
 
-/// Which of the three it looks like.
+/// Apparent problem, one of the three.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LooksLike {
-    /// Frames and segments do not match, or frames violate the protocol.
+    /// Mismatch of frames and segments, or frames that violate the protocol.
     Framing,
-    /// One side does not answer pings any more, and sends nothing.
+    /// Side that no longer answers pings, and sends nothing.
     Heartbeat,
-    /// A pong came much later than the others.
+    /// Pong much later than the others.
     Pause,
     #[default]
     Nothing,
@@ -45,7 +45,7 @@ impl LooksLike {
     }
 }
 
-/// Say it, and what else one has to know to act on it.
+/// Summarise a connection, with the facts needed to act on it.
 pub fn of(connection: &Connection, report: &FlowReport) -> (LooksLike, String) {
     let (looks_like, mut said) = killer(connection, report);
     for (side, of_side) in [(Side::Server, &report.of_server), (Side::Client, &report.of_client)] {
@@ -98,7 +98,7 @@ fn killer(connection: &Connection, report: &FlowReport) -> (LooksLike, String) {
     }
 }
 
-/// The other side answers no pings, and sends nothing.
+/// Describe a side that answers no pings, and sends nothing.
 fn silent(connection: &Connection, pinging: Side) -> Option<String> {
     let (pinger, silent) = (connection.direction(pinging), connection.direction(pinging.other()));
     let heartbeat = &pinger.heartbeat;
@@ -106,7 +106,7 @@ fn silent(connection: &Connection, pinging: Side) -> Option<String> {
     let waited = connection.latest_ns.saturating_sub(first.ended.time_ns);
     let usual = heartbeat.answers.longest_ns.saturating_mul(UNUSUAL);
     let has_spoken = silent.wire.latest_data_ns.is_some_and(|time| time > first.ended.time_ns);
-    // Of a side that the capture lacks, nothing is known.
+    // Nothing is known of a side that the capture lacks.
     let is_captured = silent.wire.packets > 0;
     if waited < SILENCE_NS.max(usual) || has_spoken || silent.wire.has_rst || !is_captured {
         return None;
@@ -127,7 +127,7 @@ fn silent(connection: &Connection, pinging: Side) -> Option<String> {
     ))
 }
 
-/// One pong came much later than usual.
+/// Describe a pong much later than usual.
 fn pause(heartbeat: &Heartbeat, pinging: Side) -> Option<String> {
     let (longest, median) = (heartbeat.answers.longest_ns, heartbeat.answers.median_ns()?);
     let unusual = longest >= PAUSE_NS && longest >= median.saturating_mul(UNUSUAL);
@@ -159,24 +159,24 @@ fn violation(report: &FlowReport, first: &Violated) -> String {
     )
 }
 
-/// Segments and frames do not match, which is legal and breaks readers that think otherwise.
+/// Describe a mismatch of segments and frames, legal but fatal for naive readers.
 fn framing(report: &FlowReport) -> Option<String> {
     let (joined, split) = (report.coalesced_segments, report.split_frames);
     if joined + split == 0 {
         return None;
     }
-    let is_border = |finding: &&Finding| {
+    let is_boundary = |finding: &&Finding| {
         let is_split = matches!(finding.what, What::SplitHeader { .. } | What::SplitFrame { .. });
         is_split && !finding.nested
     };
-    let borders = report.findings.iter().filter(is_border);
+    let boundaries = report.findings.iter().filter(is_boundary);
     let first =
-        report.split_points.iter().chain(borders).map(|found| (found.at.file, found.at.packet));
+        report.split_points.iter().chain(boundaries).map(|found| (found.at.file, found.at.packet));
     let first =
         first.min().map_or(String::new(), |at| format!(", first in {}", packet(at.0, at.1)));
     Some(format!(
         "segments do not match frames ({joined} hold several, {split} frames and {} headers are cut \
-         by borders{first}): legal in TCP, and what breaks a reader that takes each read for a frame",
+         at boundaries{first}): legal in TCP, and what breaks a reader that takes each read for a frame",
         report.split_headers,
     ))
 }
@@ -196,7 +196,7 @@ fn nothing(report: &FlowReport) -> String {
     }
 }
 
-/// A duration in a unit that shows it.
+/// Format a duration in a suitable unit.
 pub fn seconds(ns: u64) -> String {
     match ns {
         0..1_000_000 => format!("{} µs", ns / 1000),

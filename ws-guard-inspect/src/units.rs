@@ -1,4 +1,4 @@
-//! One direction of a length-delimited protocol: header by header.
+//! Header-by-header tracking of one direction of a length-delimited protocol.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{
     reassembly::Chunk,
 };
 
-/// A unit that is yet to end.
+/// Unit that is not complete yet.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     at: At,
@@ -17,28 +17,28 @@ struct Open {
     segments: u32,
 }
 
-/// One direction.
+/// Unit tracking of one direction.
 #[derive(Debug)]
 pub struct Units {
     side: Side,
     protocol: Arc<Protocol>,
-    /// The header so far.
+    /// Bytes of the header so far.
     head: Vec<u8>,
     open: Option<Open>,
-    /// Bytes of the body that are yet to come.
+    /// Remaining bytes of the body.
     left: u64,
     number: u64,
-    /// Where the next header begins is known.
+    /// `true` while the position of the next header is known.
     pub is_in_step: bool,
 }
 
 impl Units {
-    /// `is_in_step`: the next byte is a header's first one.
+    /// Create the state. `is_in_step`: the next byte is the first of a header.
     pub fn new(side: Side, protocol: Arc<Protocol>, is_in_step: bool) -> Units {
         Units { side, protocol, head: Vec::new(), open: None, left: 0, number: 0, is_in_step }
     }
 
-    /// Out of step: a segment that begins with a header, its magic included, is the way back.
+    /// Resynchronise at a segment that begins with a header, its magic included.
     fn pick_up(&mut self, chunk: &Chunk<'_>, out: &mut Vec<Event>) {
         self.is_in_step = self.protocol.is_proven_by(&chunk.bytes);
         if self.is_in_step {
@@ -47,7 +47,7 @@ impl Units {
         }
     }
 
-    /// Take the next bytes.
+    /// Process the next bytes.
     pub fn take(&mut self, chunk: &Chunk<'_>, counts: &mut Counts, out: &mut Vec<Event>) {
         if !self.is_in_step {
             self.pick_up(chunk, out);
@@ -69,7 +69,7 @@ impl Units {
         self.split_point(chunk, &starts, out);
     }
 
-    /// Bytes are not in the capture. Where they are a body's, nothing is lost but they.
+    /// Skip bytes that are not in the capture; those of a body are all that is lost.
     pub fn miss(&mut self, place: Place, seq: u32, len: u32, out: &mut Vec<Event>) {
         if !self.is_in_step {
             return;
@@ -80,21 +80,21 @@ impl Units {
         }
     }
 
-    /// Units that are not seen come next, whole ones unless one is open.
+    /// Skip unseen units: whole ones, unless one is open.
     pub fn skip(&mut self, at: At, out: &mut Vec<Event>) {
         if self.open.is_some() {
             self.lose(at, out);
         }
     }
 
-    /// The unit whose last bytes have not come; of one without a whole header, the cut was told.
+    /// Return the finding on an incomplete unit; a cut header was reported before.
     pub fn unfinished(&self) -> Option<(At, What)> {
         let open = self.open.filter(|_| self.left > 0)?;
         let (frame, length, missing) = (self.number, open.length, self.left);
         Some((open.at, What::Unfinished { frame, length, missing }))
     }
 
-    /// Where the next header begins is not known.
+    /// Record that the position of the next header is lost.
     pub fn lose(&mut self, at: At, out: &mut Vec<Event>) {
         if self.is_in_step {
             out.push(Event::Found(self.side, at, What::Unsynced));
@@ -104,7 +104,7 @@ impl Units {
         self.head.clear();
     }
 
-    /// Bytes of a body, at most `len`: how many.
+    /// Process at most `len` bytes of a body, and return their number.
     fn body(&mut self, place: Place, len: u32, out: &mut Vec<Event>) -> u32 {
         let part = u32::try_from(self.left).unwrap_or(u32::MAX).min(len);
         self.left -= u64::from(part);
@@ -114,7 +114,7 @@ impl Units {
         part
     }
 
-    /// Bytes of a header, from `at` on: how many.
+    /// Process bytes of a header from `at` on, and return their number.
     fn header(
         &mut self,
         chunk: &Chunk<'_>,
@@ -133,7 +133,7 @@ impl Units {
         let known = chunk.bytes.get(at as usize..).unwrap_or_default();
         let part = known.len().min(self.protocol.header() - self.head.len());
         if part == 0 {
-            // The capture cut it off.
+            // The capture truncated it.
             self.lose(here(chunk, seq), out);
             return chunk.len - at;
         }
@@ -179,7 +179,7 @@ impl Units {
         out.push(Event::Found(self.side, at, what));
     }
 
-    /// The segment's end cuts a header that began in it.
+    /// Report a header that begins in the segment and is cut by its end.
     fn split_header(
         &self,
         chunk: &Chunk<'_>,
@@ -196,7 +196,7 @@ impl Units {
         out.push(Event::Found(self.side, open.at, what));
     }
 
-    /// Where a reader has to cut.
+    /// Report the points where a reader has to split the segment.
     fn split_point(&self, chunk: &Chunk<'_>, starts: &[u32], out: &mut Vec<Event>) {
         let offsets: Vec<u32> = starts.iter().copied().filter(|offset| *offset > 0).collect();
         let Some(first) = offsets.first() else { return };

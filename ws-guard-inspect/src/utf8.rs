@@ -1,16 +1,16 @@
-//! Whether bytes that come in pieces are UTF-8.
+//! Incremental UTF-8 validation.
 
-/// What came so far.
+/// State of the validation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Utf8 {
-    /// A character whose last bytes are yet to come.
+    /// Character whose last bytes are missing so far.
     begun: [u8; 4],
     length: usize,
     is_broken: bool,
 }
 
 impl Utf8 {
-    /// Take the next bytes.
+    /// Process the next bytes.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while let (1.., Some((next, rest))) = (self.length, bytes.split_first()) {
             bytes = rest;
@@ -35,7 +35,7 @@ impl Utf8 {
         }
     }
 
-    /// All of it was UTF-8, and no character lacks its end.
+    /// Check whether all of it was UTF-8 that ends with a complete character.
     pub const fn is_whole(&self) -> bool {
         !self.is_broken && self.length == 0
     }

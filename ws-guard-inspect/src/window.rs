@@ -1,38 +1,41 @@
-//! Receive windows that are held: something on the path opens them more slowly than their receiver.
+//! Held receive windows: opened more slowly by the path than by the receiver.
 //!
-//! A receiver whose program reads keeps the right edge of its window moving with what it acknowledges.
-//! Where the program reads slowly, the window shrinks to zero, and the receiver says by itself when it has
-//! room again: a segment that acknowledges nothing new, and that nothing of the sender asked for (RFC 9293,
-//! 3.8.6.2.2). A guard that holds the window lets it grow only in what the server sends anyway: answers to
-//! data and to probes. So a window that is small, or zero, and grows again and again, but never by itself,
-//! is held; the first time that it does so by itself, it is not.
+//! A receiver whose program reads keeps the right edge of its window moving with what it
+//! acknowledges. Where the program reads slowly, the window shrinks to zero, and the receiver
+//! announces by itself that it has room again: in a segment that acknowledges nothing new and
+//! responds to nothing from the sender (RFC 9293, 3.8.6.2.2). A guard that holds the window lets it
+//! grow only in what the server sends anyway: answers to data and to probes. So a window that is
+//! small, or zero, and grows again and again, but never by itself, is held; the first time that it
+//! does so by itself, it is not.
 
 use ws_guard_common::seq::after;
 
 use crate::finding::{At, What};
 
-/// A window is small below this part of the greatest one, and has opened again at twice as much.
+/// Divisor of the greatest window for a small one; reopened means twice that size.
 const SMALL: u32 = 8;
-/// Acknowledgements of new data in a small window that make it a held one, and...
+/// Minimum number of acknowledgements of new data in a small window, and...
 const PROOF: u32 = 3;
-/// ...how often it has to grow meanwhile: one of a program that does not read at all never does.
+/// ...minimum number of times it has grown meanwhile, for a held window.
+/// The window of a program that does not read at all never grows.
 const GRANTS: u32 = 2;
-/// A full buffer that is read at speed is small for moments; a held window lasts, in nanoseconds...
+/// Minimum duration of a held window, in nanoseconds, and...
 const LASTS_NS: u64 = 200_000_000;
-/// ...and its edge moves by less than the greatest window in this time.
+/// ...time in which its edge moves by less than the greatest window.
+/// A full buffer that is read at speed is small only for moments.
 const SECOND_NS: u128 = 1_000_000_000;
 
-/// One side's receive window.
+/// Receive window of one side.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Window {
-    /// Shift that its SYN announced; the outer one is `None` where no SYN was captured.
+    /// Shift announced by the SYN; outer `None` where no SYN was captured.
     scale: Option<Option<u8>>,
     greatest: u32,
     latest: Option<Latest>,
-    /// The other side has sent something since.
+    /// `true` if the other side has sent something since.
     is_asked: bool,
     held: Option<Held>,
-    /// How often it was held, and how long in all.
+    /// Number of holds, and their total duration.
     pub count: u64,
     pub held_ns: u64,
 }
@@ -41,7 +44,7 @@ pub struct Window {
 struct Latest {
     ack: u32,
     window: u32,
-    /// Right edge at its farthest.
+    /// Farthest right edge.
     farthest: u32,
 }
 
@@ -56,23 +59,24 @@ struct Held {
 }
 
 impl Window {
-    /// The side's SYN, whose own window is not scaled.
+    /// Process the side's SYN, whose own window is not scaled.
     pub fn open(&mut self, scale: Option<u8>) {
         self.scale = Some(scale);
     }
 
-    /// The shift, if it is known: it needs the option in both SYNs.
+    /// Return the shift, if known: scaling needs the option in both SYNs.
     pub fn shift(&self, other: &Window) -> Option<u8> {
         let (own, other) = (self.scale?, other.scale?);
         Some(own.filter(|_| other.is_some()).unwrap_or(0))
     }
 
-    /// The other side has sent a segment.
+    /// Record that the other side has sent a segment.
     pub fn ask(&mut self) {
         self.is_asked = true;
     }
 
-    /// The side acknowledges up to `ack` and offers `window` bytes behind it, in a segment with or without
+    /// Process an advertised window.
+    /// The side acknowledges up to `ack` and offers `window` bytes from there, with or without
     /// data.
     pub fn advertise(
         &mut self,
@@ -89,7 +93,7 @@ impl Window {
         let is_asked = std::mem::take(&mut self.is_asked) || has_data;
         let has_grown = window > before.window;
         if ack == before.ack && has_grown && !is_asked {
-            // By itself.
+            // Growth by itself.
             self.held = None;
         }
         let acknowledged = ack.wrapping_sub(before.ack);
@@ -109,7 +113,7 @@ impl Window {
             }
             Some(_) => ended = self.end(at.time_ns, true),
             None if window < small && acknowledged > advanced => {
-                // What it was granted before may have been taken back once.
+                // The earlier offer may have been withdrawn once.
                 farthest = edge;
                 self.held = Some(Held {
                     since: at,
@@ -126,7 +130,7 @@ impl Window {
         ended
     }
 
-    /// It has opened, or the capture is over.
+    /// End a hold, on reopening or at the end of the capture.
     pub fn end(&mut self, now_ns: u64, has_opened: bool) -> Option<(At, What)> {
         let held = self.held.take()?;
         if held.acks < PROOF || held.grants < GRANTS {

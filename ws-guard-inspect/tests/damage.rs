@@ -1,4 +1,4 @@
-//! Captures that are cut, wrong or no captures: where, why, and all that was read before.
+//! Truncated or damaged captures, and other files: the error, and what was read.
 
 mod common;
 mod compressors;
@@ -9,12 +9,12 @@ use common::{ETHERNET, Told, frame, inspect, inspected, pcap, pcapng, talk};
 use compressors::{gzip, zstd};
 use ws_guard_inspect::{Captures, Inspector, ReadError, Side, inspect as inspect_files};
 
-/// A zstd frame that has nothing to say to a reader.
+/// Build a skippable zstd frame.
 fn skippable(length: usize) -> Vec<u8> {
     [&[0x5A, 0x2A, 0x4D, 0x18][..], &(length as u32).to_le_bytes(), &vec![9; length]].concat()
 }
 
-/// Broken captures: each says where, and tells what was read before.
+/// Broken captures: each error has a position, and earlier packets are reported.
 #[test]
 fn broken_captures_say_where() {
     let good = talk(false).pcap();
@@ -48,7 +48,7 @@ fn broken_captures_say_where() {
 
 #[test]
 fn broken_compression_says_so_and_keeps_what_was_read() {
-    // Incompressible, so that the damage lies behind what was read.
+    // Incompressible, so that the damage is behind the bytes read.
     let mut rng = fastrand::Rng::with_seed(3);
     let mut talk = talk(false);
     for _ in 0..200 {
@@ -62,7 +62,7 @@ fn broken_compression_says_so_and_keeps_what_was_read() {
     assert!(totals.packets > 50 && told.flow().frames_client > 50);
 }
 
-/// A file that unpacks to much more of nothing is refused at its first bytes, not unpacked.
+/// A file that unpacks to vast nothing is refused at its first bytes, not unpacked.
 #[test]
 fn a_zip_bomb_is_no_capture() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -73,7 +73,7 @@ fn a_zip_bomb_is_no_capture() {
     assert_eq!((damage.unwrap().offset, totals.packets), (0, 0));
 }
 
-/// Any bytes changed or cut: an answer, and no panic.
+/// Any bytes changed or cut: a result, and no panic.
 #[test]
 fn any_damage_is_survived() {
     let files = [talk(false).pcap(), pcapng(1, &talk(true).packets, false), talk(true).pcap()];
@@ -88,7 +88,7 @@ fn any_damage_is_survived() {
     });
 }
 
-/// The message, the offset, and how many packets were read.
+/// Return the error message, its offset, and the number of packets read.
 fn told(file: &[u8]) -> (String, u64, u64) {
     let (_, totals, damage) = inspect(file);
     let damage = damage.expect("damage");
@@ -146,7 +146,7 @@ fn what_is_empty_compressed_twice_or_obsolete_is_named() {
             .starts_with("broken gzip data")
     );
     let mut obsolete = pcapng(1, &talk(false).packets, false);
-    // The third packet's block, behind the section's, the interface's and two more.
+    // The third packet's block, after the section's, the interface's and two more.
     let mut at = 0;
     for _ in 0..4 {
         at += u32::from_le_bytes(obsolete[at + 4..at + 8].try_into().unwrap()) as usize;
@@ -156,7 +156,7 @@ fn what_is_empty_compressed_twice_or_obsolete_is_named() {
     assert!(what.contains("obsolete") && (offset, packets) == (at as u64, 2), "{what} {offset}");
 }
 
-/// One damaged file of a set costs the rest of that one.
+/// One damaged file of a set costs only the rest of that one.
 #[test]
 fn the_files_behind_a_damaged_one_are_read() {
     let talk = talk(false);

@@ -1,4 +1,4 @@
-//! Sentences that are no stronger than what was captured.
+//! Evidence: statements no stronger than what was captured.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn open() -> Talk {
     Talk::open(false, [1000, 2000], false)
 }
 
-/// The packets of one side, by its port.
+/// Return the packets of one side, by its port.
 fn of_side(talk: &Talk, side: Side) -> Vec<u8> {
     let port = if side == Client { talk.client.port() } else { talk.server.port() };
     let is_its = |packet: &&Packet| packet.data[34..36] == port.to_be_bytes();
@@ -40,7 +40,7 @@ fn a_side_that_was_not_captured_is_not_called_silent() {
 }
 
 #[test]
-fn the_first_border_is_no_other_finding() {
+fn the_first_boundary_is_no_other_finding() {
     let mut talk = open();
     talk.send(Server, &frame(Server, 0x89, b"never answered"));
     talk.send(Client, &frame(Client, 0x81, b"whole"));
@@ -83,7 +83,7 @@ fn a_frame_that_does_not_end_is_found() {
     let said =
         format!("the server's frame 2 (packet {packet}) lacked 200 of its 300 bytes at the end");
     assert!(summary.ends_with(&said), "{summary}");
-    // With its rest it is a frame as any.
+    // With its rest it is a frame like any other.
     talk.send(Server, &long[104..]);
     let (told, _) = inspected(&talk.pcap());
     assert!(told.of(Server).iter().all(|finding| finding.what.kind() != Kind::Unfinished));
@@ -105,7 +105,7 @@ fn a_clients_frames_are_proven_through_payloads_that_were_cut_off() {
     assert_eq!((flow.frames_client, flow.of_client.longest_frame, totals.snapped), (13, 500, 22));
 }
 
-/// Whatever comes before the 101 is kept in bounded memory, and followed by its own proof then.
+/// Bytes before the 101 are kept in bounded memory, and then need their own proof.
 #[test]
 fn a_client_that_gets_no_101_costs_little() {
     let mut talk = Talk::new(false, [1000, 2000]);
@@ -120,7 +120,7 @@ fn a_client_that_gets_no_101_costs_little() {
     while let Some(packet) = capture.packet().unwrap() {
         inspector.packet(&packet);
     }
-    // It is given up while the capture goes on: what is found is told at once.
+    // It is given up during the capture: findings are reported at once.
     assert!(inspector.visitor().findings.len() >= 3000);
     let (told, _) = inspector.end();
     let flow = told.flow();
@@ -128,7 +128,7 @@ fn a_client_that_gets_no_101_costs_little() {
     assert_eq!(flow.frames_client, 3000);
 }
 
-/// A payload of equal bytes repeats its masking key, which may look like a header again and again.
+/// A payload of equal bytes repeats its masking key, which may look like a header.
 #[test]
 fn a_masked_run_is_no_chain_of_frames() {
     for header in [[0x82, 70, 1, 1], [0x82, 0x80 | 70, 1, 1]] {

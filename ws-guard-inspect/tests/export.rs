@@ -1,4 +1,4 @@
-//! A connection written as pcapng: the same packets, and comments that Wireshark shows.
+//! Connection exported as pcapng: the same packets, with comments for Wireshark.
 
 mod common;
 
@@ -12,7 +12,7 @@ use ws_guard_inspect::{
     packet::Segment,
 };
 
-/// Packets put aside, and the reports.
+/// Export in progress, and the reports.
 struct Exporting {
     export: Export<Cursor<Vec<u8>>>,
     told: Told,
@@ -48,7 +48,7 @@ fn export(file: &[u8], port: u16) -> (Vec<u8>, Written) {
     (out, written)
 }
 
-/// Two connections, packet by packet in turn; the second is cut off by the capture in one place.
+/// Build two interleaved connections, the second truncated by the capture once.
 fn two(v6: bool) -> (Vec<u8>, Talk) {
     let mut talks = [Talk::open(v6, [7, 9], false), Talk::open(v6, [70, 90], false)];
     talks[1].client.set_port(4712);
@@ -85,7 +85,7 @@ fn one_connection_is_written_with_its_packets_and_comments() {
             assert_eq!(found.place.time_ns, packet.time_ns);
         }
         assert!(capture.packet().unwrap().is_none());
-        // What is said of it is what is said of it among others.
+        // The comments on it are the same as among other connections.
         let (whole, _) = inspected(&file);
         let (alone, _) = inspected(&written);
         let of_it = whole.flows.iter().find(|flow| flow.ends.client.port() == 4712).unwrap();
@@ -122,11 +122,11 @@ fn wireshark_shows_the_comments() {
     println!("{comments:#?}");
     assert!(output.status.success());
     let of = |packet: &str| comments.iter().find(|(number, _)| *number == packet).unwrap().1;
-    // Packet 6 has two pings, of which a pong in packet 7 answers the second.
+    // Packet 6 has two pings; a pong in packet 7 answers the second.
     assert!(
         of("6").contains("split_point: 2 frames begin in 14 bytes: cut at 7 (client, offset 7)")
     );
-    // The pong is named by its number here, which is another one in the capture.
+    // The pong has another number here than in the capture.
     let answered = of("6").matches("in packet 7 (").count();
     assert_eq!((answered, of("6").matches("ping: answered").count()), (1, 1), "{comments:?}");
     assert!(of("8").contains("close: 1000"), "{comments:?}");

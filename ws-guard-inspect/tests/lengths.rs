@@ -17,7 +17,7 @@ use ws_guard_oracle::{
 
 const LENGTH_MAGIC: &str = "length-magic";
 
-/// A layout, and a unit of it.
+/// Layout, and a function to build a unit of it.
 type Layout = (&'static str, fn(&[u8]) -> Vec<u8>);
 
 const LAYOUTS: [Layout; 4] = [
@@ -44,7 +44,7 @@ fn told(file: &[u8], layout: &str) -> Told {
     told
 }
 
-/// One side's units: where each begins, and the length of its body.
+/// Return one side's units: each one's position and body length.
 fn units(told: &Told, side: Side) -> Vec<(u32, u64)> {
     let found = told.of(side).into_iter();
     let units = found.filter_map(|finding| match finding.what {
@@ -54,7 +54,7 @@ fn units(told: &Told, side: Side) -> Vec<(u32, u64)> {
     units.collect()
 }
 
-/// Units of random length, and where each begins.
+/// Generate units of random length, and their positions.
 fn stream(rng: &mut Rng, unit: fn(&[u8]) -> Vec<u8>) -> (Vec<u8>, Vec<(usize, u64)>) {
     let (mut bytes, mut begins) = (Vec::new(), Vec::new());
     for _ in 0..rng.usize(1..30) {
@@ -75,21 +75,21 @@ fn units_and_where_to_cut_are_those_that_were_sent() {
         let mut sent = Vec::new();
         for side in [Client, Server] {
             let (bytes, begins) = stream(rng, unit);
-            let borders = streams::borders(rng, bytes.len(), 2000);
+            let boundaries = streams::boundaries(rng, bytes.len(), 2000);
             let mut from = 0;
-            for to in &borders {
+            for to in &boundaries {
                 talk.send(side, &bytes[from..*to]);
                 from = *to;
             }
-            sent.push((side, begins, borders));
+            sent.push((side, begins, boundaries));
         }
         let told = told(&talk.pcap(), layout);
-        for (side, begins, borders) in sent {
+        for (side, begins, boundaries) in sent {
             let seq = |at: usize| first[side as usize].wrapping_add(at as u32);
             let wanted: Vec<_> = begins.iter().map(|(at, length)| (seq(*at), *length)).collect();
             assert_eq!(units(&told, side), wanted, "{layout}");
             let inside = begins.iter().map(|(at, _)| *at);
-            let inside = inside.filter(|at| *at > 0 && !borders.contains(at)).map(seq);
+            let inside = inside.filter(|at| *at > 0 && !boundaries.contains(at)).map(seq);
             let mut cuts = Vec::new();
             for finding in told.of(side) {
                 if let What::SplitPoint { offsets, .. } = &finding.what {
@@ -104,7 +104,7 @@ fn units_and_where_to_cut_are_those_that_were_sent() {
 }
 
 #[test]
-fn borders_in_headers_and_bodies() {
+fn boundaries_in_headers_and_bodies() {
     let mut talk = Talk::new(false, [1, 2]);
     talk.handshake();
     let bytes = [length_magic(b"one"), length_magic(b"two"), length_magic(b"three")].concat();
@@ -172,7 +172,7 @@ fn in_the_middle_only_a_magic_proves_it() {
     }
 }
 
-/// Frames that carry units, and what is said of these.
+/// Inspect frames that carry units.
 fn nested(frames: &[(u8, Vec<u8>)], deflate: bool, chunk: usize) -> Told {
     let mut talk = Talk::open(false, [1, 2], deflate);
     let bytes: Vec<u8> =
@@ -195,7 +195,7 @@ fn units_inside_of_messages_however_segments_cut_them() {
         (0x82, together.clone()),
         (0x82, head.to_vec()),
         (0x89, b"ping".to_vec()),
-        // Fragments of a message are no border.
+        // Fragments of a message are no boundary.
         (0x02, tail[..50].to_vec()),
         (0x80, [&tail[50..], some].concat()),
         (0x82, rest.to_vec()),

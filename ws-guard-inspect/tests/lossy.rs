@@ -1,5 +1,5 @@
-//! Captures that lack packets, through Debian's tshark as well: where it reads them as we do, where it
-//! guesses right, where it is wrong, and where it is silent. docs/inspect.md has the cases.
+//! Captures that lack packets, also through Debian's tshark.
+//! It reads some as we do, guesses right, is wrong or is silent: docs/inspect.md has the cases.
 
 mod common;
 
@@ -9,11 +9,11 @@ use common::{
 };
 use ws_guard_inspect::Side;
 
-/// SYN, SYN-ACK, request and answer, each with its acknowledgement.
+/// Packets of the opening: SYN, SYN-ACK, request, response, each acknowledged.
 const OPENING: usize = 5;
 const FRAMES: usize = 20;
 
-/// Frames of different lengths, by which they are known whatever their packets' numbers are.
+/// Return distinct frame lengths, for identification without packet numbers.
 fn length(number: usize) -> usize {
     [10, 200, 40, 3000, 60][number % 5] + number
 }
@@ -23,7 +23,7 @@ fn frames() -> Vec<Vec<u8>> {
     (0..FRAMES).map(|number| frame(Side::Client, 0x82, &payload(number))).collect()
 }
 
-/// A client's segments, each acknowledged.
+/// Build a client's segments, each acknowledged.
 fn talk<'a>(segments: impl IntoIterator<Item = &'a [u8]>) -> Talk {
     let mut talk = Talk::open(false, [100, 200], false);
     for segment in segments {
@@ -33,13 +33,13 @@ fn talk<'a>(segments: impl IntoIterator<Item = &'a [u8]>) -> Talk {
     talk
 }
 
-/// The lengths of the frames that both find.
+/// Lengths of the frames that both tools find.
 struct Both {
     ours: Vec<u64>,
     theirs: Vec<u64>,
 }
 
-/// Both on these packets; `None` where there is no tshark.
+/// Run both tools on these packets; `None` where tshark is not installed.
 fn both(packets: &[Packet]) -> Option<Both> {
     let file = pcap(ETHERNET, packets);
     let lengths = |seen: &[Seen]| seen.iter().map(|frame| frame.4).collect();
@@ -50,18 +50,18 @@ fn both(packets: &[Packet]) -> Option<Both> {
     Some(Both { ours: lengths(&inspector(&file).0), theirs: lengths(&theirs) })
 }
 
-/// The packets without one of them.
+/// Return the packets without one of them.
 fn without(packets: &[Packet], lost: usize) -> Vec<Packet> {
     [&packets[..lost], &packets[lost + 1..]].concat()
 }
 
-/// All frames but those with these numbers.
+/// Return the lengths of all frames except those with these numbers.
 fn but(lost: &[usize]) -> Vec<u64> {
     let left = (0..FRAMES).filter(|number| !lost.contains(number));
     left.map(|number| length(number) as u64).collect()
 }
 
-/// What was lost is a whole number of frames, and others follow: both find all of these.
+/// A whole number of frames is lost, and others follow: both find all of these.
 #[test]
 fn whole_frames_that_are_lost_cost_no_other() {
     let frames = frames();
@@ -70,14 +70,14 @@ fn whole_frames_that_are_lost_cost_no_other() {
         let Some(found) = both(&without(&talk.packets, OPENING + 2 * lost)) else { return };
         assert_eq!((&found.ours, &found.theirs), (&but(&[lost]), &but(&[lost])), "{lost}");
     }
-    // Fewer than eight are left behind what is lost: they prove nothing, and tshark believes them.
+    // Fewer than eight remain after the loss: they prove nothing, and tshark accepts them.
     let Some(found) = both(&without(&talk.packets, OPENING + 2 * 15)) else { return };
     assert_eq!(found.ours, but(&[15, 16, 17, 18, 19]));
     assert_eq!(found.theirs, but(&[15]));
 }
 
-/// The middle of a payload is lost: what comes next is known all the same. tshark does not count the
-/// frame that it cannot put together.
+/// The middle of a payload is lost: the frames after it are known all the same.
+/// tshark does not count the frame that it cannot reassemble.
 #[test]
 fn a_hole_in_a_payload_costs_tshark_the_frame() {
     let stream = frames().concat();
@@ -88,8 +88,9 @@ fn a_hole_in_a_payload_costs_tshark_the_frame() {
     assert_eq!(found.theirs, but(&[3]));
 }
 
-/// A segment with headers is lost, and the next one begins in a payload. tshark takes that for headers, and
-/// lists frames that were never sent; we say `unsynced` until frames are proven.
+/// A segment with headers is lost, and the next one begins in a payload.
+/// tshark takes that for headers, and lists frames that were never sent; we report `unsynced` until
+/// frames are proven.
 #[test]
 fn a_lost_header_makes_tshark_invent_frames() {
     let sent = frames();
@@ -103,8 +104,8 @@ fn a_lost_header_makes_tshark_invent_frames() {
             at
         });
         let (from, to) = (segment * 1000, (segment + 1) * 1000);
-        let borders: Vec<usize> = begins.collect();
-        borders.iter().any(|at| (from..to).contains(at)) && !borders.contains(&to)
+        let boundaries: Vec<usize> = begins.collect();
+        boundaries.iter().any(|at| (from..to).contains(at)) && !boundaries.contains(&to)
     });
     let mut invented = 0;
     for segment in headers_lost {
@@ -116,7 +117,7 @@ fn a_lost_header_makes_tshark_invent_frames() {
     assert!(invented > 0, "tshark invents none any more");
 }
 
-/// Without the request, the answer or both, tshark finds no frame at all.
+/// Without the request, the response or both, tshark finds no frame at all.
 #[test]
 fn without_the_opening_tshark_is_silent() {
     let frames = frames();

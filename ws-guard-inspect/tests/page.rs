@@ -1,4 +1,4 @@
-//! The page of HTML: whole in itself, and drawn by a browser.
+//! HTML page: self-contained, and drawn by a browser.
 
 mod common;
 
@@ -47,8 +47,8 @@ fn page(file: &[u8]) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Three frames of a client in one segment over the wrap of its sequence numbers, a cut one of the
-/// server, and both closes.
+/// Build a talk with three frames in one segment, across a sequence number wrap.
+/// Then a cut frame of the server, and both closes.
 fn talk() -> Talk {
     let mut talk = Talk::open(false, [u32::MAX - 200, 9], false);
     let three = ["a", "bc", "def"].map(|text| frame(Side::Client, 0x81, text.as_bytes())).concat();
@@ -61,7 +61,7 @@ fn talk() -> Talk {
     talk
 }
 
-/// What is between two marks.
+/// Return the text between two marks.
 fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("no {from}"));
     rest.split_once(to).unwrap().0
@@ -97,7 +97,7 @@ fn a_browser_draws_it_and_follows_links() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("page.html");
     std::fs::write(&path, page(&talk().pcap())).unwrap();
-    // The finding of the cut frame, by the link that its row in the list has.
+    // Finding on the cut frame, by the link of its row in the list.
     let shown = |place: &str| {
         let mut chromium = Command::new("chromium");
         chromium.args([
@@ -128,7 +128,7 @@ fn a_browser_draws_it_and_follows_links() {
     let detail = between(&bytes, "id=\"detail\">", "</section>");
     assert!(detail.contains("in 2 segments: packet 7 bytes 0–3, packet 8 bytes 0–301"), "{detail}");
     assert!(detail.contains("length of the payload in 16 bits: 300"), "{detail}");
-    // A frame behind the wrap of sequence numbers, unmasked.
+    // A frame after the wrap of sequence numbers, unmasked.
     let last = shown("#0/f/0/3").unwrap();
     assert!(between(&last, "id=\"detail\">", "</section>").contains("payload: def"), "{last}");
     let close = shown("#0/f/0/4").unwrap();

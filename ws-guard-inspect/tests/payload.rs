@@ -1,4 +1,4 @@
-//! What messages say, and what cannot be said of them.
+//! Content of messages, and the limits of what can be known of it.
 
 mod common;
 
@@ -11,7 +11,7 @@ use ws_guard_inspect::{
     message::{Message, Note},
 };
 
-/// Compress messages one after the other, as a sender that keeps its window.
+/// Compressor of consecutive messages, for a sender that keeps its window.
 struct Deflate(Compress);
 
 impl Deflate {
@@ -104,7 +104,7 @@ fn what_cannot_be_inflated_is_said_and_not_guessed() {
 #[test]
 fn what_messages_violate_is_found_where_they_are_shown() {
     let mut talk = Talk::open(false, [1, 2], true);
-    // A character over the border of two frames is none that is broken.
+    // A character across the boundary of two frames is intact.
     let whole = "grüße".as_bytes();
     talk.send(Client, &frame(Client, 0x01, &whole[..3]));
     talk.send(Client, &frame(Client, 0x80, &whole[3..]));
@@ -118,7 +118,7 @@ fn what_messages_violate_is_found_where_they_are_shown() {
     let found: Vec<_> =
         flow.violations.iter().map(|v| (v.kind.name(), v.at.packet, v.frame)).collect();
     assert_eq!(found, [("text_not_utf8", text, 4), ("not_deflate", deflate, 5)]);
-    // Without their payload nothing is known of it.
+    // Without its payload nothing is known of it.
     let (told, ..) = inspect_with(&talk.pcap(), Inspector::new(Told::default()));
     assert_eq!(told.flow().violations_total, 0);
 }

@@ -1,4 +1,4 @@
-//! What goes wrong on connections, made up packet by packet, and what is said of it.
+//! Problems of connections, built packet by packet, and the findings on them.
 
 mod common;
 
@@ -50,7 +50,7 @@ fn split_points_are_offsets_in_the_segment() {
 }
 
 #[test]
-fn headers_and_frames_that_borders_cut() {
+fn headers_and_frames_that_boundaries_cut() {
     let mut talk = open();
     let long = text(Client, 300);
     let first = talk.send(Client, &long[..3]);
@@ -171,7 +171,7 @@ fn compressed_messages_are_counted_and_others_are_legal_too() {
     assert_eq!((flow.of_client.messages, flow.of_client.compressed_messages), (3, 2));
 }
 
-/// A heartbeat of the server, and who answers.
+/// Run a heartbeat of the server, with the client's answers.
 fn beat(talk: &mut Talk, count: u64, answer_ms: impl Fn(u64) -> Option<u64>) {
     for number in 0..count {
         talk.send(Server, &frame(Server, 0x89, &number.to_be_bytes()));
@@ -223,7 +223,7 @@ fn a_ping_at_the_end_of_a_capture_proves_nothing() {
     talk.send(Server, &frame(Server, 0x89, b"late"));
     let (told, _) = inspected(&talk.pcap());
     assert_eq!(told.flow().looks_like, LooksLike::Nothing, "{}", told.flow().summary);
-    // Nor does one whose answer is missing while the client goes on speaking.
+    // Nor does one whose answer is missing while the client continues to send.
     talk.wait_ms(9000);
     talk.send(Client, &text(Client, 3));
     talk.wait_ms(9000);
@@ -270,7 +270,7 @@ fn a_hole_in_a_payload_costs_nothing_else_and_one_in_a_header_is_said() {
     assert!(!flow.of_client.in_step);
 }
 
-/// Bytes at the very end that only the acknowledgement tells of.
+/// Bytes at the very end, known only from the acknowledgement.
 #[test]
 fn what_was_acknowledged_and_never_captured_is_missing() {
     let mut talk = open();
@@ -297,11 +297,11 @@ fn after_a_lost_header_frames_are_taken_up_when_they_are_proven() {
     let (told, _) = inspected(&talk.pcap());
     let flow = told.flow();
     assert!(flow.of_client.in_step && flow.violations.is_empty());
-    // The first, and all behind the lost one: those that prove the chain are part of it.
+    // The first, and all after the lost one: those that prove the chain are part of it.
     assert_eq!(flow.frames_client, 1 + 20);
 }
 
-/// A busy connection, of which only the end was captured.
+/// Capture only the end of a busy connection.
 fn midstream(skip: usize) -> Vec<u8> {
     let mut talk = open();
     for number in 0..30 {
@@ -319,7 +319,7 @@ fn a_connection_from_the_middle_is_taken_up_with_both_its_roles() {
     assert_eq!(flow.ends.client.port(), 4711);
     assert!(flow.of_client.in_step && flow.of_server.in_step);
     assert!(flow.frames_client > 15 && flow.frames_server > 15);
-    // Too little to prove anything is not shown as WebSocket.
+    // Too little evidence: it is not shown as WebSocket.
     let (told, totals) = inspected(&midstream(5 + 50));
     assert!(told.flows.is_empty() && totals.other_connections == 1);
 }
@@ -361,7 +361,7 @@ fn what_is_not_websocket_is_counted_and_not_shown() {
             (Client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
             (Server, b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101"),
         ],
-        // A 101 that nothing asked for, in what a server sends.
+        // A 101 without a request, in what a server sends.
         &[
             (Client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
             (Server, b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n"),
@@ -376,7 +376,7 @@ fn what_is_not_websocket_is_counted_and_not_shown() {
         talk.send(Client, &noise);
         let (told, totals) = inspected(&talk.pcap());
         assert_eq!((told.flows.len(), totals.other_connections), (0, 1), "{talk_of:?}");
-        // Nor from its middle; but for a 101, whose request may be what was not captured.
+        // Nor from its middle; except a 101, whose request may not have been captured.
         let (told, _) = inspected(&pcap(1, &talk.packets[4..]));
         let opens = talk_of[1].1.starts_with(b"HTTP/1.1 101");
         assert_eq!(told.flows.len(), usize::from(opens), "{talk_of:?}");
@@ -405,8 +405,8 @@ fn behind_a_proxy_and_after_other_requests() {
     }
 }
 
-/// What a client sends before the capture has the 101 is not lost.
-/// An upgrade behind other requests, whose answers come first, in segments of any size.
+/// Bytes that a client sends before the capture has the 101 are not lost.
+/// An upgrade after other requests, whose responses come first, in segments of any size.
 #[test]
 fn an_upgrade_that_was_pipelined() {
     let other = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -433,7 +433,7 @@ fn an_upgrade_that_was_pipelined() {
         let flow = told.flow();
         assert_eq!((flow.frames_client, flow.frames_server, flow.midstream), (1, 1, false));
     }
-    // What a refused client is sent is no answer, whatever it says.
+    // Data sent to a refused client is no response, whatever its content.
     let mut talk = Talk::new(false, [1000, 2000]);
     talk.handshake();
     talk.send(Client, REQUEST);
@@ -465,7 +465,7 @@ fn a_port_that_is_used_again_is_another_connection() {
     again.send(Client, REQUEST);
     again.send(Server, &switching(false));
     again.send(Client, &[text(Client, 3), text(Client, 3)].concat());
-    // A SYN that comes twice opens nothing.
+    // A repeated SYN opens nothing.
     let syn = again.packets[0].clone();
     again.packets.insert(1, syn);
     talk.packets.extend(again.packets);
@@ -494,13 +494,13 @@ fn windows_that_close_are_timed() {
     assert_eq!(found[1].1, What::ZeroWindow { closed_us: None });
 }
 
-/// The client asks for the window, which is wide again.
+/// Probe the window from the client; it is wide again.
 fn probe(talk: &mut Talk) {
     talk.window = 65_000;
     talk.put(Client, talk.next[0].wrapping_sub(1), &[], "A");
 }
 
-/// The server acknowledges `count` segments of 500 bytes, and offers windows of its choice.
+/// Acknowledge `count` segments of 500 bytes from the server, with given windows.
 fn windows(scale: bool, every_ms: u64, count: u32, window: impl Fn(u32) -> u16) -> Talk {
     let mut talk = open();
     if !scale {
@@ -540,7 +540,7 @@ fn held_windows_are_no_zero_windows() {
     );
 }
 
-/// A full buffer, from which a program takes some now and then: the receiver tells of the room.
+/// A full buffer, occasionally read by a program: the receiver announces the room.
 #[test]
 fn a_slow_reader_is_not_held() {
     for tells_by_itself in [true, false] {
@@ -573,21 +573,21 @@ fn what_looks_like_a_held_window_and_is_none() {
         let server = &told.flow().of_server;
         (server.held_windows, server.zero_windows)
     };
-    // The program reads late, and in time: the edge waits, the window stays wide.
+    // The program reads late, but in time: the edge waits, the window stays wide.
     assert_eq!(of(windows(true, 48, 40, |number| 65_000 - 500 * (number as u16 % 10))), (0, 0));
     // It does not read: the window closes.
     assert_eq!(of(windows(true, 48, 5, |_| 0)), (0, 1));
-    // It fills slowly, and is never read from.
+    // It fills slowly, and is never read.
     assert_eq!(of(windows(true, 48, 45, |number| 65_000 - 1625 * number.min(40) as u16)), (0, 1));
-    // It reads at speed from a full buffer: the edge moves by 500 bytes each 2 ms.
+    // A full buffer read at speed: the edge moves by 500 bytes each 2 ms.
     assert_eq!(of(windows(true, 0, 400, |_| 900)), (0, 0));
-    // Two small windows in a row happen.
+    // Two small windows in a row are normal.
     assert_eq!(of(windows(true, 300, 2, |_| 900)), (0, 0));
-    // Without the SYNs what a window means is not known.
+    // Without the SYNs the scale of a window is unknown.
     assert_eq!(of(windows(false, 48, 10, |_| 900)), (0, 0));
 }
 
-/// A million frames, and what is kept of them is bounded.
+/// A million frames, with bounded memory for them.
 #[test]
 fn lists_are_bounded_and_say_how_long_they_would_be() {
     let mut talk = open();

@@ -1,4 +1,4 @@
-//! Forms of captures, link layers and tunnels: the same connection in each.
+//! Capture formats, link layers and tunnels: the same connection in each.
 
 mod common;
 mod compressors;
@@ -9,7 +9,7 @@ use common::{ETHERNET, Packet, START, Talk, inspected, pcap, pcapng, talk};
 use compressors::{gzip, zstd};
 use ws_guard_inspect::{Captures, Inspector, Side, What, inspect as inspect_files};
 
-/// What each form of the capture has to say.
+/// Check the results of each form of the capture.
 fn check(file: &[u8]) {
     let (told, totals) = inspected(file);
     let flow = told.flow();
@@ -27,7 +27,7 @@ fn pcap_and_pcapng_in_either_byte_order() {
     check(&talk.pcap());
     check(&pcapng(ETHERNET as u16, &talk.packets, false));
     check(&pcapng(ETHERNET as u16, &talk.packets, true));
-    // Two sections, of which the second has another byte order.
+    // Two sections, the second with another byte order.
     let (first, second) = talk.packets.split_at(7);
     let parts = [pcapng(1, first, true), pcapng(1, second, false)];
     check(&parts.concat());
@@ -58,7 +58,7 @@ fn gzip_and_zstd_also_in_several_members() {
     check(&[zstd(first), zstd(second)].concat());
 }
 
-/// The packets with another header in place of the 14 bytes of Ethernet's.
+/// Return the packets with another header instead of the 14 bytes of Ethernet's.
 fn relinked(talk: &Talk, link: u32, header: impl Fn(u16) -> Vec<u8>) -> Vec<u8> {
     let relink = |packet: &Packet| {
         let ether_type = u16::from_be_bytes([packet.data[12], packet.data[13]]);
@@ -90,7 +90,7 @@ fn link_types_and_both_ip_versions() {
     }
 }
 
-/// The packets inside UDP to a port, behind a tunnel's header; padded as Ethernet pads.
+/// Return the packets in a UDP tunnel, padded as Ethernet pads.
 fn tunnelled(talk: &Talk, port: u16, header: &[u8], skip: usize) -> Vec<u8> {
     let wrap = |packet: &Packet| {
         let inside = [header, &packet.data[skip..]].concat();
@@ -122,14 +122,14 @@ fn vxlan_geneve_and_ip_in_ip() {
 
 #[test]
 fn what_a_snapped_packet_lacks_is_told_and_not_guessed() {
-    // Inside a payload nothing but the payload is lost.
+    // Inside a payload only the payload is lost.
     let mut inside = talk(false);
     inside.packets[5].cut = 100;
     let (told, totals) = inspected(&inside.pcap());
     assert_eq!((told.flow().frames_client, totals.snapped), (3, 1));
     assert_eq!(told.flow().of_client.snapped_bytes, 100);
     assert!(told.flow().of_client.in_step);
-    // With a header in it, the frames behind are not known.
+    // With a header in it, the later frames are unknown.
     let mut header = talk(false);
     header.packets[5].cut = 310;
     let (told, _) = inspected(&header.pcap());
@@ -152,7 +152,7 @@ fn read(files: &[PathBuf]) -> (Vec<String>, common::Told) {
 fn rotated_sets_are_read_in_order_of_their_packets() {
     let talk = talk(false);
     let folder = tempfile::tempdir().unwrap();
-    // A ring that has come round: the oldest packets are in the second file.
+    // A ring that has wrapped around: the oldest packets are in the second file.
     let names = ["app.pcap0", "app.pcap1", "app.pcap2"].map(|name| folder.path().join(name));
     let parts = [&talk.packets[6..], &talk.packets[..3], &talk.packets[3..6]];
     for (name, part) in names.iter().zip(parts) {

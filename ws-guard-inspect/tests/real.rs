@@ -1,5 +1,5 @@
-//! Real servers and real segments, captured: what the sender did, what the server counted and what
-//! tshark finds is what the inspector finds.
+//! Captures of real servers and segments.
+//! The sender's actions, the server's counts and tshark's findings all match the inspector's.
 
 mod common;
 
@@ -25,23 +25,23 @@ use ws_guard_inspect::{
 };
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
+    foreign_client::ForeignClient,
     frame::{Frame, encode, opcode},
     netns::{Family, INTERFACE, Namespace, Pair, PairOptions},
     servers::{Library, Server},
     skip_reason,
-    strangers::Stranger,
 };
 
 const PORT: u16 = 9001;
 const WAIT: Duration = Duration::from_secs(20);
-/// Which packets are left out of a capture, one at a time.
+/// Interval of the packets left out of a capture, one at a time.
 const EVERY: usize = 5;
 
 /// dumpcap on a namespace's interface.
 struct Dumpcap(Child);
 
 impl Dumpcap {
-    /// Start it, and wait until it captures; `None` where there is none.
+    /// Start it, and wait until it captures; `None` where it is not installed.
     fn start(namespace: &Namespace, file: &Path) -> Result<Option<Dumpcap>> {
         if !Path::new("/usr/bin/dumpcap").exists() {
             return Ok(None);
@@ -87,13 +87,13 @@ impl Dumpcap {
 
 impl Drop for Dumpcap {
     fn drop(&mut self) {
-        // It has ended already where all went well.
+        // It has ended already if all went well.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Frames that come in one segment, and one that is cut in its header.
+/// Send frames that share a segment, and one that is cut in its header.
 fn talk(client: &mut Client) -> Result<(Vec<Frame>, Frame)> {
     client.send_one(Frame::text("alone"))?;
     client.send_one(Frame::ping("alive"))?;
@@ -106,7 +106,7 @@ fn talk(client: &mut Client) -> Result<(Vec<Frame>, Frame)> {
     Ok((together, cut))
 }
 
-/// The inspector's findings are what the client did.
+/// Check that the findings match the client's actions.
 fn check(told: &Told, (together, cut): (&[Frame], &Frame)) -> Result<()> {
     let found = told.of(Side::Client);
     let points: Vec<_> = found.iter().filter(|f| f.what.kind() == Kind::SplitPoint).collect();
@@ -168,10 +168,11 @@ fn real_connections_are_told_as_they_were() -> Result<()> {
     Ok(())
 }
 
-/// A foreign client and a server that also deflates, where the client offers it and `deflate` says so.
+/// Run a foreign client and a server.
+/// The server also deflates, where the client offers it and `deflate` is set.
 fn visit(
     pair: &Pair,
-    (client, library): (Stranger, Library),
+    (client, library): (ForeignClient, Library),
     family: Family,
     deflate: bool,
 ) -> Result<bool> {
@@ -208,7 +209,7 @@ fn visit(
     Ok(compare(&bytes, PORT))
 }
 
-/// The packets of a capture.
+/// Read the packets of a capture.
 fn packets(bytes: &[u8]) -> Result<Vec<Packet>, Damage> {
     let mut capture = Capture::new(Cursor::new(bytes.to_vec()), 1)?;
     let mut packets = Vec::new();
@@ -219,8 +220,8 @@ fn packets(bytes: &[u8]) -> Result<Vec<Packet>, Damage> {
     Ok(packets)
 }
 
-/// Captures without one of the packets, and without the beginning: what is found in them is in the whole
-/// one at the same place, and what is missing is said.
+/// Check captures that lack one packet, or their beginning.
+/// Their findings are at the same places as in the whole one, and what is missing is reported.
 fn lacking(whole: &Told, bytes: &[u8]) -> Result<()> {
     let packets = packets(bytes).map_err(|damage| anyhow!("{damage:?}"))?;
     let of = |told: &Told, side| -> HashSet<(u32, u8, bool, u64)> {
@@ -253,12 +254,12 @@ fn foreign_clients_are_told_as_tshark_does() -> Result<()> {
     }
     let pair = Pair::new(PairOptions::default())?;
     let visits = [
-        (Stranger::Python, Library::Python, true),
-        (Stranger::Ws, Library::Ws, true),
-        (Stranger::Chromium, Library::Python, true),
-        (Stranger::Chromium, Library::Ws, false),
-        (Stranger::Python, Library::Ws, false),
-        (Stranger::Ws, Library::Python, false),
+        (ForeignClient::Python, Library::Python, true),
+        (ForeignClient::Ws, Library::Ws, true),
+        (ForeignClient::Chromium, Library::Python, true),
+        (ForeignClient::Chromium, Library::Ws, false),
+        (ForeignClient::Python, Library::Ws, false),
+        (ForeignClient::Ws, Library::Python, false),
     ];
     for ((client, library, deflate), family) in
         visits.into_iter().zip(Family::BOTH.into_iter().cycle())

@@ -1,4 +1,4 @@
-//! Streams that the oracle knows, written as captures: every frame, border and violation the same.
+//! Streams known to the oracle, as captures: frames, boundaries, violations match.
 
 mod common;
 
@@ -15,31 +15,31 @@ use ws_guard_oracle::{
     streams,
 };
 
-/// Streams of an ordinary run, in each direction.
+/// Number of streams of an ordinary run, in each direction.
 const STREAMS: u64 = 120;
-/// Longest payload of a segment, and room for what overlaps.
+/// Longest payload of a segment in bytes, with room for overlaps.
 const MOST: usize = 60_000;
 
-/// One direction's stream, and where its segments end.
+/// Stream of one direction, and the ends of its segments.
 struct Sent {
     side: Side,
     first: u32,
     stream: Vec<u8>,
-    borders: Vec<usize>,
+    boundaries: Vec<usize>,
 }
 
 impl Sent {
     fn new(rng: &mut Rng, side: Side, first: u32) -> Sent {
         let frames = rng.usize(1..40);
         let stream = streams::stream(rng, side == Side::Client, frames);
-        let borders = streams::borders(rng, stream.len(), MOST);
-        Sent { side, first, stream, borders }
+        let boundaries = streams::boundaries(rng, stream.len(), MOST);
+        Sent { side, first, stream, boundaries }
     }
 
-    /// The segments: offset and bytes.
+    /// Return the segments: offset and bytes.
     fn segments(&self) -> Vec<(usize, &[u8])> {
-        let starts = std::iter::once(0).chain(self.borders.iter().copied());
-        let pairs = starts.zip(&self.borders);
+        let starts = std::iter::once(0).chain(self.boundaries.iter().copied());
+        let pairs = starts.zip(&self.boundaries);
         pairs.map(|(start, end)| (start, &self.stream[start..*end])).collect()
     }
 
@@ -47,7 +47,7 @@ impl Sent {
         frames::Side { from_client: self.side == Side::Client, deflate }
     }
 
-    /// Frame by frame: place, opcode and length of each that is whole.
+    /// Check position, opcode and length of each complete frame.
     fn check_frames(&self, told: &Told, deflate: bool) {
         let wanted = frames::frames(&self.stream, self.oracle_side(deflate));
         let wanted =
@@ -67,7 +67,7 @@ impl Sent {
         assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
     }
 
-    /// The counts that do not depend on borders.
+    /// Check the counts that do not depend on segment boundaries.
     fn check_counts(&self, told: &Told, wanted: &Counts) {
         let flow = told.flow();
         let (frames, pings, pongs) = match self.side {
@@ -84,8 +84,8 @@ impl Sent {
         assert_eq!(by_kind, wanted.by_kind);
     }
 
-    /// What the borders do, and that the findings name each of them.
-    fn check_borders(&self, told: &Told, wanted: &Counts) {
+    /// Check the counts that depend on boundaries, and the findings on each of these.
+    fn check_boundaries(&self, told: &Told, wanted: &Counts) {
         let side = match self.side {
             Side::Client => &told.flow().of_client,
             Side::Server => &told.flow().of_server,
@@ -97,10 +97,11 @@ impl Sent {
         self.check_split_points(told);
     }
 
-    /// The suggested split points are exactly the frames that begin inside a segment.
+    /// Check that the suggested split points are the frames that start inside segments.
     fn check_split_points(&self, told: &Told) {
         let frames = frames::frames(&self.stream, self.oracle_side(false));
-        let inside = frames.iter().map(|f| f.at).filter(|at| *at > 0 && !self.borders.contains(at));
+        let inside =
+            frames.iter().map(|f| f.at).filter(|at| *at > 0 && !self.boundaries.contains(at));
         let mut found = Vec::new();
         for finding in told.of(self.side) {
             if let What::SplitPoint { offsets, .. } = &finding.what {
@@ -118,7 +119,7 @@ fn opened(rng: &mut Rng) -> (Talk, bool) {
     (Talk::open(one_in(rng, 3), first, deflate), deflate)
 }
 
-/// Both directions, alternating at random.
+/// Generate both directions, alternating at random.
 fn both(rng: &mut Rng, talk: &Talk) -> [Sent; 2] {
     [Side::Client, Side::Server].map(|side| Sent::new(rng, side, talk.next[side as usize]))
 }
@@ -140,15 +141,15 @@ fn in_order_all_is_as_the_oracle_says() {
         }
         let (told, _) = inspected(&talk.pcap());
         for sent in &sent {
-            let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.borders);
+            let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.boundaries);
             sent.check_frames(&told, deflate);
             sent.check_counts(&told, &wanted);
-            sent.check_borders(&told, &wanted);
+            sent.check_boundaries(&told, &wanted);
         }
     });
 }
 
-/// Nearby segments change places, some come twice, some overlap: the frames stay the same.
+/// Nearby segments swapped, repeated or overlapping: the frames stay the same.
 #[test]
 fn in_any_order_the_frames_are_the_same() {
     cases(STREAMS, |rng| {
@@ -171,7 +172,7 @@ fn in_any_order_the_frames_are_the_same() {
             talk.put(Side::Client, sent.first.wrapping_add(at as u32), bytes, "PA");
         }
         let (told, _) = inspected(&talk.pcap());
-        let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.borders);
+        let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.boundaries);
         sent.check_frames(&told, deflate);
         sent.check_counts(&told, &wanted);
     });

@@ -1,4 +1,4 @@
-//! The same captures through Debian's tshark, frame by frame.
+//! Comparison with Debian's tshark, frame by frame.
 
 mod common;
 
@@ -10,10 +10,10 @@ use ws_guard_oracle::{
     streams,
 };
 
-/// Streams of an ordinary run; each starts tshark, which takes a third of a second.
+/// Number of streams of an ordinary run; starting tshark takes a third of a second.
 const STREAMS: u64 = 8;
 
-/// Valid frames of one side, whole messages.
+/// Generate valid frames of one side, in whole messages.
 fn spoken(rng: &mut Rng, side: Side, deflate: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut is_open = false;
@@ -51,7 +51,7 @@ fn frames_are_those_that_tshark_finds() {
         for side in [Side::Client, Side::Server] {
             let stream = spoken(rng, side, deflate);
             let mut from = 0;
-            for to in streams::borders(rng, stream.len(), 20_000) {
+            for to in streams::boundaries(rng, stream.len(), 20_000) {
                 talk.send(side, &stream[from..to]);
                 from = to;
             }

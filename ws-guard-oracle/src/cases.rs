@@ -1,8 +1,8 @@
-//! The loop over cases: how many, from which seed, and how to run a failing one again.
+//! Loop over test cases: their number, their seed, and how to repeat a failing one.
 
 use fastrand::Rng;
 
-/// Prints how to run a failing case again.
+/// Test case; prints how to repeat it if it fails.
 struct Case {
     seed: u64,
 }
@@ -20,13 +20,13 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
-/// How many cases are wanted: `ordinary`, or as many as `WS_GUARD_CASES` says.
+/// Return the number of cases: `ordinary`, or `WS_GUARD_CASES` where that is set.
 pub fn wanted(ordinary: u64) -> u64 {
     number("WS_GUARD_CASES").unwrap_or(ordinary)
 }
 
-/// Run a case as often as is [`wanted`], each with a generator of its own. `WS_GUARD_SEED` is the first
-/// one's seed; without it every run is different.
+/// Run the [`wanted`] number of cases, each with its own generator.
+/// `WS_GUARD_SEED` is the seed of the first; without it every run is different.
 pub fn cases(ordinary: u64, mut case: impl FnMut(&mut Rng)) {
     batches(wanted(ordinary), |rng| {
         case(rng);
@@ -34,7 +34,7 @@ pub fn cases(ordinary: u64, mut case: impl FnMut(&mut Rng)) {
     });
 }
 
-/// Run `count` cases, several in each call, which says how many.
+/// Run `count` cases, several in each call, which returns their number.
 pub fn batches(count: u64, mut batch: impl FnMut(&mut Rng) -> u64) {
     let first = number("WS_GUARD_SEED").unwrap_or_else(|| fastrand::u64(..));
     let (mut index, mut done) = (0, 0);
@@ -45,7 +45,7 @@ pub fn batches(count: u64, mut batch: impl FnMut(&mut Rng) -> u64) {
     }
 }
 
-/// One time in `n`.
+/// Return `true` one time in `n`.
 pub fn one_in(rng: &mut Rng, n: u32) -> bool {
     rng.u32(..n) == 0
 }

@@ -1,4 +1,4 @@
-//! Which frames are in a stream.
+//! Oracle for the frames in a stream.
 //!
 //! Written from RFC 6455 and from what the modules' documentation promises, sharing no code with
 //! the tracker but the names of the violations: whole streams in memory, offsets of 64 and 128
@@ -6,20 +6,20 @@
 
 use ws_guard_common::frame::Violation;
 
-/// One frame of a stream, complete or not.
+/// Frame of a stream, complete or not.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Offset of its first byte in the stream.
+    /// Offset of the first byte in the stream.
     pub at: usize,
-    /// The four bits of its opcode.
+    /// Four bits of the opcode.
     pub opcode: u8,
-    /// Offset behind its header with the masking key, or `None` when the stream ends before the
-    /// length is known.
+    /// Offset after the header with the masking key.
+    /// `None` if the stream ends before the length is known.
     pub header_end: Option<u128>,
-    /// Offset behind its last payload byte, or `None` when the stream ends before the length is
-    /// known.
+    /// Offset after the last payload byte.
+    /// `None` if the stream ends before the length is known.
     pub end: Option<u128>,
-    /// What its header violates; empty while the length is not known.
+    /// Violations of the header; empty while the length is not known.
     pub violations: Vec<Violation>,
 }
 
@@ -33,7 +33,7 @@ impl Frame {
     }
 }
 
-/// Sender of the stream, and agreed extensions.
+/// Sender of the stream, and negotiated extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Side {
     pub from_client: bool,
@@ -44,7 +44,7 @@ impl Side {
     pub const CLIENT: Side = Side { from_client: true, deflate: false };
 }
 
-/// All frames that begin in `stream`, which starts with a frame's first byte.
+/// Return all frames that begin in `stream`, which starts at a frame's first byte.
 pub fn frames(stream: &[u8], side: Side) -> Vec<Frame> {
     let mut found = Vec::new();
     let mut at: u128 = 0;
@@ -65,7 +65,7 @@ pub fn frames(stream: &[u8], side: Side) -> Vec<Frame> {
     found
 }
 
-/// The frame whose first byte is at `at`.
+/// Read the frame whose first byte is at `at`.
 fn frame_at(stream: &[u8], at: usize, side: Side, message_open: bool) -> Frame {
     let bytes = &stream[at..];
     let opcode = bytes[0] % 16;
@@ -80,7 +80,7 @@ fn frame_at(stream: &[u8], at: usize, side: Side, message_open: bool) -> Frame {
     };
     let header_end = at as u128 + 2 + length_bytes + if masked { 4 } else { 0 };
     frame.header_end = Some(header_end);
-    // A set top bit is a violation, and RFC 6455 does not say what then: as in the tracker, the
+    // A set top bit is a violation, after which RFC 6455 defines nothing: as in the tracker, the
     // other bits are the length.
     frame.end = Some(header_end + u128::from(length % (1 << 63)));
     frame.violations =
@@ -88,7 +88,7 @@ fn frame_at(stream: &[u8], at: usize, side: Side, message_open: bool) -> Frame {
     frame
 }
 
-/// RFC 6455, 5.1 to 5.5, rule by rule.
+/// Return the violations of RFC 6455, 5.1 to 5.5, rule by rule.
 fn violations(
     first: u8,
     masked: bool,
@@ -125,7 +125,7 @@ fn violations(
     found
 }
 
-/// What a stream that came in order adds up to.
+/// Totals of a stream that arrived in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub frames: u64,
@@ -134,16 +134,16 @@ pub struct Counts {
     /// Frames with at least one violation.
     pub violations: u64,
     pub by_kind: [u64; Violation::COUNT],
-    /// Segments in which more than one frame began.
+    /// Segments in which several frames begin.
     pub coalesced_segments: u64,
-    /// Frames with a segment border inside their header.
+    /// Frames with a segment boundary inside their header.
     pub split_headers: u64,
-    /// Frames with a segment border inside them.
+    /// Frames with a segment boundary inside them.
     pub split_frames: u64,
 }
 
-/// Add up a stream whose segments end at the offsets in `borders`, ascending.
-pub fn count(stream: &[u8], side: Side, borders: &[usize]) -> Counts {
+/// Count a stream whose segments end at the offsets in `boundaries`, ascending.
+pub fn count(stream: &[u8], side: Side, boundaries: &[usize]) -> Counts {
     let all = frames(stream, side);
     let mut counts = Counts { frames: all.len() as u64, ..Counts::default() };
     for frame in &all {
@@ -153,19 +153,19 @@ pub fn count(stream: &[u8], side: Side, borders: &[usize]) -> Counts {
         for kind in &frame.violations {
             counts.by_kind[*kind as usize] += 1;
         }
-        // A border that is the end of the stream cuts what would have gone on behind it.
+        // A boundary at the end of the stream cuts what would have followed it.
         let cut = |from: u128, to: u128| {
-            let first = borders.partition_point(|border| *border as u128 <= from);
-            borders.get(first).is_some_and(|border| (*border as u128) < to)
+            let first = boundaries.partition_point(|boundary| *boundary as u128 <= from);
+            boundaries.get(first).is_some_and(|boundary| (*boundary as u128) < to)
         };
         let at = frame.at as u128;
         counts.split_headers += u64::from(cut(at, frame.header_end.unwrap_or(u128::MAX)));
         counts.split_frames += u64::from(cut(at, frame.end.unwrap_or(u128::MAX)));
     }
     let mut starts = all.iter().map(|frame| frame.at).peekable();
-    for border in borders {
+    for boundary in boundaries {
         let mut begun = 0;
-        while starts.next_if(|start| start < border).is_some() {
+        while starts.next_if(|start| start < boundary).is_some() {
             begun += 1;
         }
         counts.coalesced_segments += u64::from(begun > 1);

@@ -1,39 +1,40 @@
-//! The guard between a client and a server's TCP.
+//! Guard between a client and a server's TCP.
 
 use ws_guard_common::{
     flow::Flow,
     replay::{Budget, Mode, Replay, Verdict},
 };
 
-/// Follows one connection's frames: on the host ([`OnHost`]), or in the kernel.
+/// Tracker of one connection's frames: on the host ([`OnHost`]), or in the kernel.
 pub trait Guard {
-    /// A segment of the client. If it passes, its pings over the budget are rewritten in `payload`.
+    /// Process a segment of the client.
     ///
+    /// If it passes, its pings over the budget are rewritten in `payload`.
     /// `taken`: whether the server's TCP will take it. The guard must not know.
     fn client(&mut self, seq: u32, payload: &mut [u8], taken: bool) -> Verdict;
 
-    /// The server acknowledges the client's bytes up to `ack`.
+    /// Process the server's acknowledgement of the client's bytes up to `ack`.
     fn acknowledge(&mut self, ack: u32);
 
-    /// Let time pass until the server has acknowledged all that it holds in order
+    /// Let time pass until the server has acknowledged all in-order data that it holds
     /// ([`ws_guard_common::flow::SETTLED_NS`]).
     fn rest(&mut self);
 
     /// Record the number of bytes that the server has sent since the client's frames began.
     fn server_sends(&mut self, _end: u32) {}
 
-    /// A segment of the client acknowledges that many. `false` when the guard takes it for a forged one.
+    /// Process a client's acknowledgement; `false` if it is taken for a forged one.
     fn hears(&mut self, _ack: u32) -> bool {
         true
     }
 }
 
-/// A guard whose state of the connection is visible, for targeted lies.
+/// Guard whose state of the connection is visible, for targeted lies.
 pub trait Watched: Guard {
     fn flow(&self) -> &Flow;
 }
 
-/// The tracker on the host.
+/// Tracker on the host.
 #[derive(Clone, Debug)]
 pub struct OnHost {
     pub replay: Replay,
@@ -41,7 +42,7 @@ pub struct OnHost {
 }
 
 impl OnHost {
-    /// A connection whose client's frames begin at `base`, and of whose pings `allowed` may pass.
+    /// Create the tracker for frames from `base` on, with a budget of `allowed` pings.
     pub fn new(base: u32, mode: Mode, allowed: u32) -> OnHost {
         OnHost { replay: Replay::open(base, 0, 0, mode), allowance: Allowance::new(allowed) }
     }
@@ -86,10 +87,10 @@ impl Watched for OnHost {
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
     pub left: u32,
-    /// Pings charged, passed or not.
+    /// Number of pings charged, passed or not.
     pub charged: u64,
     pub passed: u64,
-    /// The source counts as throttled whatever is left: nothing may pass behind a gap.
+    /// Throttling of the source, whatever is left: nothing may pass behind a gap.
     pub throttled: bool,
 }
 

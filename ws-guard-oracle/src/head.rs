@@ -1,13 +1,13 @@
-//! The head oracle: collect the whole head, split it into lines, look the fields up.
+//! Head oracle: collect the whole head, split it into lines, look the fields up.
 
-/// What a head says.
+/// Content of a head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Offset behind the empty line that ends it, if it has come.
+    /// Offset after the empty line that ends it, once received.
     pub end: Option<usize>,
-    /// An `Upgrade` field names `websocket`.
+    /// `true` if an `Upgrade` field names `websocket`.
     pub websocket: bool,
-    /// A `Sec-WebSocket-Extensions` field names `permessage-deflate`.
+    /// `true` if a `Sec-WebSocket-Extensions` field names `permessage-deflate`.
     pub deflate: bool,
 }
 
@@ -37,8 +37,8 @@ pub fn parse(bytes: &[u8]) -> Head {
     head
 }
 
-/// The comma-separated list `value` has the element `wanted`, parameters (`;`) and version (`/`)
-/// aside.
+/// Check whether a comma-separated list has the element `wanted`.
+/// Parameters (`;`) and version (`/`) are ignored.
 fn names(value: &str, separator: char, wanted: &str) -> bool {
     value.split(separator).any(|element| {
         element

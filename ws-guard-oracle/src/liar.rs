@@ -1,5 +1,5 @@
-//! A client that lies to the guard: segments that the receiver throws away, with other content at the
-//! same sequence numbers.
+//! Client that lies to the guard.
+//! It sends segments that the receiver discards, with other content at the same sequence numbers.
 
 use fastrand::Rng;
 use ws_guard_common::replay::Verdict;
@@ -12,10 +12,10 @@ use crate::{
     streams::frame,
 };
 
-/// About how many bytes each of its streams has.
+/// Approximate length of each of its streams in bytes.
 const LENGTH: usize = 400;
 
-/// Streams that differ in their frames, but often have the same positions between them.
+/// Generate streams of different frames, which often share frame positions.
 fn variants(rng: &mut Rng) -> Vec<Vec<u8>> {
     (0..rng.usize(2..5))
         .map(|_| {
@@ -27,7 +27,7 @@ fn variants(rng: &mut Rng) -> Vec<Vec<u8>> {
                     0 => bytes.extend(frame(rng, true, false, &mut message_open)),
                     1 => bytes.extend([0x89, 0x80, 0, 0, 0, 0]),
                     2 => bytes.extend([0x89, 0x81, 0, 0, 0, 0, 0x89]),
-                    // A message whose payload is pings, to where a multiple of 32 comes.
+                    // A message whose payload is pings, up to where a multiple of 32 comes.
                     3 => {
                         let room = (next + 8).next_multiple_of(32) - next;
                         let length = room - 6 + 32 * rng.usize(..3);
@@ -52,7 +52,7 @@ fn variants(rng: &mut Rng) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// One connection of such a client.
+/// Connection of such a client.
 #[derive(Clone, Debug)]
 pub struct Liar {
     pub receiver: Receiver,
@@ -60,12 +60,12 @@ pub struct Liar {
     pub longest: usize,
     base: u32,
     streams: Vec<Vec<u8>>,
-    /// Where segments that passed began and ended.
+    /// Starts and ends of segments that passed.
     places: Vec<usize>,
 }
 
 impl Liar {
-    /// A client whose frames begin at sequence number `base`.
+    /// Create a client whose frames begin at sequence number `base`.
     pub fn new(rng: &mut Rng, base: u32, overlap: Overlap) -> Liar {
         let streams = variants(rng);
         Liar {
@@ -77,10 +77,10 @@ impl Liar {
         }
     }
 
-    /// It sends a segment, or what the receiver says comes through.
+    /// Send a segment, or pass the receiver's feedback.
     pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Watched) {
         let stream = &self.streams[rng.usize(..self.streams.len())];
-        // Mostly where something interesting lies: a segment's border, the cursor, the high mark.
+        // Mostly at an interesting place: a segment boundary, the cursor, the high mark.
         let flow = guard.flow();
         let cursor = flow.client.resume().wrapping_sub(self.base) as usize;
         let from = match rng.u8(..6) {
@@ -101,7 +101,7 @@ impl Liar {
         let to = to.min(from + self.longest).clamp(from + 1, stream.len());
         let seq = self.base.wrapping_add(from as u32);
         if one_in(rng, 5) {
-            // Long silence: the server has acknowledged all that it holds in order.
+            // Long silence: the server has acknowledged all in-order data that it holds.
             guard.acknowledge(self.receiver.ack());
             guard.rest();
         }
@@ -113,13 +113,13 @@ impl Liar {
                 self.receiver.take(seq, &payload);
             }
         }
-        // Acknowledgements may be late, and so may their passing the guard.
+        // Acknowledgements may be late, both at the client and at the guard.
         if one_in(rng, 4) {
             guard.acknowledge(self.receiver.ack());
         }
     }
 
-    /// Pings in what the receiver took, if it reads frames as RFC 6455 says.
+    /// Count the pings that a receiver reads according to RFC 6455.
     pub fn pings_read(&self) -> u64 {
         let read = frames(&self.receiver.stream, Side::CLIENT);
         read.iter().filter(|frame| frame.is_ping()).count() as u64

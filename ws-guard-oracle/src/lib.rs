@@ -1,12 +1,12 @@
-//! What the guard is compared with: streams of frames, networks that mangle them, clients that lie,
-//! and the right answers, computed the slow and obvious way.
+//! Reference for tests of the guard: streams, networks, lying clients, and oracles.
 //!
-//! One generator for all trackers of frames: the one on the host (`ws-guard-common/tests`), its
-//! fuzz targets, and the kernel programs (`ws-guard/tests/differential`). [`link`] and [`liar`]
-//! decide what is sent; between them and the [`receiver`] is a [`guard::Guard`].
+//! The oracles compute the right answers in the slow, obvious way. There is one generator for all
+//! trackers of frames: the one on the host (`ws-guard-common/tests`), its fuzz targets, and the
+//! kernel programs (`ws-guard/tests/differential`). [`link`] and [`liar`] decide what is sent;
+//! between them and the [`receiver`] is a [`guard::Guard`].
 //!
-//! The oracles ([`frames`], [`head`], [`pings`]) are written from the RFCs, and share no code with what
-//! they judge.
+//! The oracles ([`frames`], [`head`], [`pings`]) are written from the RFCs, and share no code with
+//! what they judge.
 pub mod cases;
 pub mod frames;
 pub mod guard;

@@ -1,10 +1,10 @@
-//! An honest TCP sender and a network that mangles, with the guard before the receiver.
+//! Honest TCP sender and a lossy network, with the guard in front of the receiver.
 //!
 //! ```text
 //! sender ──▶ network ──▶ guard ──▶ receiver
-//!    ▲     loses, repeats,    throws away what
-//!    │     reorders           it does not like
-//!    └───── acknowledgements, through the guard
+//! ▲     loses, repeats,    discards what
+//! │     reorders           it rejects
+//! └───── acknowledgements, through the guard
 //! ```
 
 use std::collections::BTreeMap;
@@ -18,14 +18,14 @@ use crate::{
     receiver::{Overlap, Receiver},
 };
 
-/// How a sender cuts what it sends again.
+/// Segmentation of retransmissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resend {
-    /// In the segments that it sent first.
+    /// Segments as first sent.
     Same,
-    /// Several of them put together, never less than one.
+    /// Several segments merged, at least one.
     Longer,
-    /// In any way: shorter path MTU, segments that came merged the first time.
+    /// Any segmentation: a shorter path MTU, or segments merged the first time.
     Any,
 }
 
@@ -37,16 +37,16 @@ pub struct Path {
     pub repeated: u32,
     pub reordered: u32,
     pub resend: Resend,
-    /// Maximum of segments between acknowledgements.
+    /// Maximum number of segments between acknowledgements.
     pub ack_every: u32,
-    /// A silent second, instead of one in this number of acknowledgements.
+    /// Acknowledgements replaced by a silent second: one in this number.
     pub rests: u32,
     /// Longest segment, in bytes of payload.
     pub longest: usize,
 }
 
 impl Path {
-    /// Bad luck of each kind, or none of it.
+    /// Choose random faults of each kind, or none.
     pub fn any(rng: &mut Rng) -> Path {
         let mut once_in = |n: u32| if one_in(rng, 3) { 0 } else { rng.u32(2..n) };
         Path {
@@ -62,7 +62,7 @@ impl Path {
     }
 }
 
-/// One connection from sender to receiver.
+/// Connection from sender to receiver.
 #[derive(Clone, Debug)]
 pub struct Link {
     pub receiver: Receiver,
@@ -70,26 +70,27 @@ pub struct Link {
     pub dropped: BTreeMap<Reason, u64>,
     base: u32,
     pub stream: Vec<u8>,
-    /// Ends of the segments that the sender made first, ascending.
-    borders: Vec<usize>,
+    /// Ends of the segments as first sent, ascending.
+    boundaries: Vec<usize>,
     pub path: Path,
-    /// Sent for the first time up to here.
+    /// End of the bytes sent at least once.
     sent: usize,
-    /// The sender knows that the receiver has everything up to here.
+    /// End of the bytes that the sender knows to have arrived.
     known: usize,
-    /// On the way to the guard: from and to.
+    /// Segments on the way to the guard: start and end.
     flying: Vec<(usize, usize)>,
 }
 
 impl Link {
-    /// A sender of `stream`, from sequence number `base` on, in segments that end at `borders`.
-    pub fn new(base: u32, stream: Vec<u8>, borders: Vec<usize>, path: Path) -> Link {
+    /// Create a sender of `stream`, with sequence numbers from `base` on.
+    /// Its segments end at `boundaries`.
+    pub fn new(base: u32, stream: Vec<u8>, boundaries: Vec<usize>, path: Path) -> Link {
         Link {
             receiver: Receiver::new(base, Overlap::Linux),
             dropped: BTreeMap::new(),
             base,
             stream,
-            borders,
+            boundaries,
             path,
             sent: 0,
             known: 0,
@@ -97,13 +98,14 @@ impl Link {
         }
     }
 
-    /// Steps until the path becomes calm: enough to send everything several times.
+    /// Return the number of steps until the path is calm.
+    /// They are enough to send everything several times.
     pub fn steps(&self) -> usize {
-        self.borders.len() * 8
+        self.boundaries.len() * 8
     }
 
-    /// Run until everything has arrived, and return whether it has. When a calm path takes the
-    /// stream no further, it never will.
+    /// Run until everything has arrived, and return whether it has.
+    /// Once a calm path makes no more progress, it never will.
     pub fn run(&mut self, rng: &mut Rng, guard: &mut impl Guard) -> bool {
         for _ in 0..self.steps() {
             self.step(rng, guard);
@@ -111,7 +113,7 @@ impl Link {
         self.finish(rng, guard)
     }
 
-    /// Nothing is lost any more: does everything arrive now?
+    /// Finish without further loss, and return whether everything arrives.
     pub fn finish(&mut self, rng: &mut Rng, guard: &mut impl Guard) -> bool {
         self.flying.clear();
         let mut idle = 0;
@@ -123,7 +125,7 @@ impl Link {
         self.receiver.stream.len() == self.stream.len()
     }
 
-    /// Something happens: the sender sends, a segment arrives, the receiver acknowledges.
+    /// Perform a random step: sending or arrival of a segment, or an acknowledgement.
     pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
         match rng.u8(..8) {
             0..=2 if self.flying.len() < 24 => self.send_next(),
@@ -154,33 +156,33 @@ impl Link {
     }
 
     fn send_next(&mut self) {
-        let next = self.borders.partition_point(|border| *border <= self.sent);
-        if let Some(end) = self.borders.get(next) {
+        let next = self.boundaries.partition_point(|boundary| *boundary <= self.sent);
+        if let Some(end) = self.boundaries.get(next) {
             self.flying.push((self.sent, *end));
             self.sent = *end;
         }
     }
 
-    /// A part of what is not yet acknowledged: from the acknowledged byte on, or from where a
-    /// segment began.
+    /// Choose unacknowledged bytes to resend.
+    /// They begin at the acknowledged byte, or where a segment began.
     fn resent(&self, rng: &mut Rng) -> (usize, usize) {
-        let first = self.borders.partition_point(|border| *border <= self.known);
-        let last = self.borders.partition_point(|border| *border < self.sent);
+        let first = self.boundaries.partition_point(|boundary| *boundary <= self.known);
+        let last = self.boundaries.partition_point(|boundary| *boundary < self.sent);
         let index = if one_in(rng, 2) { first } else { rng.usize(first..=last) };
-        let from = if index == first { self.known } else { self.borders[index - 1] };
+        let from = if index == first { self.known } else { self.boundaries[index - 1] };
         let to = match self.path.resend {
-            Resend::Same => self.borders[index],
+            Resend::Same => self.boundaries[index],
             Resend::Longer => {
-                let within = |border: &usize| *border <= from + self.path.longest;
-                let fit = self.borders.partition_point(within);
-                self.borders[rng.usize(index..=last.min(fit.max(index + 1) - 1))]
+                let within = |boundary: &usize| *boundary <= from + self.path.longest;
+                let fit = self.boundaries.partition_point(within);
+                self.boundaries[rng.usize(index..=last.min(fit.max(index + 1) - 1))]
             }
             Resend::Any => rng.usize(from + 1..=self.sent),
         };
         (from, to.min(from + self.path.longest))
     }
 
-    /// Pass a segment to the guard and, if it passes, to a receiver that takes it or not.
+    /// Pass a segment to the guard and, unless dropped, to a receiver that may take it.
     fn arrive(&mut self, from: usize, to: usize, taken: bool, guard: &mut impl Guard) {
         let seq = self.base.wrapping_add(from as u32);
         let mut payload = self.stream[from..to].to_vec();
@@ -191,7 +193,7 @@ impl Link {
         }
     }
 
-    /// The receiver acknowledges; the guard sees it, the sender perhaps.
+    /// Acknowledge as the receiver; the guard sees it, the sender perhaps.
     fn acknowledge(&mut self, arrives: bool, guard: &mut impl Guard) {
         guard.acknowledge(self.receiver.ack());
         if arrives {
@@ -200,16 +202,16 @@ impl Link {
         }
     }
 
-    /// The sender sends all that it must, nothing is lost any more.
+    /// Send everything that the sender has to, without loss.
     fn calm_round(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
         self.acknowledge(true, guard);
         let mut from = self.known;
         while from < self.stream.len() {
-            let index = self.borders.partition_point(|border| *border <= from);
+            let index = self.boundaries.partition_point(|boundary| *boundary <= from);
             let to = match self.path.resend {
-                _ if from >= self.sent => self.borders[index],
+                _ if from >= self.sent => self.boundaries[index],
                 Resend::Any => rng.usize(from + 1..=self.sent),
-                _ => self.borders[index],
+                _ => self.boundaries[index],
             };
             let to = to.min(from + self.path.longest);
             self.arrive(from, to, true, guard);

@@ -1,29 +1,29 @@
-//! A receiving TCP: puts segments together by sequence number and acknowledges.
+//! Receiving TCP: reassembles segments by sequence number, and acknowledges.
 
 use std::ops::Range;
 
-/// Which bytes a receiver keeps when a segment overlaps what waits behind a gap.
+/// Choice of bytes when a segment overlaps others that wait behind a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlap {
-    /// As Linux: a segment that is covered whole by a waiting one is thrown away; one that covers
-    /// waiting ones takes their place; else both wait, and the one that begins first counts.
+    /// Linux: a segment fully covered by a waiting one is discarded; one that covers
+    /// waiting ones replaces them; else both wait, and the one that begins first counts.
     Linux,
-    /// Bytes that came first stay, in order or not.
+    /// First bytes: they stay, in order or not.
     First,
-    /// Bytes that came last count, until they are in order.
+    /// Last bytes: they count, until they are in order.
     Last,
 }
 
-/// One byte stream as its receiver sees it. What is in order never changes.
+/// Byte stream as its receiver sees it; bytes in order never change.
 #[derive(Clone, Debug)]
 pub struct Receiver {
     base: u32,
     overlap: Overlap,
-    /// Everything received in order since `base`.
+    /// Bytes received in order since `base`.
     pub stream: Vec<u8>,
-    /// Segments behind a gap: offset in the stream and payload, in the order of their offsets.
+    /// Segments behind a gap: offset in the stream and payload, sorted by offset.
     waiting: Vec<(i64, Vec<u8>)>,
-    /// Waiting segments whose place a later one took, as Linux does.
+    /// Number of waiting segments that a later one replaced, as on Linux.
     pub replaced: u64,
 }
 
@@ -32,12 +32,12 @@ impl Receiver {
         Receiver { base, overlap, stream: Vec::new(), waiting: Vec::new(), replaced: 0 }
     }
 
-    /// The next sequence number it expects: what its acknowledgements carry.
+    /// Return the next expected sequence number, as in acknowledgements.
     pub fn ack(&self) -> u32 {
         self.base.wrapping_add(self.stream.len() as u32)
     }
 
-    /// What it has behind a gap, as offsets in the stream.
+    /// Return the ranges received behind a gap, as offsets in the stream.
     pub fn ranges(&self) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for (offset, payload) in &self.waiting {
@@ -50,7 +50,7 @@ impl Receiver {
         ranges
     }
 
-    /// A segment passed the checks of the receiver's TCP.
+    /// Receive a segment that passed the checks of the receiver's TCP.
     pub fn take(&mut self, seq: u32, payload: &[u8]) {
         let next = self.stream.len() as i64;
         let offset = next + i64::from(seq.wrapping_sub(self.ack()) as i32);
@@ -76,7 +76,7 @@ impl Receiver {
         }
     }
 
-    /// Take what is new of a segment that reaches back to the stream's end.
+    /// Append the new bytes of a segment that reaches back to the stream's end.
     fn append(&mut self, offset: i64, payload: &[u8]) {
         let known = (self.stream.len() as i64 - offset) as usize;
         self.stream.extend(payload.get(known..).unwrap_or_default());

@@ -1,51 +1,52 @@
-//! A sending TCP: congestion window, fast retransmit with or without SACK, time-outs, probes of a shut
-//! window, and segments that change their length with the path's MTU.
+//! Sending TCP, with its congestion control and path.
+//! It has a congestion window, fast retransmit with or without SACK, time-outs, probes of a shut
+//! window, and segment lengths that follow the path's MTU.
 
 use std::ops::Range;
 
 /// Milliseconds of the simulation.
 pub type Time = u64;
 
-/// Shortest and longest time until everything counts as lost.
+/// Shortest and longest retransmission time-out.
 const RTO: Range<Time> = 200..3_000;
 
-/// What the receiver says, as offsets in the stream.
+/// Acknowledgement, as offsets in the stream.
 #[derive(Clone, Debug, Default)]
 pub struct Ack {
-    /// It has everything up to here.
+    /// End of the bytes that have arrived in order.
     pub to: usize,
-    /// And may be sent so much more.
+    /// Number of bytes that may be sent after that.
     pub window: usize,
-    /// It also has these.
+    /// Other ranges that have arrived.
     pub sacks: Vec<Range<usize>>,
 }
 
-/// One that has `length` bytes to send.
+/// Sender of `length` bytes.
 #[derive(Clone, Debug)]
 pub struct Sender {
     length: usize,
-    /// Longest segment.
+    /// Maximum length of a segment.
     pub mss: usize,
-    /// Segments that go out as one, and are cut further on.
+    /// Number of segments that leave merged, and are cut further on.
     pub burst: usize,
-    /// The receiver tells what it has behind a gap.
+    /// `true` if the receiver reports ranges behind a gap.
     pub sack: bool,
-    /// Everything up to here is acknowledged...
+    /// End of the bytes that are acknowledged...
     pub una: usize,
-    /// ...and sent.
+    /// ...and of those that are sent.
     pub next: usize,
     cwnd: usize,
     window: usize,
     repeats: u32,
-    /// Sent again up to here; [`Sender::una`] when nothing is.
+    /// End of the bytes sent again; [`Sender::una`] when there are none.
     again: usize,
-    /// What counts as lost lies before this.
+    /// End of the bytes that count as lost.
     lost_to: usize,
     sacked: Vec<Range<usize>>,
     rto: Time,
-    /// When time is up; none while nothing is under way.
+    /// Time of the next time-out; none while nothing is in flight.
     due: Option<Time>,
-    /// Time is up, and the window is shut: it asks whether it has been opened.
+    /// `true` if time is up and the window is shut: it probes the window.
     probes: bool,
 }
 
@@ -70,17 +71,17 @@ impl Sender {
         }
     }
 
-    /// Everything is acknowledged.
+    /// Check whether everything is acknowledged.
     pub fn is_done(&self) -> bool {
         self.una >= self.length
     }
 
-    /// When it acts next if nothing comes.
+    /// Return the time of the next action if nothing arrives.
     pub fn due(&self) -> Option<Time> {
         self.due
     }
 
-    /// An acknowledgement comes.
+    /// Process an acknowledgement.
     pub fn hear(&mut self, now: Time, ack: &Ack) {
         if ack.to < self.una || ack.to > self.next {
             return;
@@ -120,7 +121,7 @@ impl Sender {
         self.due = (self.next > to || self.window == 0).then_some(now + self.rto);
     }
 
-    /// Path MTU discovery says that segments must be shorter: what was sent is lost.
+    /// Apply a shorter MTU from path MTU discovery: what was sent is lost.
     pub fn shrink(&mut self, now: Time, mss: usize) {
         if mss < self.mss {
             self.mss = mss;
@@ -130,7 +131,7 @@ impl Sender {
         }
     }
 
-    /// Time is up: everything that is not known to have arrived counts as lost.
+    /// Handle a time-out: everything not known to have arrived counts as lost.
     pub fn wake(&mut self, now: Time) {
         if self.due.is_none_or(|due| due > now) {
             return;
@@ -143,12 +144,12 @@ impl Sender {
         self.due = Some(now + self.rto);
         self.probes = self.window == 0 && self.next == self.una;
         if self.rto >= RTO.end {
-            // The receiver may have thrown away what it had told of (RFC 2018, 8).
+            // The receiver may have discarded ranges that it had reported (RFC 2018, 8).
             self.sacked.clear();
         }
     }
 
-    /// What it sends now: from and to. A shut window is probed with its next byte.
+    /// Return the range to send now; a shut window is probed with its next byte.
     pub fn send(&mut self, now: Time) -> Option<Range<usize>> {
         if let Some(range) = self.resend() {
             self.due = self.due.or(Some(now + self.rto));
@@ -173,7 +174,7 @@ impl Sender {
         Some(range)
     }
 
-    /// The next piece of what counts as lost.
+    /// Return the next range of what counts as lost.
     fn resend(&mut self) -> Option<Range<usize>> {
         self.again = self.again.max(self.una);
         while let Some(range) = self.sacked.iter().find(|range| range.contains(&self.again)) {

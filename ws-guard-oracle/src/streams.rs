@@ -1,10 +1,10 @@
-//! Streams of frames, valid and wild, and where segments cut them.
+//! Streams of frames, valid and wild, and their segmentation.
 
 use fastrand::Rng;
 
 use crate::cases::one_in;
 
-/// One frame as on the wire. Most are valid; `wild` ones may violate anything.
+/// Generate a frame as on the wire, mostly valid; `wild` ones may violate anything.
 pub fn frame(rng: &mut Rng, from_client: bool, wild: bool, message_open: &mut bool) -> Vec<u8> {
     let opcode = match rng.u8(..16) {
         _ if wild && one_in(rng, 4) => rng.u8(..16),
@@ -48,7 +48,7 @@ pub fn frame(rng: &mut Rng, from_client: bool, wild: bool, message_open: &mut bo
     bytes
 }
 
-/// Payload lengths: the ends of each form more often than what lies between.
+/// Choose a payload length: the limits of each form more often than values between.
 fn length(rng: &mut Rng, short: bool) -> usize {
     match rng.u8(..32) {
         0..=7 => 0,
@@ -63,7 +63,7 @@ fn length(rng: &mut Rng, short: bool) -> usize {
     }
 }
 
-/// Masking key and payload: noise, zeros, or what looks like ping headers.
+/// Generate masking key and payload: noise, zeros, or bytes like ping headers.
 fn payload(rng: &mut Rng, length: usize, bytes: &mut Vec<u8>) {
     let style = rng.u8(..3);
     bytes.extend((0..length).map(|index| match style {
@@ -73,7 +73,7 @@ fn payload(rng: &mut Rng, length: usize, bytes: &mut Vec<u8>) {
     }));
 }
 
-/// A whole stream of one side. A wild one may end in a frame too long to ever end.
+/// Generate a whole stream of one side. A wild one may end in an endless frame.
 pub fn stream(rng: &mut Rng, from_client: bool, frames: usize) -> Vec<u8> {
     let wild = one_in(rng, 2);
     let mut message_open = false;
@@ -100,8 +100,9 @@ pub fn stream(rng: &mut Rng, from_client: bool, frames: usize) -> Vec<u8> {
     bytes
 }
 
-/// Messages of a client that sends many: all of one length, or of lengths up to it; pings among them.
-/// Some clients compress them, and some send long ones in fragments.
+/// Generate messages of a busy client, with pings among them.
+/// They are all of one length, or of lengths up to it. Some clients compress them, and some send
+/// long ones in fragments.
 pub fn messages(rng: &mut Rng) -> Vec<u8> {
     let length = [2, 20, 100, 100, 400, 400, 1400, 5_000, 70_000][rng.usize(..9)];
     let most = if one_in(rng, 4) { 250_000 } else { 60_000 };
@@ -134,8 +135,9 @@ pub fn messages(rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// A client's stream that any server reads to its end: valid frames of moderate length, whole messages,
-/// no text (which has to be UTF-8), no CLOSE.
+/// Generate a client's stream that any server reads to its end.
+/// It has valid frames of moderate length, whole messages, no text (which has to be UTF-8), and no
+/// CLOSE.
 pub fn spoken(rng: &mut Rng, frames: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut message_open = false;
@@ -157,8 +159,9 @@ pub fn spoken(rng: &mut Rng, frames: usize) -> Vec<u8> {
     bytes
 }
 
-/// Where the segments of a stream end, ascending, its end included; none has more than `most` bytes.
-pub fn borders(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
+/// Choose the segment ends of a stream, ascending, its own end included.
+/// No segment has more than `most` bytes.
+pub fn boundaries(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
     let longest = match rng.u8(..6) {
         0 if length < 4000 => 1,
         1 if length < 20_000 => 12,
@@ -167,16 +170,16 @@ pub fn borders(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
         _ => rng.usize(2..3000),
     };
     let longest = longest.min(most);
-    let mut borders = Vec::new();
+    let mut boundaries = Vec::new();
     let mut at = 0;
     while at < length {
         at = length.min(at + if one_in(rng, 2) { longest } else { rng.usize(1..=longest) });
-        borders.push(at);
+        boundaries.push(at);
     }
-    borders
+    boundaries
 }
 
-/// A sequence number to start at: often one that wraps around soon.
+/// Choose an initial sequence number: often one that wraps around soon.
 pub fn initial(rng: &mut Rng) -> u32 {
     if one_in(rng, 2) { 0u32.wrapping_sub(rng.u32(..3000)) } else { rng.u32(..) }
 }

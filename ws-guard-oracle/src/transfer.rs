@@ -1,4 +1,4 @@
-//! One upload from a real TCP to another, through two bad paths with the guard between them.
+//! Upload from a real TCP to another, on two bad paths with the guard between them.
 //!
 //! ```text
 //! sender ──▶ path ──▶ guard ──▶ path ──▶ receiver
@@ -24,38 +24,39 @@ use crate::{
 
 /// Time after which nothing is lost any more.
 const BAD: Time = 20_000;
-/// A transfer that takes longer has failed.
+/// Time limit of a transfer, after which it has failed.
 const PATIENCE: Time = 400_000;
-/// Longest delay of an acknowledgement.
+/// Maximum delay of an acknowledgement.
 const DELAYED: Time = 40;
 
-/// What an acknowledgement carries, in the order in which it is compared.
+/// Content of an acknowledgement, in order of comparison.
 type Told = (usize, usize, Vec<(usize, usize)>);
 
-/// Where both ends are, and what lies between them.
+/// Endpoints of a transfer, and the path between them.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    /// Before the guard, and behind it.
+    /// Path before the guard, and after it.
     pub before: Mangling,
     pub behind: Mangling,
-    /// For acknowledgements: to the guard, and from there on.
+    /// Path of acknowledgements: to the guard, and from there on.
     pub back: [Mangling; 2],
     pub mss: usize,
-    /// What fits through the path behind the guard, later: longer segments are lost, and the sender is told.
+    /// Time and size of a later, smaller MTU after the guard.
+    /// Longer segments are lost, and the sender is informed.
     pub shrinks: Option<(Time, usize)>,
     pub burst: usize,
     pub sack: bool,
-    /// Bytes that the receiver has room for.
+    /// Receive buffer in bytes.
     pub room: usize,
-    /// Bytes that its application reads in a millisecond.
+    /// Bytes that the receiver's application reads in a millisecond.
     pub reads: usize,
-    /// Bytes that the server sends in a millisecond, and milliseconds that the client's data waits in a
-    /// queue that its bare acknowledgements do not wait in.
+    /// Download rate in bytes a millisecond, and delay of the client's data.
+    /// The delay, in milliseconds, is that of a queue that its bare acknowledgements bypass.
     pub download: (usize, Time),
 }
 
 impl Route {
-    /// Bad luck of each kind, or none of it.
+    /// Choose random faults of each kind, or none.
     pub fn any(rng: &mut Rng) -> Route {
         let slow = |rng: &mut Rng| Mangling { cuts: 0, merges: 0, ..Mangling::any(rng) };
         Route {
@@ -73,7 +74,7 @@ impl Route {
     }
 }
 
-/// A transfer under way.
+/// Transfer in progress.
 pub struct Transfer<'a, G> {
     stream: &'a [u8],
     base: u32,
@@ -84,7 +85,7 @@ pub struct Transfer<'a, G> {
     before: Wire<Piece>,
     behind: Wire<Piece>,
     back: [Wire<Told>; 2],
-    /// Sizes that are on their way to the sender, and when they arrive.
+    /// MTU reports on their way to the sender, and their arrival.
     too_long: Option<(Time, usize)>,
     read: usize,
     told: (usize, usize),
@@ -95,14 +96,14 @@ pub struct Transfer<'a, G> {
     passed: Time,
     /// Segments that the guard dropped, by reason.
     pub dropped: BTreeMap<Reason, u64>,
-    /// Segments whose acknowledgement it did not believe.
+    /// Number of segments whose acknowledgement the guard rejected.
     pub forged: u64,
-    /// The longest time in which the receiver got nothing new.
+    /// Longest time without new data at the receiver.
     pub pause: Time,
 }
 
 impl<'a, G: Guard> Transfer<'a, G> {
-    /// Of `stream`, whose first byte has sequence number `base`.
+    /// Create a transfer of `stream`, whose first byte has sequence number `base`.
     pub fn new(base: u32, stream: &'a [u8], route: Route, guard: &'a mut G) -> Transfer<'a, G> {
         Transfer {
             stream,
@@ -128,7 +129,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         }
     }
 
-    /// Run until the sender knows that everything has arrived, and return whether it does.
+    /// Run until the sender knows that everything has arrived; return whether it does.
     pub fn run(&mut self, rng: &mut Rng) -> bool {
         let (mut had, mut since) = (0, 0);
         while !self.sender.is_done() && self.now < PATIENCE {
@@ -150,7 +151,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         self.sender.is_done()
     }
 
-    /// The next time at which anything happens.
+    /// Return the time of the next event.
     fn next_time(&self) -> Time {
         let unread = self.receiver.stream.len() - self.read;
         let reads = (unread > 0 || self.route.download.0 > 0).then_some(self.now + 5);
@@ -160,7 +161,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         next.unwrap_or(PATIENCE).max(self.now + 1)
     }
 
-    /// Everything that happens now.
+    /// Process all events that are due now.
     fn turn(&mut self, rng: &mut Rng) {
         self.applications();
         if let Some((due, mss)) = self.too_long
@@ -185,7 +186,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         }
     }
 
-    /// The server's application reads, and sends.
+    /// Run the server's application, which reads and sends.
     fn applications(&mut self) {
         let unread = self.receiver.stream.len() - self.read;
         self.read += unread.min(self.route.reads * 5);
@@ -196,7 +197,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         self.guard.hears(self.downloaded.saturating_sub(rate * 20) as u32);
     }
 
-    /// The sender's segment enters the first path.
+    /// Send the sender's segment into the first path.
     fn send(&mut self, rng: &mut Rng, range: Range<usize>) {
         let seq = self.base.wrapping_add(range.start as u32);
         let ack = self.downloaded as u32;
@@ -225,7 +226,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         }
     }
 
-    /// What was merged is cut again, and what is too long for the path is lost.
+    /// Cut merged segments again, and drop those that are too long for the path.
     fn leave_guard(&mut self, rng: &mut Rng, piece: Piece) {
         self.passed = self.now;
         let mss = piece.mss;
@@ -242,7 +243,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         }
     }
 
-    /// Pass segments to the receiver, which answers.
+    /// Pass segments to the receiver, which acknowledges.
     fn at_receiver(&mut self, rng: &mut Rng) {
         let mut arrived = Vec::new();
         while let Some(piece) = self.behind.leave(self.now) {
@@ -253,7 +254,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
             let had = self.receiver.stream.len();
             let offset = piece.seq.wrapping_sub(self.receiver.ack()) as i32;
             let end = i64::from(offset) + piece.bytes.len() as i64;
-            // What lies outside of its window it throws away whole; it may do so with a part as well.
+            // Segments outside its window are discarded whole; parts of them may be as well.
             if end <= self.window() as i64 {
                 self.receiver.take(piece.seq, &piece.bytes);
             }
@@ -269,9 +270,9 @@ impl<'a, G: Guard> Transfer<'a, G> {
         }
     }
 
-    /// Room that the receiver has for more.
+    /// Return the receiver's free space.
     fn window(&self) -> usize {
-        // Never less than it has told.
+        // Never less than was announced.
         let room = self.route.room.saturating_sub(self.receiver.stream.len() - self.read);
         let told = self.told.0 + self.told.1;
         room.max(told.saturating_sub(self.receiver.stream.len()))

@@ -1,4 +1,4 @@
-//! A part of a path: it loses, delays, repeats, reorders, cuts and merges.
+//! Segment of a path: it loses, delays, repeats, reorders, cuts and merges.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -6,10 +6,10 @@ use fastrand::Rng;
 
 use crate::{cases::one_in, sender::Time};
 
-/// Most bytes that are merged into one.
+/// Maximum length of merged segments in bytes.
 const LARGEST: usize = 0xFF00;
 
-/// Faults of the wire, each in a thousand...
+/// Faults of the wire, in a thousand segments each...
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mangling {
     pub lost: u32,
@@ -17,14 +17,14 @@ pub struct Mangling {
     /// ...late, so that others overtake them.
     pub late: u32,
     pub delay: Time,
-    /// Longest segment that leaves: longer ones are cut. 0 for as they are.
+    /// Maximum length of departing segments, which are cut to it; 0 for uncut.
     pub cuts: usize,
-    /// Segments that follow each other are put together, or else this many in a thousand.
+    /// Merges of consecutive segments, in a thousand.
     pub merges: u32,
 }
 
 impl Mangling {
-    /// Bad luck of each kind, or none of it.
+    /// Choose random faults of each kind, or none.
     pub fn any(rng: &mut Rng) -> Mangling {
         let mut some = |most: u32| if one_in(rng, 2) { 0 } else { rng.u32(..most) };
         let (lost, repeated, late, merges) = (some(60), some(30), some(60), some(1000));
@@ -32,29 +32,29 @@ impl Mangling {
         Mangling { lost, repeated, late, delay: rng.u64(1..60), cuts, merges }
     }
 
-    /// The same with a queue.
+    /// Return the same faults with a queue.
     pub fn slower(self, by: Time) -> Mangling {
         Mangling { delay: self.delay + by, ..self }
     }
 
-    /// As it cuts and merges, but nothing is lost any more.
+    /// Return the same cuts and merges, without losses.
     pub fn calm(self) -> Mangling {
         Mangling { lost: 0, repeated: 0, ..self }
     }
 }
 
-/// A segment with payload.
+/// Segment with payload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Piece {
     pub seq: u32,
     pub bytes: Vec<u8>,
-    /// Length of the segments that it is made of.
+    /// Length of the segments merged in it.
     pub mss: usize,
-    /// What it acknowledges.
+    /// Acknowledgement number.
     pub ack: u32,
 }
 
-/// What is under way, by when it arrives; the number keeps the order.
+/// Items in transit, by arrival time; the number keeps their order.
 #[derive(Clone, Debug)]
 pub struct Wire<T> {
     waiting: BinaryHeap<Reverse<(Time, u64, T)>>,
@@ -67,12 +67,12 @@ impl<T: Ord + Clone> Wire<T> {
         Wire { waiting: BinaryHeap::new(), count: 0, mangling }
     }
 
-    /// When the next one arrives.
+    /// Return the time of the next arrival.
     pub fn due(&self) -> Option<Time> {
         self.waiting.peek().map(|Reverse((due, ..))| *due)
     }
 
-    /// Something enters.
+    /// Send an item.
     pub fn enter(&mut self, rng: &mut Rng, now: Time, thing: T) {
         let Mangling { lost, repeated, late, delay, .. } = self.mangling;
         if rng.u32(..1000) < lost {
@@ -86,14 +86,14 @@ impl<T: Ord + Clone> Wire<T> {
         }
     }
 
-    /// What arrives by now.
+    /// Return an item that has arrived by now.
     pub fn leave(&mut self, now: Time) -> Option<T> {
         self.waiting.peek().filter(|Reverse((due, ..))| *due <= now)?;
         self.waiting.pop().map(|Reverse((.., thing))| thing)
     }
 }
 
-/// Cut what leaves, and put together what may be, as routers, network cards and kernels do.
+/// Cut and merge departing segments, as routers, network cards and kernels do.
 pub fn recut(rng: &mut Rng, mangling: Mangling, pieces: Vec<Piece>) -> Vec<Piece> {
     let mut made: Vec<Piece> = Vec::new();
     for piece in pieces {
@@ -113,7 +113,7 @@ pub fn recut(rng: &mut Rng, mangling: Mangling, pieces: Vec<Piece>) -> Vec<Piece
     made.into_iter().flat_map(|piece| cut(piece, longest)).collect()
 }
 
-/// Segments of at most `longest` bytes.
+/// Cut a segment into ones of at most `longest` bytes.
 pub fn cut(piece: Piece, longest: usize) -> Vec<Piece> {
     let Piece { seq, ref bytes, mss, ack } = piece;
     if bytes.len() <= longest {

@@ -1,4 +1,4 @@
-//! New connections of a thread: accepted, through their handshakes, until the thread ends.
+//! Acceptance of a thread's new connections, and their handshakes, until it ends.
 
 use std::{
     io,
@@ -35,16 +35,16 @@ use super::{
 };
 use crate::{metrics::HANDSHAKES_FULL, seldom::Seldom};
 
-/// Pause after an accept that failed for want of something, such as descriptors.
+/// Pause after an accept that failed for lack of a resource, such as descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Topics are looked through for what is too old as often, by one thread each time.
+/// Interval of removing outdated data from topics, by one thread each time.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How often some connections are closed at the end.
+/// Interval of closing some connections during shutdown.
 const STEP: Duration = Duration::from_millis(10);
-/// What connections get to say goodbye in once the time to drain is over.
+/// Time for last writes of connections after the time to drain.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What is known of a client that was let in.
+/// Result of admitting a client.
 struct Admitted {
     ticket: Ticket,
     client: Caller,
@@ -52,17 +52,17 @@ struct Admitted {
     resume: Option<Box<str>>,
 }
 
-/// Where a request comes from.
+/// Network origin of a request.
 struct Arrival {
     peer: SocketAddr,
-    /// What its connection began with.
+    /// Beginning of its connection.
     beginning: ClientReader,
-    /// Whose certificate the client showed.
+    /// Name in the client's certificate.
     certificate: Option<Box<str>>,
 }
 
 impl Shard {
-    /// Accept and serve until `stop` says so; then close what is open, within the time to drain.
+    /// Accept and serve until `stop` is set, then close within the time to drain.
     /// Runs on a `LocalRuntime`.
     pub async fn run(
         service: Arc<Service>,
@@ -86,7 +86,7 @@ impl Shard {
         answering.abort();
     }
 
-    /// Let topics forget what is too old, for ever.
+    /// Remove outdated data from topics periodically, for ever.
     async fn sweep_topics(self: Rc<Shard>) {
         let Some(topics) = &self.service.topics else { return };
         loop {
@@ -105,7 +105,7 @@ impl Shard {
         let (admission, config) = (&self.service.admission, &self.service.config);
         let mut room = true;
         loop {
-            // Where none of the others gets on, newcomers do not wait for them a second time.
+            // If no pending handshake progresses, newcomers do not wait a second time.
             let patience = if room { config.handshake_wait } else { Duration::ZERO };
             room = admission.room(patience, config).await;
             let accepted = tokio::select! {
@@ -136,15 +136,15 @@ impl Shard {
             service.metrics.refused.with_label_values(&[HANDSHAKES_FULL]).inc();
             return;
         };
-        // Without it the answer to a small message would wait for the acknowledgement of another.
+        // Otherwise the response to a small message would wait for the acknowledgement of another.
         if stream.set_nodelay(true).is_err() {
             return;
         }
         tasks.spawn_local(self.clone().shake(stream, peer, handshaking, tasks.clone()));
     }
 
-    /// From a TCP connection to a task for the WebSocket connection. The handshake is a task of its
-    /// own: it needs much more memory, and not for long.
+    /// Turn a TCP connection into a task for the WebSocket connection.
+    /// The handshake is a task of its own: it needs much more memory, and not for long.
     async fn shake(
         self: Rc<Shard>,
         stream: TcpStream,
@@ -174,8 +174,8 @@ impl Shard {
         tasks.spawn_local(Connection::new(self, origin, ticket, done, beginning));
     }
 
-    /// What is below HTTP, and the HTTP handshake, in the time that there is for both. A client that
-    /// is refused is told so, and its stream is ended in order.
+    /// Run the handshakes below HTTP, and that of HTTP, within the handshake time-out.
+    /// A refused client gets a response, and its stream is ended in order.
     async fn accept_upgrade(
         &self,
         stream: TcpStream,
@@ -200,7 +200,7 @@ impl Shard {
         }
     }
 
-    /// The PROXY protocol's header, if there has to be one, and TLS likewise.
+    /// Read the PROXY protocol's header and start TLS, where required.
     async fn begin(
         &self,
         mut stream: TcpStream,
@@ -271,7 +271,7 @@ impl Shard {
         Ok(Admitted { ticket, client, identity, resume })
     }
 
-    /// Close connections evenly over the time to spread that.
+    /// Close connections evenly over the configured time.
     async fn close_by_and_by(&self) {
         let spread = self.service.config.shutdown_spread;
         let (start, all) = (tokio::time::Instant::now(), self.wheel.len());
@@ -292,13 +292,13 @@ impl Shard {
         self.wheel.order_all(Cause::Shutdown);
         if timeout(self.service.config.drain_timeout, tasks.wait()).await.is_err() {
             self.wheel.abandon_all();
-            // What is left now is in the middle of a handshake, and goes with its thread.
+            // Connections still in a handshake end with their thread.
             let _ = timeout(LAST_WORDS, tasks.wait()).await;
         }
     }
 }
 
-/// An error of accept(2) that says something of the connection, not of this process.
+/// Check whether an error of accept(2) is about the connection, not this process.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)

@@ -1,4 +1,4 @@
-//! Admission of connections, and of pings by source and connection. Shared by all shards.
+//! Admission of connections and their pings, by source; shared by all shards.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -16,10 +16,10 @@ use ws_guard_common::window::{Rate, RateWindow};
 
 use super::{bucket::Bucket, config::Config, proxies::Caller};
 
-/// Sources are looked through for those that are gone at most so often.
+/// Minimum interval of removing unused sources.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Why a connection is not admitted.
+/// Reason to refuse a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// [`Config::max_connections`].
@@ -30,34 +30,36 @@ pub enum Full {
     User,
 }
 
-/// Whose counts together: a network, or one connection of a proxy in it.
+/// Unit of counting: a network, or one connection of a proxy in it.
 type Counted = (IpNet, Option<u16>);
 
-/// What is known of a source.
+/// State of a source.
 #[derive(Debug, Default)]
 struct Source {
     connections: usize,
-    /// Connections of this peer that it does not vouch for: each is charged for its pings alone, and
-    /// all of them together have the places of one more source.
+    /// Number of this peer's connections for which it does not vouch.
+    /// Each is charged for its pings alone, and all of them together have the places of one more
+    /// source.
     unvouched: usize,
     handshakes: usize,
-    /// Its pings, once it sent one. They outlast its connections, or reconnecting would be a way
-    /// around the limit.
+    /// Ping window, once a ping came. It outlasts the connections.
+    /// Otherwise reconnecting would be a way around the limit.
     pings: Option<Box<RateWindow>>,
     last_ping_ms: u32,
-    /// Length of the window that they were last charged under.
+    /// Window length at the last charge.
     window_ms: u32,
 }
 
 impl Source {
-    /// Something of it is open.
+    /// Check whether the source has open connections or handshakes.
     fn is_open(&self) -> bool {
         self.connections + self.unvouched + self.handshakes > 0
     }
 }
 
-/// Where the connections of a source are counted. One that has a source for itself would never be
-/// over a limit, so those are counted together, apart from those of the peer that they came from.
+/// Return where the connections of a source are counted.
+/// One that is a source of its own would never exceed a limit, so those of a peer are counted
+/// together, apart from the peer's other ones.
 fn place((network, port): Counted) -> (Counted, fn(&mut Source) -> &mut usize) {
     let count: fn(&mut Source) -> &mut usize = match port {
         Some(_) => |source| &mut source.unvouched,
@@ -69,13 +71,13 @@ fn place((network, port): Counted) -> (Counted, fn(&mut Source) -> &mut usize) {
 #[derive(Debug)]
 struct Sources {
     by_source: HashMap<Counted, Source>,
-    /// Open connections of identified users.
+    /// Number of open connections by identified user.
     by_user: HashMap<Box<str>, usize>,
     swept: Instant,
 }
 
 impl Sources {
-    /// One less of what `count` counts of a source; one of which nothing is left is forgotten.
+    /// Decrement `count` of a source, and remove the source if nothing is left.
     fn leave(&mut self, of: Counted, count: impl FnOnce(&mut Source) -> &mut usize) {
         let Entry::Occupied(mut entry) = self.by_source.entry(of) else { return };
         let source = entry.get_mut();
@@ -87,16 +89,16 @@ impl Sources {
     }
 }
 
-/// Counts of what is open.
+/// Counts of open connections and handshakes.
 #[derive(Debug)]
 pub struct Admission {
     started: Instant,
     handshakes: AtomicUsize,
-    /// One of them has ended.
+    /// Notification that a handshake has ended.
     ended: Notify,
     open: AtomicUsize,
     sources: Mutex<Sources>,
-    /// New connections.
+    /// Rate of new connections.
     pub(super) rate: Bucket,
 }
 
@@ -119,18 +121,19 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Wait until there is room for one more handshake, in `patience`; whether there is.
+    /// Wait up to `patience` for room for another handshake; return whether there is.
     ///
-    /// Clients that all come back at once connect sooner than they ask. Those that would be turned away
-    /// only come again, and again cost what an answer costs.
+    /// Reconnecting clients connect sooner than they send a request. Those that would be refused
+    /// only come again, and cost another response.
     pub async fn room(&self, patience: Duration, config: &Config) -> bool {
         let ended = self.ended.notified();
         let is_room = || self.handshaking() < config.max_handshakes;
         is_room() || (!patience.is_zero() && timeout(patience, ended).await.is_ok())
     }
 
-    /// Begin a handshake, unless there are too many. Half of the places are for others than this
-    /// source, so that silent clients cannot use up all places; a trusted proxy speaks for many.
+    /// Begin a handshake, unless there are too many.
+    /// Half of the places are for others than this source, so that silent clients cannot use up all
+    /// places; a trusted proxy speaks for many.
     pub fn handshake(
         self: &Arc<Admission>,
         address: IpAddr,
@@ -138,7 +141,7 @@ impl Admission {
     ) -> Option<Handshaking> {
         let before = self.handshakes.fetch_add(1, Ordering::Relaxed);
         let source = (config.pings.source_of(address), None);
-        // From here on its end takes back what was counted.
+        // From here on its end reverts the count.
         let handshaking = Handshaking { admission: self.clone(), source };
         let mut sources = self.sources();
         let entry = sources.by_source.entry(source).or_default();
@@ -149,7 +152,7 @@ impl Admission {
         (before < config.max_handshakes && !source_full).then_some(handshaking)
     }
 
-    /// Count a connection of `user` from `caller`, for as long as the ticket lives.
+    /// Count a connection of `user` from `caller`, for the lifetime of the ticket.
     pub fn admit(
         self: &Arc<Admission>,
         caller: Caller,
@@ -161,7 +164,7 @@ impl Admission {
             return Err(Full::Server);
         }
         let source = (config.pings.source_of(caller.address), caller.port);
-        // From here on the ticket's end takes back what was counted.
+        // From here on the ticket's end reverts the count.
         let ticket = Ticket { admission: self.clone(), source, user: user.map(Box::from) };
         let mut sources = self.sources();
         self.sweep(&mut sources);
@@ -184,27 +187,27 @@ impl Admission {
         }
     }
 
-    /// Handshakes that go on.
+    /// Return the number of pending handshakes.
     pub fn handshaking(&self) -> usize {
         self.handshakes.load(Ordering::Relaxed)
     }
 
-    /// Open connections.
+    /// Return the number of open connections.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Milliseconds on the clock that stamps pings.
+    /// Return milliseconds on the clock that stamps pings.
     pub fn clock_ms(&self) -> u32 {
         self.started.elapsed().as_millis() as u32
     }
 
     fn sources(&self) -> MutexGuard<'_, Sources> {
-        // Counts stay what they are when a thread panics between two of them.
+        // Counts stay valid when a thread panics between two of them.
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forget sources without connections and without pings in their window.
+    /// Remove sources without connections, handshakes and pings in their window.
     fn sweep(&self, sources: &mut Sources) {
         let now = Instant::now();
         if now.duration_since(sources.swept) < SWEEP {
@@ -220,7 +223,7 @@ impl Admission {
     }
 }
 
-/// A handshake that goes on.
+/// Pending handshake.
 #[derive(Debug)]
 pub struct Handshaking {
     admission: Arc<Admission>,
@@ -235,7 +238,7 @@ impl Drop for Handshaking {
     }
 }
 
-/// A connection that was let in.
+/// Admitted connection.
 #[derive(Debug)]
 pub struct Ticket {
     admission: Arc<Admission>,
@@ -244,17 +247,17 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The source that the connection is counted for.
+    /// Return the source for which the connection is counted.
     pub fn source(&self) -> &IpNet {
         &self.source.0
     }
 
-    /// The connection's client is not known: it is a source of its own.
+    /// Check whether the connection is a source of its own: its client is unknown.
     pub fn is_alone(&self) -> bool {
         self.source.1.is_some()
     }
 
-    /// Charge the source for a ping; whether it keeps to `rate`.
+    /// Charge the source for a ping, and return whether it is within `rate`.
     pub fn charge_ping(&self, rate: Rate) -> bool {
         if rate.limit == 0 {
             return true;
@@ -267,7 +270,7 @@ impl Ticket {
         source.pings.get_or_insert_default().charge(now_ms, rate, 1) == 1
     }
 
-    /// Milliseconds on the clock that stamps pings.
+    /// Return milliseconds on the clock that stamps pings.
     pub fn clock_ms(&self) -> u32 {
         self.admission.clock_ms()
     }

@@ -1,5 +1,5 @@
-//! Introspection of a thread's connections: each is woken and reports its state, a few at a time.
-//! So listing costs a connection nothing except while it runs.
+//! Introspection of a thread's connections: each is woken and reports its state.
+//! A few are woken at a time, so listing costs a connection nothing except while it runs.
 
 use std::rc::Rc;
 
@@ -7,11 +7,11 @@ use tokio::{sync::mpsc, task::yield_now};
 
 use super::{service::Ask, shard::Shard};
 
-/// Connections that are asked at once; others get their turn in between.
+/// Number of connections queried at once; others run in between.
 const AT_ONCE: usize = 128;
 
 impl Shard {
-    /// Answer questions, for ever.
+    /// Answer queries, for ever.
     pub async fn answer(self: Rc<Shard>, mut asked: mpsc::Receiver<Ask>) {
         while let Some(ask) = asked.recv().await {
             for places in self.wheel.places(ask.id).chunks(AT_ONCE) {
@@ -20,7 +20,7 @@ impl Shard {
                     yield_now().await;
                 }
             }
-            // Who asked may have left.
+            // The querying side may be gone.
             let _ = ask.reply.send(self.reports.take());
         }
     }

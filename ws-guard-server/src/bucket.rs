@@ -1,15 +1,15 @@
-//! A token bucket of new connections, without a lock.
+//! Lock-free token bucket for new connections.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-/// A number of arrivals a second, and a second's worth at once.
+/// Limit of arrivals a second, with a burst of one second's worth.
 #[derive(Debug)]
 pub struct Bucket {
     started: Instant,
-    /// Nanoseconds from `started` until which all is used up (GCRA).
+    /// End of the used-up time, in nanoseconds from `started` (GCRA).
     used_until: AtomicU64,
 }
 
@@ -20,7 +20,7 @@ impl Default for Bucket {
 }
 
 impl Bucket {
-    /// Take one, if `rate` a second permits it; without a rate, any number is.
+    /// Take one arrival, if `rate` a second permits it; 0 permits any number.
     pub fn take(&self, rate: u32) -> bool {
         self.take_at(self.started.elapsed(), rate)
     }

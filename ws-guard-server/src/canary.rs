@@ -1,4 +1,4 @@
-//! The canary of a shard, and the reaction to its delays.
+//! Canary of a shard, and the reaction to its delays.
 
 use std::{
     rc::Rc,
@@ -14,11 +14,11 @@ use super::{
 };
 use crate::seldom::Seldom;
 
-/// How long the canary sleeps.
+/// Duration of the canary's sleep.
 const NAP: Duration = Duration::from_millis(10);
-/// Connections that are closed at a time: one in this number, and at least one.
+/// Share of connections closed at a time: one in this number, and at least one.
 const SHARE: usize = 20;
-/// Pause between two such times.
+/// Pause between two such closures.
 const BETWEEN: Duration = Duration::from_secs(1);
 
 impl Shard {
@@ -53,8 +53,8 @@ impl Shard {
         }
     }
 
-    /// Charge the connection that took most of a delay, and say so where others would have been refused
-    /// for it. Returns the charge.
+    /// Charge the connection that took most of a delay, and return the charge.
+    /// Where the delay would have refused others, that is logged.
     fn charge(
         &self,
         delay: Duration,
@@ -79,8 +79,8 @@ impl Shard {
         charge
     }
 
-    /// Report what happened, and the circumstances: a stall without new connections is this
-    /// machine's, one with many may be theirs.
+    /// Report a change of level and its circumstances.
+    /// A stall without new connections is this machine's, one with many may be theirs.
     fn change_level(&self, level: Level, delay: Duration, pong: Duration, came: (f64, f64)) {
         self.set_level(level);
         let service = &self.service;
@@ -114,12 +114,12 @@ impl Shard {
     }
 }
 
-/// New connections a second, and those of clients that came back.
+/// Rates of new connections a second, and of reconnecting clients.
 struct Rate {
     since: Instant,
-    /// Counts at that time.
+    /// Counts at time `since`.
     then: (u64, u64),
-    /// Over the last whole second.
+    /// Rates of the last whole second.
     last: (f64, f64),
 }
 
@@ -136,7 +136,7 @@ impl Rate {
         }
     }
 
-    /// Over the last whole second, or the present one where that has more already.
+    /// Return the rates of the last whole second, or of the current one if higher.
     fn now(&self, counts: (u64, u64)) -> (f64, f64) {
         let (new, back) = self.grown(counts);
         (self.last.0.max(new), self.last.1.max(back))

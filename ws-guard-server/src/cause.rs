@@ -1,4 +1,4 @@
-//! Causes of closed connections: one for each, the same in logs, metrics and listings.
+//! Causes of closed connections, the same in logs, metrics and listings.
 
 use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
@@ -7,32 +7,33 @@ use super::{
     protocol::{ProtocolError, code},
 };
 
-/// Who or what ended a connection.
+/// Cause of a connection's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The peer sent a close frame.
+    /// Close frame from the peer.
     PeerClosed,
-    /// The peer's TCP ended or broke without one.
+    /// End or failure of the peer's TCP stream without a close frame.
     PeerVanished,
-    /// The peer sent bytes, but answered no ping.
+    /// Peer that sent bytes, but answered no ping.
     PingTimeout,
-    /// Nothing came any more, as when a NAT forgot the connection.
+    /// Peer that sent nothing any more, as when a NAT dropped the connection.
     Silence,
-    /// The peer did not read what it was sent.
+    /// Peer that did not read what it was sent.
     SlowReader,
-    /// The peer began a frame and did not go on with it.
+    /// Peer that began a frame and did not continue it.
     SlowSender,
-    /// The peer broke the protocol or a limit of it.
+    /// Violation of the protocol, or of one of its limits.
     Protocol(ProtocolError),
-    /// The server is late, and the connection was idle; or it has no memory left, and the
-    /// connection held more than its share of it in an unfinished message.
+    /// Overload of the server.
+    /// It is late and the connection was idle, or it has no memory left and the connection held
+    /// more than its share in an unfinished message.
     Shed,
-    /// The server is shutting down.
+    /// Shutdown of the server.
     Shutdown,
 }
 
 impl Cause {
-    /// Every [`Cause::name`].
+    /// All values of [`Cause::name`].
     pub const NAMES: [&str; 9] = [
         Cause::PeerClosed.name(),
         Cause::PeerVanished.name(),
@@ -45,7 +46,7 @@ impl Cause {
         Cause::Shutdown.name(),
     ];
 
-    /// The name in logs and metrics.
+    /// Return the name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Cause::PeerClosed => "peer_closed",
@@ -60,12 +61,12 @@ impl Cause {
         }
     }
 
-    /// Something went wrong: not a close frame of the peer, and nothing that the server decided.
+    /// Check for an error: not a close frame of the peer, nor a decision of the server.
     pub const fn is_error(self) -> bool {
         !matches!(self, Cause::PeerClosed | Cause::Shed | Cause::Shutdown)
     }
 
-    /// What to send in the close frame (RFC 6455, 7.4.1), where one can still be sent.
+    /// Return the code for the close frame, where still possible (RFC 6455, 7.4.1).
     pub const fn close_code(self) -> u16 {
         match self {
             Cause::PeerClosed => code::NORMAL,
@@ -78,7 +79,8 @@ impl Cause {
         }
     }
 
-    /// What the log says, and what the close frame's reason begins with: [`Cause::told`].
+    /// Return the log's text, with which the close frame's reason begins.
+    /// See [`Cause::told`].
     pub const fn reason(self) -> &'static str {
         match self {
             Cause::PeerClosed => "",
@@ -94,14 +96,14 @@ impl Cause {
     }
 }
 
-/// A client that is closed because the server is busy comes back after any of these times, in ms.
+/// Reconnect delays in ms of clients closed because the server is busy.
 const BUSY: RangeInclusive<u64> = 1000..=5000;
-/// Where connections are not closed over a longer time, their clients come back over this one.
+/// Minimum spread of the clients' reconnect delays.
 const SOON: Duration = Duration::from_secs(1);
 
 impl Cause {
-    /// The close frame's reason: with a time to come back after where the client is not at fault, drawn
-    /// at random over the time in which the server is left.
+    /// Return the close reason, with a reconnect delay unless the client is at fault.
+    /// The delay is drawn at random over the time in which the server is left.
     pub fn told(self, spread: Duration) -> Cow<'static, str> {
         let after = match self {
             Cause::Shutdown => fastrand::u64(0..=spread.max(SOON).as_millis() as u64),
@@ -113,7 +115,7 @@ impl Cause {
 }
 
 impl From<Action> for Cause {
-    /// What a heartbeat found; its pings end nothing.
+    /// Convert the heartbeat's action; its pings end nothing.
     fn from(action: Action) -> Cause {
         match action {
             Action::Unanswered | Action::Ping(_) => Cause::PingTimeout,

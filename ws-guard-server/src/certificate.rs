@@ -6,13 +6,15 @@ use x509_parser::{
     prelude::FromDer,
 };
 
-/// Longest name in bytes, also of a user or a region: what OpenID Connect (Core, 2) allows for `sub`.
+/// Maximum length of a name in bytes, also of a user or a region.
+/// It is what OpenID Connect (Core, 2) allows for `sub`.
 pub const LONGEST: usize = 255;
-/// What a certificate without a name is called.
+/// Placeholder for a certificate without a name.
 pub const NAMELESS: &str = "nameless";
 
-/// The subject's common name, or else its first alternative name that is a host, an address of mail or
-/// a URI; `nameless` where it has none that fits into a line of the log. In DER, already verified.
+/// Return the name in a verified DER certificate.
+/// That is the subject's common name, or else its first alternative name that is a host, a mail
+/// address or a URI; `nameless` where it has none that fits into a line of the log.
 pub fn name(der: &[u8]) -> Box<str> {
     let parsed = X509Certificate::from_der(der).ok();
     parsed.and_then(|(_, certificate)| named(&certificate)).unwrap_or(NAMELESS.into())

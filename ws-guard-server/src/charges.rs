@@ -1,5 +1,5 @@
-//! Blame for a delayed canary. What one connection takes is charged to it: it is
-//! no reason to refuse others.
+//! Blame for a delayed canary: one connection's time is charged to that connection.
+//! It is no reason to refuse others.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,16 +9,16 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Less than this is not charged.
+/// Minimum time charged.
 const WORTH_CHARGING: Duration = Duration::from_millis(1);
-/// How long charges are remembered, for pings that waited through several of them.
+/// Time for which charges are kept, for pings that waited through several of them.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// Turns of a thread's connections since its canary should have woken.
+/// Turns of a thread's connections since the canary's wake-up was due.
 #[derive(Debug)]
 pub struct Turns {
     due: Cell<Instant>,
-    /// By the numbers of connections; few, as each took its time.
+    /// Time by connection number; few, as each took its time.
     taken: RefCell<Vec<(u64, Duration)>>,
 }
 
@@ -27,13 +27,13 @@ impl Turns {
         Turns { due: Cell::new(now), taken: RefCell::default() }
     }
 
-    /// The canary goes to sleep until `due`.
+    /// Start a measurement: the canary sleeps until `due`.
     pub fn begin(&self, due: Instant) {
         self.due.set(due);
         self.taken.borrow_mut().clear();
     }
 
-    /// A connection had a turn.
+    /// Record a connection's turn.
     pub fn took(&self, connection: u64, began: Instant, ended: Instant) {
         let time = ended.saturating_duration_since(began.max(self.due.get()));
         if time < WORTH_CHARGING {
@@ -46,19 +46,19 @@ impl Turns {
         }
     }
 
-    /// The connection that took most, and how long.
+    /// Return the connection that took most, and its time.
     pub fn most(&self) -> Option<(u64, Duration)> {
         self.taken.borrow().iter().copied().max_by_key(|(_, time)| *time)
     }
 }
 
-/// What was charged to connections lately.
+/// Recent charges to connections.
 #[derive(Debug, Default)]
 pub struct Charges(VecDeque<(Instant, Duration)>);
 
 impl Charges {
-    /// Charge a connection for what it took, but for no more than the thread worked: what is beyond
-    /// that is a pause in the middle of its turn, and not its fault. Returns the charge.
+    /// Charge a connection for its turn, at most for the time that the thread worked.
+    /// The rest is a pause during its turn, and not its fault. Returns the charge.
     pub fn charge(&mut self, took: Duration, worked: Duration, now: Instant) -> Duration {
         let charge = took.min(worked);
         let remembered = |at: Instant| now.saturating_duration_since(at) < REMEMBERED;
@@ -71,7 +71,7 @@ impl Charges {
         charge
     }
 
-    /// What is left of a wait that ended `now`, without what was charged meanwhile.
+    /// Return what remains of a wait that ended `now`, less what was charged meanwhile.
     pub fn left_of(&self, wait: Duration, now: Instant) -> Duration {
         let meanwhile = |at: Instant| now.saturating_duration_since(at) < wait;
         let charged = self.0.iter().filter(|(at, _)| meanwhile(*at)).map(|(_, charge)| *charge);
@@ -79,7 +79,7 @@ impl Charges {
     }
 }
 
-/// CPU time that this thread has taken.
+/// Return the CPU time of this thread.
 pub fn thread_time() -> Duration {
     // Linux has this clock.
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(turns.most(), None);
     }
 
-    /// Many short turns are no one's fault.
+    /// Many short turns are not the fault of any connection.
     #[test]
     fn a_crowd_is_not_charged() {
         let start = Instant::now();

@@ -18,89 +18,89 @@ use super::{
 };
 use crate::trace::Trace;
 
-/// What becomes of messages.
+/// Processing of messages.
 #[derive(Clone, Debug, Default)]
 pub enum HandlerKind {
-    /// They go back to their sender.
+    /// Echo of each message to its sender.
     #[default]
     Echo,
     /// Publish and subscribe.
     Topic(Box<TopicLimits>),
 }
 
-/// Everything a server has to be told. The defaults are those of the command line.
+/// Configuration of a server; its defaults are those of the command line.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: SocketAddr,
-    /// Threads, each with connections of its own.
+    /// Number of threads, each with its own connections.
     pub shards: usize,
-    /// Open connections, all together; above that a handshake is answered with 503.
+    /// Maximum number of open connections; above it a handshake is refused with 503.
     pub max_connections: usize,
-    /// Open connections of one source; above that a handshake is answered with 429.
+    /// Maximum number of open connections of a source; above it the refusal is 429.
     pub max_connections_per_source: usize,
-    /// Open connections of one user; above that a handshake is answered with 429.
+    /// Maximum number of open connections of a user; above it the refusal is 429.
     pub max_connections_per_user: usize,
-    /// New connections a second, and as many at once; above that a handshake is answered with 503. 0 is
-    /// no such limit.
+    /// Maximum number of new connections a second, and in a burst; 0: no limit.
+    /// Above it a handshake is refused with 503.
     pub admission_rate: u32,
-    /// Users of other clusters are answered with 421.
+    /// This server's share of users; users of other clusters are refused with 421.
     pub user_cluster: Option<Share>,
     /// Admission, and identification of clients.
     pub access: Access,
-    /// With a certificate, the server speaks TLS only.
+    /// TLS settings; with them, the server speaks TLS only.
     pub tls: Option<Arc<Tls>>,
     /// Assignment of subprotocols.
     pub negotiation: Arc<Negotiation>,
-    /// Where pings are noted that no guard in front of the server can see: those inside TLS.
+    /// Record of pings inside TLS, which no guard in front of the server can see.
     pub seen: Option<Arc<Seen>>,
-    /// Proxies that are believed.
+    /// Trusted proxies.
     pub proxies: Proxies,
-    /// Connections whose handshake is not done; above that a new one is dropped unanswered. Half of
-    /// them at most are of one source, trusted proxies left out.
+    /// Maximum number of pending handshakes; further ones are dropped unanswered.
+    /// At most half of them are of one source, except trusted proxies.
     pub max_handshakes: usize,
-    /// How long a new one waits in the kernel's queue before that, for one of them to end.
+    /// Time that a new connection waits in the kernel's queue before that.
     pub handshake_wait: Duration,
-    /// From the TCP connection to the end of the handshake.
+    /// Time from the TCP connection to the end of the handshake.
     pub handshake_timeout: Duration,
-    /// Size of a request in bytes, all headers included.
+    /// Maximum size of a request in bytes, headers included.
     pub max_request: usize,
-    /// Messages and their fragments.
+    /// Limits of messages and their fragments.
     pub limits: Limits,
-    /// Bytes that may be on their way to a connection before nothing more is read from it.
+    /// Limit of pending output in bytes, above which nothing more is read.
     pub output: Arc<OutputLimit>,
-    /// Bytes that all connections together may hold in buffers. Above it new connections are refused
-    /// with 503, and each may have less output waiting.
+    /// Maximum number of bytes that all connections together hold in buffers.
+    /// Above it new connections are refused with 503, and the limit of pending output is lower.
     pub memory_budget: usize,
-    /// How long the socket may take no byte while there are some to write.
+    /// Maximum time for which the socket accepts no byte of pending output.
     pub write_timeout: Duration,
     /// Maximum duration of a frame, plus a second for each KiB received.
     pub frame_timeout: Duration,
-    /// From a close frame to the peer's answer and the end of its TCP stream.
+    /// Maximum time from a close frame to the peer's answer and the end of its stream.
     pub close_timeout: Duration,
-    /// How long the server goes on accepting once it is told to end. Meanwhile it is not ready, so that
-    /// whoever sends clients to it can stop.
+    /// Time for which the server still accepts connections during shutdown.
+    /// It is not ready meanwhile, so that load balancers can stop sending clients.
     pub shutdown_delay: Duration,
-    /// Over which connections are closed at the end, so that their clients come back one after another.
+    /// Time over which connections are closed, to spread the reconnecting clients.
     pub shutdown_spread: Duration,
-    /// For all connections together at the end, after that.
+    /// Time for all connections to end after that.
     pub drain_timeout: Duration,
     pub heartbeat: Times,
-    /// What is a stall, and what is done about it.
+    /// Thresholds of a stall, and its consequences.
     pub stalls: Thresholds,
-    /// What makes a source, and how many of its pings are answered.
+    /// Definition of a source, and limits of answered pings.
     pub pings: Arc<Pings>,
-    /// What becomes of messages.
+    /// Processing of messages.
     pub handler: HandlerKind,
-    /// Requests that are no handshake may get a page to try messaging on.
+    /// `true` if requests other than handshakes may get the demonstration page.
     pub demo_page: bool,
-    /// What happens to connections goes there as well.
+    /// Additional receiver of connection events.
     pub trace: Option<Arc<dyn Trace>>,
-    /// permessage-deflate, unless it is switched off.
+    /// permessage-deflate, unless disabled.
     pub deflate: Option<DeflateOptions>,
 }
 
 impl Config {
-    /// A server on `listen` with everything else at its default.
+    /// Create a configuration for `listen`, with defaults for everything else.
     pub fn new(listen: SocketAddr) -> Config {
         Config {
             listen,
@@ -143,7 +143,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// A number as documents write it.
+    /// Format a number as in the documentation.
     fn grouped(number: usize) -> String {
         let digits = number.to_string();
         let groups = digits.as_bytes().rchunks(3).rev();

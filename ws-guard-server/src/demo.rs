@@ -1,4 +1,4 @@
-//! A page to try messaging on, with the browser client.
+//! Page to try out messaging, with the browser client.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -9,7 +9,7 @@ use hyper::{
 
 use super::page_headers;
 
-/// Only what comes from this server, and the worker that the client keeps time with.
+/// Content security policy: this server, and the worker of the client's timers.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -31,7 +31,7 @@ const FILES: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// The answer to a request for one of the page's files.
+/// Answer a request for one of the page's files.
 pub fn answer<B>(request: &Request<B>) -> Option<Response<Full<Bytes>>> {
     let path = request.uri().path();
     let (_, kind, text) = FILES.into_iter().find(|(name, ..)| *name == path)?;

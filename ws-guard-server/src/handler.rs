@@ -10,71 +10,73 @@ use super::{
     turn::Turn,
 };
 
-/// Takes what a client sends. Each connection has one of its own.
+/// Receiver of a client's messages; each connection has its own.
 pub trait Handler {
-    /// A whole message.
+    /// Process a whole message.
     fn message(&mut self, message: Message, replies: &mut Replies<'_>);
 
-    /// A fragment of a message, on connections that agreed to streaming: as soon as it is there,
-    /// whether or not the message ever ends.
+    /// Process a fragment as soon as it arrives, where streaming is agreed.
+    /// The message may never end.
     fn chunk(&mut self, chunk: Chunk, replies: &mut Replies<'_>);
 
-    /// Whether it takes fragments, where streaming is agreed. If not, messages come whole there too.
+    /// Check whether fragments are accepted, where streaming is agreed.
+    /// If not, messages are whole there too.
     fn streams(&self) -> bool {
         true
     }
 
-    /// Wake this when there is something to send that no message asked for.
+    /// Register the task to wake for unsolicited messages.
     fn register(&self, _waker: &Waker) {}
 
-    /// Send one such thing; whether there was any.
+    /// Send one unsolicited message, and return whether there was one.
     fn deliver(&mut self, _replies: &mut Replies<'_>) -> Result<bool, Overflow> {
         Ok(false)
     }
 
-    /// Bytes of such things that wait.
+    /// Return the number of pending bytes of unsolicited messages.
     fn waiting(&self) -> usize {
         0
     }
 
-    /// Bytes of memory that it holds, without those that it shares with others.
+    /// Return the number of bytes held in memory, except those shared with others.
     fn held(&self) -> usize {
         0
     }
 
-    /// What it has subscribed to.
+    /// Return the subscribed topics.
     fn topics(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// More has waited for the peer than may, and that is what ends a connection.
+/// Overflow of the peer's pending output, where that ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overflow;
 
-/// Where answers go.
+/// Destination of answers.
 pub struct Replies<'a> {
     pub(super) outbox: &'a mut Outbox,
     pub(super) treatment: Treatment<'a>,
     pub(super) turn: &'a mut Turn,
     pub(super) totals: &'a mut Totals,
-    /// For followers of the connection.
+    /// Event for followers of the connection.
     pub(super) happened: Option<Happened>,
 }
 
 impl Replies<'_> {
-    /// Send a message, coded as was agreed. What cannot be sent yet, before the handshake of an
-    /// encryption, is dropped.
+    /// Send a message in the agreed coding.
+    /// Before the handshake of an encryption it cannot be sent, and is dropped.
     pub fn message(&mut self, message: Message) {
         self.send(message, Payload::Own);
     }
 
-    /// The same with a payload that others hold as well: [`Held::shared`](super::held::Held::shared).
+    /// Send a message with a payload that others hold as well.
+    /// See [`Held::shared`](super::held::Held::shared).
     pub fn shared(&mut self, message: Message) {
         self.send(message, Payload::Shared);
     }
 
-    /// Work was done, in bytes that take as long to compress.
+    /// Charge work to the turn, in bytes that take as long to compress.
     pub fn spend(&mut self, bytes: usize) {
         self.turn.spend(bytes);
     }
@@ -87,14 +89,14 @@ impl Replies<'_> {
         self.outbox.message(message, payload, self.treatment.again(), self.turn);
     }
 
-    /// Send a fragment. Nothing else may be sent between the first and the last of a message.
+    /// Send a fragment; nothing else may be sent between a message's first and last.
     pub fn chunk(&mut self, chunk: Chunk) {
         self.totals.messages_out += u64::from(chunk.last);
         self.outbox.chunk(chunk);
     }
 }
 
-/// Sends everything back.
+/// Handler that sends everything back.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 

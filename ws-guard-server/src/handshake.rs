@@ -1,4 +1,4 @@
-//! The opening handshake, RFC 6455, 4.2: HTTP/1.1 by hyper, and what makes it an upgrade.
+//! Opening handshake (RFC 6455, 4.2): HTTP/1.1 by hyper, and the rules of upgrades.
 
 use std::{
     cell::RefCell, convert::Infallible, future::poll_fn, pin::Pin, rc::Rc, task::Poll,
@@ -31,26 +31,27 @@ use super::{
     refusal::Refusal,
 };
 
-/// What the accept key is made with (RFC 6455, 1.3).
+/// Suffix for computing the accept key (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// Most header fields in a request.
+/// Maximum number of header fields in a request.
 const MAX_FIELDS: usize = 100;
-/// What hyper cannot do with less than.
+/// Minimum buffer size that hyper needs.
 const MIN_REQUEST: usize = 8192;
-/// How long a refused client's socket may take for the last of the answer.
+/// Time for a refused client's socket to accept the rest of the response.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Most that is read of what a refused client sent behind its request, in bytes.
+/// Maximum number of bytes read of a refused client after its request.
 const MAX_UNREAD: usize = 64 * 1024;
 
-/// What a request asks for, once it is known to be a proper one.
+/// Valid request for an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     accept: String,
     pub deflate: Option<Agreed>,
     pub protocol: Option<Choice>,
-    /// There are protocols to choose from, and the answer says which it is.
+    /// `true` if there are protocols to choose from: the response names the choice.
     versioned: bool,
-    /// Where none was chosen: browsers want one of those that they offer.
+    /// `true` if the resume protocol is offered: browsers need one of those they offer.
+    /// It is the answer where no other is chosen.
     resuming: bool,
 }
 
@@ -94,18 +95,18 @@ impl Upgrade {
         })
     }
 
-    /// Choose a subprotocol of those that the client offers.
+    /// Choose one of the subprotocols that the client offers.
     pub fn negotiate(&mut self, headers: &HeaderMap, table: &Table, client: &Client<'_>) {
         self.versioned = !table.rows.is_empty();
         self.protocol = table.choose(&offers::offers(headers), client);
         let features = self.protocol.as_ref().map(|choice| choice.features);
-        // What is encrypted does not get shorter, and a stream is not held until it is whole.
+        // Encrypted data does not compress, and a stream is not held until it is whole.
         if features.is_some_and(|features| features.encryption || features.streaming) {
             self.deflate = None;
         }
     }
 
-    /// Have the subprotocol of clients that come back, where they offer it and get no other.
+    /// Accept the reconnecting clients' subprotocol, if offered and no other is chosen.
     pub fn resume(&mut self, headers: &HeaderMap) {
         self.resuming = offers::offers(headers).contains(&RESUME);
     }
@@ -126,7 +127,7 @@ impl Upgrade {
             (header::SEC_WEBSOCKET_PROTOCOL, protocol.or(resuming)),
             (HeaderName::from_static(VERSION_FIELD), version),
         ] {
-            // All are made of characters that a header may have.
+            // All consist of characters that a header may have.
             if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
                 headers.insert(name, value);
             }
@@ -135,53 +136,53 @@ impl Upgrade {
     }
 }
 
-/// `Sec-WebSocket-Accept` for a key (RFC 6455, 4.2.2).
+/// Compute `Sec-WebSocket-Accept` for a key (RFC 6455, 4.2.2).
 fn accept_key(key: &str) -> String {
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     STANDARD.encode(digest)
 }
 
-/// The value of a field that is there exactly once.
+/// Return the value of a field that is present exactly once.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value.trim())
 }
 
-/// A comma-separated list has this token, in any case.
+/// Check whether a comma-separated list has this token, in any case.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// A body follows the request (RFC 9112, 6).
+/// Check whether a body follows the request (RFC 9112, 6).
 fn has_body(headers: &HeaderMap) -> bool {
     let lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     headers.contains_key(header::TRANSFER_ENCODING)
         || lengths.into_iter().any(|length| length.as_bytes() != b"0")
 }
 
-/// A stream whose handshake is done.
+/// Stream after its handshake.
 pub struct Done<I, T> {
     pub io: I,
-    /// What the client sent right behind its request.
+    /// Bytes that the client sent right after its request.
     pub leftover: Bytes,
     pub upgrade: Upgrade,
-    /// What `admit` gave.
+    /// Result of `admit`.
     pub admitted: T,
 }
 
 impl<I, T> Done<I, T> {
-    /// The stream, and what `admit` gave.
+    /// Separate the stream from the result of `admit`.
     pub fn split(self) -> (Done<I, ()>, T) {
         let Done { io, leftover, upgrade, admitted } = self;
         (Done { io, leftover, upgrade, admitted: () }, admitted)
     }
 }
 
-/// Read the one request of a stream and answer it. `admit` is asked once the request is a proper
-/// one; it can still refuse it, and say more about the answer. Bounded in size, not in time. What is
-/// refused is left open: see [`say_goodbye`].
+/// Read the one request of a stream and answer it; bounded in size, not in time.
+/// `admit` is called once the request is valid; it can still refuse it, and add to the response.
+/// A refused stream is left open: see [`say_goodbye`].
 pub async fn accept<I, T>(
     io: I,
     config: &Config,
@@ -212,7 +213,7 @@ where
     let served = http1::Builder::new()
         .max_buf_size(config.max_request.max(MIN_REQUEST))
         .max_headers(MAX_FIELDS)
-        // Who sends no more after its request is answered all the same.
+        // A client that has ended its side is answered all the same.
         .half_close(true)
         .serve_connection(TokioIo::new(io), service)
         .without_shutdown()
@@ -222,9 +223,9 @@ where
     Ok(Done { io: parts.io.into_inner(), leftover: parts.read_buf, upgrade, admitted })
 }
 
-/// End a stream in order, TLS with its close_notify (RFC 8446, 6.1): what was answered must not look
-/// cut off. What the peer sent is read as far as it is there, or the kernel would reset the
-/// connection, and the answer with it.
+/// End a stream in order, TLS with its close_notify (RFC 8446, 6.1).
+/// The response must not look truncated. Bytes that the peer has sent are read, or the kernel would
+/// reset the connection, and the response with it.
 pub async fn say_goodbye<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
     if !matches!(timeout(GOODBYE, io.shutdown()).await, Ok(Ok(()))) {
         return;
@@ -251,7 +252,7 @@ mod tests {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
 
-    /// A good request, without the field that `change` names, and with its value if it has one.
+    /// Build a valid request, with the field in `change` removed or replaced.
     fn request(change: Option<(&str, Option<&str>)>) -> Request<()> {
         let mut request = Request::builder();
         for (name, value) in GOOD {

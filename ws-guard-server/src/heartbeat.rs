@@ -1,36 +1,36 @@
-//! Liveness of the peer. A state machine without a clock or a socket.
+//! Liveness of the peer: a state machine without a clock or a socket.
 //!
 //! ```text
 //! Idle ── first ping ──▶ Handshaking ── pong ──▶ Active ── one timeout ──▶ Suspect ── three ──▶ Dead
-//!                                                  ▲                         │
-//!                                                  └────────── pong ─────────┘
+//! ▲                         │
+//! └────────── pong ─────────┘
 //! ```
 //!
-//! There are two of them, with timers of their own. The *probe* is this side's pings and the peer's
+//! There are two of them, with their own timers. The *probe* is this side's pings and the peer's
 //! pongs. The *answer* is the peer's pings and this side's pongs, which count as answered once the
-//! socket has taken them: a peer that does not read is found even if it never has to speak.
+//! socket has accepted them: a peer that does not read is detected even if it never has to send.
 
 use std::time::{Duration, Instant};
 
-/// Timeouts after which a direction is dead.
+/// Number of timeouts after which a direction is dead.
 pub const MISSES: u8 = 3;
 
 /// State of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// No ping yet.
+    /// No ping so far.
     Idle,
-    /// The first ping waits for its pong.
+    /// First ping, waiting for its pong.
     Handshaking,
     Active,
-    /// A pong is late, once or twice.
+    /// Late pong, once or twice.
     Suspect,
-    /// It was late three times.
+    /// Late pong for the third time.
     Dead,
 }
 
 impl State {
-    /// The name in listings and logs.
+    /// Return the name in listings and logs.
     pub const fn name(self) -> &'static str {
         match self {
             State::Idle => "idle",
@@ -42,15 +42,15 @@ impl State {
     }
 }
 
-/// How long things may take.
+/// Time-outs of the heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     /// Silence of the peer before it is pinged.
     pub ping_interval: Duration,
-    /// From a ping to its pong.
+    /// Time from a ping to its pong.
     pub pong_timeout: Duration,
-    /// How long other bytes may stand in for a pong: a peer in the middle of a long frame cannot
-    /// send one.
+    /// Time for which other bytes replace a pong.
+    /// A peer in the middle of a long frame cannot send one.
     pub grace: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Default for Times {
     }
 }
 
-/// What is to be done now.
+/// Action that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send a ping with this payload.
@@ -77,12 +77,12 @@ pub enum Action {
     NotReading,
 }
 
-/// One direction.
+/// State of one direction.
 #[derive(Clone, Copy, Debug)]
 struct Beat {
     state: State,
     misses: u8,
-    /// When the pong that is waited for will be late.
+    /// Time at which the awaited pong will be late.
     due: Option<Instant>,
 }
 
@@ -100,7 +100,7 @@ impl Beat {
         *self = Beat { state: State::Active, misses: 0, due: None };
     }
 
-    /// The pong is late; returns whether that was once too often.
+    /// Count a late pong, and return whether the direction is dead for it.
     fn late(&mut self) -> bool {
         self.due = None;
         self.misses = self.misses.saturating_add(1);
@@ -114,18 +114,18 @@ impl Beat {
     }
 }
 
-/// Both directions of one connection.
+/// Heartbeat of one connection, in both directions.
 #[derive(Clone, Copy, Debug)]
 pub struct Heartbeat {
     probe: Beat,
     answer: Beat,
     next_ping: Instant,
-    /// The peer's latest byte.
+    /// Arrival of the peer's latest byte.
     heard: Instant,
-    /// When the first and the latest ping without a pong went out.
+    /// Times of the first and the latest ping without a pong.
     first_asked: Instant,
     last_asked: Instant,
-    /// The latest ping's number, which is its payload, and the latest that was answered.
+    /// Number of the latest ping, which is its payload, and of the latest answered one.
     number: u64,
     answered: u64,
     round_trip: Option<Duration>,
@@ -133,8 +133,9 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A connection that opened `now`. `spread`, a share of 2³², says where in the second half of
-    /// the interval the first ping falls, so that connections opened at once are not pinged at once.
+    /// Create the heartbeat of a connection that opened `now`.
+    /// `spread`, a share of 2³², selects where in the second half of the interval the first ping
+    /// falls, so that connections opened together are not pinged together.
     pub fn new(now: Instant, times: &Times, spread: u32) -> Heartbeat {
         let half = times.ping_interval / 2;
         let next_ping = now + half + half.mul_f64(f64::from(spread) / f64::from(u32::MAX));
@@ -152,16 +153,17 @@ impl Heartbeat {
         }
     }
 
-    /// Bytes came from the peer: no need to ping for a while.
+    /// Record bytes from the peer, which needs no ping for a while.
     pub fn heard(&mut self, now: Instant, times: &Times) {
-        // The first ping keeps its place in the interval, or all that spoke at once would be pinged
-        // at once.
+        // The first ping keeps its place in the interval, or all peers that sent at once would be
+        // pinged at once.
         let shift = now.saturating_duration_since(self.heard);
         self.heard = now;
         self.next_ping = (self.next_ping + shift).min(now + times.ping_interval);
     }
 
-    /// A pong came; whether it answers a ping. One that does not says nothing (RFC 6455, 5.5.3).
+    /// Process a pong, and return whether it answers a ping.
+    /// One that does not has no meaning (RFC 6455, 5.5.3).
     pub fn pong(&mut self, now: Instant, payload: &[u8]) -> bool {
         let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return false };
         if number <= self.answered || number > self.number {
@@ -176,25 +178,25 @@ impl Heartbeat {
         true
     }
 
-    /// A ping came, and its pong is not with the socket yet.
+    /// Record a ping whose pong is not with the socket yet.
     pub fn owes_pong(&mut self, now: Instant, times: &Times) {
         self.answer.asked(now + times.pong_timeout);
     }
 
-    /// The socket has taken the pong.
+    /// Record that the socket has accepted the pong.
     pub fn pong_sent(&mut self) {
         if self.answer.due.is_some() {
             self.answer.answered();
         }
     }
 
-    /// When [`Heartbeat::poll`] has something to do.
+    /// Return the time at which [`Heartbeat::poll`] has something to do.
     pub fn deadline(&self) -> Instant {
         let probe = self.probe.due.unwrap_or(self.next_ping);
         self.answer.due.map_or(probe, |answer| answer.min(probe))
     }
 
-    /// What has to be done `now`, if anything.
+    /// Return the action that is due `now`, if any.
     pub fn poll(&mut self, now: Instant, times: &Times) -> Option<Action> {
         if self.answer.is_due(now) {
             if self.answer.late() {
@@ -223,22 +225,22 @@ impl Heartbeat {
         Some(self.ping(now, times))
     }
 
-    /// State of the peer's side.
+    /// Return the state of the peer's side.
     pub fn state(&self) -> State {
         self.probe.state
     }
 
-    /// Where the answers to the peer's pings stand.
+    /// Return the state of answers to the peer's pings.
     pub fn answer_state(&self) -> State {
         self.answer.state
     }
 
-    /// From the latest answered ping to its pong.
+    /// Return the time from the latest answered ping to its pong.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }
 
-    /// When a ping was last answered.
+    /// Return the time of the latest answered ping.
     pub fn last_pong(&self) -> Option<Instant> {
         self.last_pong
     }
@@ -263,7 +265,7 @@ mod tests {
     const TIMES: Times =
         Times { ping_interval: Duration::from_secs(20), pong_timeout: SECOND, grace: SECOND };
 
-    /// A heartbeat whose first ping falls exactly one interval after `start`.
+    /// Create a heartbeat whose first ping falls exactly one interval after `start`.
     fn start() -> (Instant, Heartbeat) {
         let now = Instant::now();
         (now, Heartbeat::new(now, &TIMES, u32::MAX))
@@ -366,7 +368,7 @@ mod tests {
         beat.pong_sent();
         assert_eq!(beat.answer_state(), State::Active);
         beat.owes_pong(now + SECOND, &TIMES);
-        // More pings do not put it off.
+        // Further pings do not postpone it.
         beat.owes_pong(now + SECOND + SECOND / 2, &TIMES);
         assert_eq!(beat.poll(now + 2 * SECOND, &TIMES), None);
         assert_eq!(beat.answer_state(), State::Suspect);

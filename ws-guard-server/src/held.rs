@@ -1,19 +1,19 @@
-//! Memory budget of the buffers of all connections.
+//! Memory budget of all connections' buffers.
 
 use bytes::Bytes;
 use prometheus::IntGauge;
 
-/// Bytes of memory, counted by their holders.
+/// Number of bytes held in memory, as counted by their holders.
 #[derive(Clone, Debug)]
 pub struct Held(IntGauge);
 
 impl Held {
-    /// Nothing held; `gauge` shows how much it is.
+    /// Create an empty count, shown by `gauge`.
     pub fn new(gauge: IntGauge) -> Held {
         Held(gauge)
     }
 
-    /// A holder has `now` bytes, and had `before`.
+    /// Record that a holder has `now` bytes, after `before`.
     pub fn change(&self, before: usize, now: usize) {
         if now != before {
             self.0.add(now as i64 - before as i64);
@@ -24,7 +24,7 @@ impl Held {
         usize::try_from(self.0.get()).unwrap_or_default()
     }
 
-    /// The same bytes, held until the last reference to them goes: once, however many there are.
+    /// Count shared bytes once, until their last reference is dropped.
     pub fn shared(&self, bytes: Bytes) -> Bytes {
         self.change(0, bytes.len());
         Bytes::from_owner(Shared { bytes, held: self.clone() })

@@ -1,4 +1,4 @@
-//! Identity of a client, and origin checks for browsers: decided before the upgrade.
+//! Identity of a client, and origin checks for browsers, before the upgrade.
 
 use std::borrow::Cow;
 
@@ -17,34 +17,34 @@ use super::{
     topics::rules::Grants,
 };
 
-/// Region of clients whose own is no name.
+/// Region of clients whose own is not a valid name.
 const INVALID_REGION: &str = "invalid";
-/// Query parameter that a browser has to use, which cannot set a header (RFC 6750, 2.3).
+/// Query parameter for browsers, which cannot set a header (RFC 6750, 2.3).
 const TOKEN_PARAMETER: &str = "access_token";
-/// Query parameter of the topics and positions that a client goes on with.
+/// Query parameter of the topics and positions with which a client resumes.
 const RESUME_PARAMETER: &str = "resume";
-/// Subprotocol of clients that offer them as another one, which begins with this and a dot.
+/// Subprotocol for offering these as another one, which begins with it and a dot.
 pub const RESUME: &str = "ws-guard.resume";
 
-/// What is known of a client.
+/// Identity of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     pub user_id: Option<Box<str>>,
     pub region: Option<Box<str>>,
-    /// Whose certificate it showed.
+    /// Name in its certificate.
     pub certificate: Option<Box<str>>,
-    /// What its token permits.
+    /// Permissions of its token.
     pub grants: Grants,
 }
 
-/// Where a request names something.
+/// Place of a value in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// A header, believed from trusted proxies only: anybody can set it.
+    /// Header, accepted from trusted proxies only: any client can set it.
     Header(HeaderName),
-    /// A parameter of the query. Anybody can set it too: a label, no proof.
+    /// Query parameter; any client can set that too: a label, no proof.
     Query(String),
-    /// The name in the certificate that the client showed.
+    /// Name in the client's certificate.
     Certificate,
 }
 
@@ -63,23 +63,24 @@ impl std::str::FromStr for Field {
     }
 }
 
-/// Who may connect.
+/// Rules of access.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Origins of pages that may connect; any where there are none. Clients that are no browsers send
-    /// none, and are not stopped.
+    /// Allowed origins of pages; empty for any.
+    /// Clients other than browsers send none, and are not stopped.
     pub origins: Vec<Origin>,
     pub user: Option<Field>,
     pub region: Option<Field>,
-    /// With one, a client needs a token, and its fields are not asked.
+    /// Token key; with one, a client needs a token, and its fields are ignored.
     pub token: Option<TokenKey>,
-    /// A client has to identify itself.
+    /// `true` if a client has to identify itself.
     pub user_required: bool,
 }
 
 impl Access {
-    /// Check a request. `trusted` is whether it comes through a trusted proxy, `certificate` whose
-    /// certificate the client showed.
+    /// Check a request.
+    /// `trusted` is whether it comes through a trusted proxy, `certificate` the name in the
+    /// client's certificate.
     pub fn check<B>(
         &self,
         request: &Request<B>,
@@ -97,7 +98,7 @@ impl Access {
             }
             None => (shown.field(self.user.as_ref()), shown.field(self.region.as_ref())),
         };
-        // Limits of a user hold for all, or for none that can be seen.
+        // A user's limits apply to all connections, or visibly to none.
         let user_id = user.and_then(name).map_err(|NotAName| Refusal::BadUser)?;
         let region = region.and_then(name).unwrap_or_else(|NotAName| Some(INVALID_REGION.into()));
         if self.user_required && user_id.is_none() {
@@ -120,7 +121,7 @@ impl Access {
     }
 }
 
-/// The resume token in a request's query, or among the subprotocols that it offers.
+/// Return the resume token in the query, or among the offered subprotocols.
 pub fn resume_token<B>(request: &Request<B>) -> Option<Box<str>> {
     if let Some(token) = parameters(request.uri().query(), RESUME_PARAMETER).next() {
         return Some(token.ok()?.into_owned().into_boxed_str());
@@ -130,7 +131,8 @@ pub fn resume_token<B>(request: &Request<B>) -> Option<Box<str>> {
     tokens.next().map(Box::from)
 }
 
-/// `Authorization: Bearer`, or the query's `access_token`; one of them, once (RFC 6750, 2).
+/// Return the token: a bearer one, or `access_token` of the query (RFC 6750, 2).
+/// It has to be given exactly once.
 fn token<B>(request: &Request<B>) -> Result<Cow<'_, str>, Refusal> {
     let mut fields = request.headers().get_all(header::AUTHORIZATION).iter();
     let mut parameters = parameters(request.uri().query(), TOKEN_PARAMETER);
@@ -150,14 +152,14 @@ fn token<B>(request: &Request<B>) -> Result<Cow<'_, str>, Refusal> {
     Ok(token)
 }
 
-/// What a client shows of itself.
+/// Identification shown by a client.
 struct Shown<'a, B> {
     request: &'a Request<B>,
     trusted: bool,
     certificate: Option<&'a str>,
 }
 
-/// What a client says of itself is no name.
+/// Invalid name in a client's identification.
 struct NotAName;
 
 impl<'a, B> Shown<'a, B> {
@@ -168,7 +170,7 @@ impl<'a, B> Shown<'a, B> {
             Some(Field::Header(name)) => {
                 let mut values = self.request.headers().get_all(name).iter();
                 let value = values.next().map(|value| std::str::from_utf8(value.as_bytes()));
-                // The client's own, and that of the proxy: there is no telling which is whose.
+                // The client's own, and that of the proxy: they cannot be told apart.
                 if values.next().is_some() {
                     return Err(NotAName);
                 }
@@ -183,7 +185,7 @@ impl<'a, B> Shown<'a, B> {
     }
 }
 
-/// The values of a query's parameter, decoded as forms are (`application/x-www-form-urlencoded`).
+/// Return the values of a query parameter (`application/x-www-form-urlencoded`).
 fn parameters<'a>(
     query: Option<&'a str>,
     name: &str,
@@ -195,7 +197,7 @@ fn parameters<'a>(
     pairs.filter_map(move |(key, value)| key.is_ok_and(|key| key == name).then_some(value))
 }
 
-/// A key or a value without its percent-encoding; a plus sign is a space.
+/// Decode the percent-encoding of a key or value; a plus sign is a space.
 fn decoded(text: &str) -> Result<Cow<'_, str>, NotAName> {
     if text.contains('+') {
         let spaced = text.replace('+', " ");
@@ -205,8 +207,8 @@ fn decoded(text: &str) -> Result<Cow<'_, str>, NotAName> {
     percent_decode_str(text).decode_utf8().map_err(|_| NotAName)
 }
 
-/// A name of a user or a region: not too long for a line, and without control characters. None at all
-/// where it is empty.
+/// Validate a name of a user or region: short enough for a line, no control codes.
+/// An empty one is none.
 fn name(text: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, NotAName> {
     let text = text.filter(|text| !text.is_empty());
     match text {
@@ -364,7 +366,7 @@ mod tests {
         assert_eq!(access.check(&request, false, None), Err(Refusal::BadToken));
     }
 
-    /// What a token says that its reader has to understand, it has to understand (RFC 7515, 4.1.11).
+    /// Critical extensions must be understood by a token's reader (RFC 7515, 4.1.11).
     #[test]
     fn critical_extensions_are_refused() {
         let access = Access {

@@ -1,4 +1,4 @@
-//! A connection's byte stream: TCP, or TLS over it.
+//! Byte stream of a connection: TCP, or TLS over it.
 
 use std::{
     io::{self, IoSlice},
@@ -14,10 +14,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::{certificate, tcp_info::TcpInfo};
 
-/// A byte stream that knows its TCP.
+/// Byte stream with access to its TCP state.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// What the kernel says of it. Times since something are in steps of the kernel's timer, 1 to
-    /// 10 ms.
+    /// Return the kernel's TCP state.
+    /// Times since an event are in steps of the kernel's timer, 1 to 10 ms.
     fn tcp(&self) -> Option<TcpInfo>;
 }
 
@@ -31,14 +31,14 @@ impl Stream for Io {
     }
 }
 
-/// Either of them. TLS has buffers of its own, in a box, so that plain connections stay small.
+/// TCP or TLS; TLS has its own buffers, in a box, to keep plain connections small.
 pub enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Io {
-    /// The name in the certificate that the peer showed and TLS found good.
+    /// Return the name in the peer's verified certificate.
     pub fn certificate_name(&self) -> Option<Box<str>> {
         let Io::Tls(stream) = self else { return None };
         let chain = stream.get_ref().1.peer_certificates()?;

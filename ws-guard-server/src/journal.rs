@@ -1,5 +1,5 @@
-//! Recent history of connections: causes of the latest ends, and events of each. Bounded,
-//! whatever happens, and nothing of it is kept by connection.
+//! Recent history of connections: causes of the latest ends, and events of each.
+//! It is bounded, whatever happens, and nothing of it is kept by connection.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,33 +22,33 @@ use crate::{
     view::{ConnectionView, StoryEvent},
 };
 
-/// Connections that ended, and are remembered.
+/// Number of ended connections kept.
 const GONE: usize = 1024;
-/// Events that are remembered.
+/// Number of events kept.
 const EVENTS: usize = 4096;
-/// Events that a follower may lag behind before it loses some.
+/// Number of events that a follower may lag behind before it loses some.
 const LAG: usize = 1024;
 
-/// What happened to a connection.
+/// Event of a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Happened {
-    /// Its handshake was done; the time it took.
+    /// End of the handshake, and its duration.
     Opened(Duration),
-    /// The heartbeat says something else of it.
+    /// New state of the heartbeat.
     State(State),
-    /// This side closes it.
+    /// Close by this side.
     Closing(Cause),
     Closed(Cause, u16),
-    /// The following ones are recorded only while the connection is followed.
+    /// Ping sent; this and the following are recorded only for followed connections.
     PingSent,
     Pong(Option<Duration>),
-    /// The peer's; whether it is answered.
+    /// Ping of the peer, and whether it is answered.
     Ping(bool),
-    /// A message, and its bytes.
+    /// Message, and its length in bytes.
     Message(usize),
     Subscribed(Box<str>),
     Unsubscribed(Box<str>),
-    /// Publications that did not fit into its queue.
+    /// Publications that did not fit into the connection's queue.
     Dropped(u64),
 }
 
@@ -73,7 +73,7 @@ impl Happened {
     }
 }
 
-/// An event before anybody reads it.
+/// Event in its internal form.
 #[derive(Clone, Debug)]
 struct Entry {
     time: SystemTime,
@@ -89,21 +89,21 @@ impl Entry {
     }
 }
 
-/// A connection that ended.
+/// Connection that ended.
 struct Gone {
     origin: Origin,
     ended: Ended,
     at: SystemTime,
 }
 
-/// The memory of a server.
+/// Recent history of a server.
 pub struct Journal {
-    /// Of every connection.
+    /// Ping interval of every connection.
     ping_interval: Duration,
     gone: Mutex<VecDeque<Gone>>,
     events: Mutex<VecDeque<Entry>>,
     sender: broadcast::Sender<Entry>,
-    /// Connections that are followed, and by how many.
+    /// Followed connections, and the number of their followers.
     followed: Mutex<HashMap<u64, usize>>,
     followers: AtomicUsize,
 }
@@ -120,34 +120,34 @@ impl Journal {
         }
     }
 
-    /// Remember an event, and tell followers.
+    /// Record an event, and report it to followers.
     pub fn record(&self, id: u64, what: Happened) {
         let entry = Entry { time: SystemTime::now(), id, what };
         let mut events = lock(&self.events);
         // Sent under the lock, so that a new follower gets each event once.
         if self.followers.load(Ordering::Relaxed) > 0 {
-            // No listener is no error.
+            // It is no error if there is no follower.
             let _ = self.sender.send(entry.clone());
         }
         push(&mut events, EVENTS, entry);
     }
 
-    /// Record one of those that are only for followers of the connection. Without any it costs
-    /// reading a counter.
+    /// Record an event that is only for followers of the connection.
+    /// Without any followers it costs reading a counter.
     pub fn detail(&self, id: u64, what: impl FnOnce() -> Happened) {
         if self.followers.load(Ordering::Relaxed) > 0 && lock(&self.followed).contains_key(&id) {
             self.record(id, what());
         }
     }
 
-    /// A connection ended.
+    /// Record the end of a connection.
     pub fn bury(&self, origin: &Origin, ended: &Ended) {
         self.record(origin.id, Happened::Closed(ended.cause, ended.code()));
         let gone = Gone { origin: origin.clone(), ended: ended.clone(), at: SystemTime::now() };
         push(&mut lock(&self.gone), GONE, gone);
     }
 
-    /// Those that ended after `since`, the oldest first.
+    /// Return the connections that ended after `since`, the oldest first.
     pub fn closed(&self, since: SystemTime) -> Vec<ConnectionView> {
         lock(&self.gone)
             .iter()
@@ -156,7 +156,7 @@ impl Journal {
             .collect()
     }
 
-    /// One that ended.
+    /// Return one ended connection.
     pub fn closed_one(&self, id: u64) -> Option<ConnectionView> {
         lock(&self.gone)
             .iter()
@@ -165,12 +165,12 @@ impl Journal {
             .map(|gone| gone.view(self.ping_interval))
     }
 
-    /// What is remembered of a connection, the oldest first.
+    /// Return the recorded events of a connection, the oldest first.
     pub fn story(&self, id: u64) -> Vec<StoryEvent> {
         lock(&self.events).iter().filter(|entry| entry.id == id).map(Entry::view).collect()
     }
 
-    /// The same, and what is to come.
+    /// Return the recorded events, and a receiver of later ones.
     pub fn follow(self: &Arc<Journal>, id: u64) -> (Vec<StoryEvent>, Follower) {
         let events = lock(&self.events);
         let story = events.iter().filter(|entry| entry.id == id).map(Entry::view).collect();
@@ -199,7 +199,7 @@ impl Gone {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change of what is inside is whole.
+    // Each change of the content is complete.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -210,17 +210,17 @@ fn push<T>(queue: &mut VecDeque<T>, most: usize, item: T) {
     queue.push_back(item);
 }
 
-/// Receives the events of one connection as they come.
+/// Receiver of one connection's events, as they happen.
 pub struct Follower {
     journal: Arc<Journal>,
     id: u64,
     receiver: broadcast::Receiver<Entry>,
-    /// Events were missed, its last one perhaps.
+    /// `true` if events were missed, perhaps the last one.
     missed: bool,
 }
 
 impl Follower {
-    /// The next event; `None` when there will be none.
+    /// Return the next event; `None` when there will be none.
     pub async fn next(&mut self) -> Option<StoryEvent> {
         loop {
             if self.missed && self.receiver.is_empty() && self.journal.closed_one(self.id).is_some()

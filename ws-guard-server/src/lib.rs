@@ -1,10 +1,9 @@
-//! The companion WebSocket server and its telemetry. It knows nothing of the guard, and needs no
-//! privilege.
+//! Companion WebSocket server and its telemetry, independent of the guard.
 //!
-//! [`protocol`] is what it speaks, without a socket; [`heartbeat`] how it tells the living from the
-//! dead, without a clock. A [`connection`] is one future over both, [`shard`] the thread that it
-//! lives on, [`service`] what threads share, and [`server`] all of them together. [`telemetry`] exports what happens to connections,
-//! and any registry of metrics.
+//! It needs no privilege. [`protocol`] is its protocol, without a socket; [`heartbeat`] detects
+//! dead peers, without a clock. A [`connection`] is one future over both, [`shard`] the thread that
+//! runs it, [`service`] the state shared by threads, and [`server`] all of them together.
+//! [`telemetry`] exports events of connections, and any registry of metrics.
 #![deny(unsafe_code)]
 
 mod accept;

@@ -1,4 +1,4 @@
-//! Listening sockets: on one address, or on every address of the host.
+//! Listening sockets, on one address or on every address of the host.
 
 use std::{
     io,
@@ -7,11 +7,12 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that may wait for their accept(2).
+/// Maximum number of connections that wait for accept(2).
 const BACKLOG: i32 = 4096;
 
-/// Listen on an address, with others where it is `shared`. `[::]` is every address of the host, those
-/// of IPv4 included, whatever `net.ipv6.bindv6only` says, and where there is no IPv6 at all.
+/// Listen on an address, with other sockets if `shared`.
+/// `[::]` is every address of the host, IPv4 included, whatever `net.ipv6.bindv6only` says, and
+/// where there is no IPv6 at all.
 pub fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let every = address.is_ipv6() && address.ip().is_unspecified();
     match open(address, shared, every) {
@@ -35,10 +36,10 @@ fn open(address: SocketAddr, shared: bool, every: bool) -> io::Result<TcpListene
     Ok(socket.into())
 }
 
-/// A listener for each shard: the kernel spreads connections over them.
+/// Create a listener for each shard; the kernel distributes connections over them.
 pub fn for_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
     let shards = shards.max(1);
-    // One that does not share its port finds out whether another process has it.
+    // A socket that does not share its port detects another process on it.
     let alone = bind(address, false)?;
     if shards == 1 {
         return Ok(vec![alone]);
@@ -56,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// In a network namespace of its own, whose setting can be changed.
+    /// In its own network namespace, whose setting can be changed.
     #[test]
     fn every_address_is_ipv4_too() {
         let apart = std::thread::spawn(|| {
@@ -73,7 +74,7 @@ mod tests {
             {
                 assert!(TcpStream::connect(address).is_ok(), "{address}");
             }
-            // Another is still told that the port is taken.
+            // Another socket still gets the error that the port is taken.
             assert!(bind(([0, 0, 0, 0], port).into(), false).is_err());
         });
         apart.join().unwrap();

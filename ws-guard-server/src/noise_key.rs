@@ -1,4 +1,4 @@
-//! The server's key for protocols that encrypt: see [`crate::coding::noise`].
+//! Key of the server for protocols with encryption: see [`crate::coding::noise`].
 
 use std::{fmt, path::Path};
 
@@ -10,7 +10,7 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 
 use crate::regular;
 
-/// The server's static key, X25519.
+/// Static X25519 key of the server.
 #[derive(Clone)]
 pub struct NoiseKey {
     pub(crate) private: [u8; 32],
@@ -23,7 +23,7 @@ impl fmt::Debug for NoiseKey {
     }
 }
 
-/// Why a file is no such key.
+/// Reason why a file is not a valid key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("it cannot be read")]
@@ -34,11 +34,11 @@ pub enum KeyError {
     NotX25519,
 }
 
-/// A private X25519 key in PKCS #8, up to the key itself (RFC 8410, 7 and 10.3).
+/// Prefix of a private X25519 key in PKCS #8 (RFC 8410, 7 and 10.3).
 const PKCS8: [u8; 16] = [0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, 0x6E, 4, 0x22, 4, 0x20];
 
 impl NoiseKey {
-    /// Read a private key in PEM, as `openssl genpkey -algorithm x25519` makes it.
+    /// Read a private key in PEM, as from `openssl genpkey -algorithm x25519`.
     pub fn from_file(path: &Path) -> Result<NoiseKey, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(&regular::read(path)?)?;
         let private = key.secret_der().strip_prefix(&PKCS8).ok_or(KeyError::NotX25519)?;
@@ -46,7 +46,7 @@ impl NoiseKey {
         NoiseKey::from_private(private).ok_or(KeyError::NotX25519)
     }
 
-    /// From the private key's 32 bytes.
+    /// Create it from the private key's 32 bytes.
     pub fn from_private(private: [u8; 32]) -> Option<NoiseKey> {
         let mut curve = DefaultResolver.resolve_dh(&DHChoice::Curve25519)?;
         curve.set(&private);
@@ -54,12 +54,12 @@ impl NoiseKey {
         Some(NoiseKey { private, public })
     }
 
-    /// What clients have to know.
+    /// Return the public key, which clients have to know.
     pub fn public(&self) -> &[u8; 32] {
         &self.public
     }
 
-    /// The same in hexadecimal digits.
+    /// Return the public key in hexadecimal.
     pub fn public_hex(&self) -> String {
         self.public.iter().map(|byte| format!("{byte:02x}")).collect()
     }

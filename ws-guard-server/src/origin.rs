@@ -1,16 +1,17 @@
-//! Origins of web pages, compared as RFC 6454 has it.
+//! Origins of web pages, compared as in RFC 6454.
 
 use std::{fmt, str::FromStr};
 
 use url::Url;
 
-/// An origin as a browser writes it (RFC 6454, 6.2): scheme and host in small letters, the host in
-/// ASCII, the port where it is not the scheme's own.
+/// Origin as a browser writes it (RFC 6454, 6.2).
+/// Scheme and host are in lower case, the host in ASCII, the port only where it is not the scheme's
+/// default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(String);
 
 impl Origin {
-    /// Whether a request's field names it.
+    /// Check whether a request's field names this origin.
     pub fn is(&self, field: &[u8]) -> bool {
         let given = field.to_ascii_lowercase();
         let default = match given.as_slice() {

@@ -5,18 +5,18 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// Unless told otherwise. A message on top of it that is copied fits into 64 KiB.
+/// Default limit in bytes; with a copied message on top it fits into 64 KiB.
 pub const DEFAULT: u32 = 48 * 1024;
-/// Where memory is short, whatever the limit.
+/// Limit in bytes while memory is short, whatever the configured one.
 pub const SHORT: u32 = 4 * 1024;
-/// What the limit may be: less would not fit a message's header and its heartbeats, more is what
-/// the limit is there to prevent.
+/// Valid limits in bytes.
+/// Less would not fit a message's header and its heartbeats, more is what the limit shall prevent.
 pub const RANGE: RangeInclusive<u32> = SHORT..=16 << 20;
 
-/// A limit in bytes that may change while connections are open.
+/// Limit in bytes that may change while connections are open.
 #[derive(Debug)]
 pub struct OutputLimit {
-    /// Said on the command line: a file does not change it.
+    /// Limit from the command line, which a file does not change.
     fixed: Option<u32>,
     bytes: AtomicU32,
 }
@@ -28,17 +28,17 @@ impl Default for OutputLimit {
 }
 
 impl OutputLimit {
-    /// That of the command line, or else of the file, or else the default.
+    /// Create the limit: the command line's, or else the file's, or else the default.
     pub fn new(fixed: Option<u32>, of_file: Option<u32>) -> OutputLimit {
         OutputLimit { fixed, bytes: AtomicU32::new(fixed.or(of_file).unwrap_or(DEFAULT)) }
     }
 
-    /// Take over what the file says now.
+    /// Apply the file's current limit.
     pub fn set(&self, of_file: Option<u32>) {
         self.bytes.store(self.fixed.or(of_file).unwrap_or(DEFAULT), Ordering::Relaxed);
     }
 
-    /// In bytes; where memory is `short`, less.
+    /// Return the limit in bytes; a lower one where memory is `short`.
     pub fn bytes(&self, short: bool) -> usize {
         if short { SHORT as usize } else { self.bytes.load(Ordering::Relaxed) as usize }
     }

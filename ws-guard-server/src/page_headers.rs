@@ -1,8 +1,8 @@
-//! Header fields of a file that is part of a page.
+//! Header fields of a page's files.
 
 use hyper::header::{self, HeaderName, HeaderValue};
 
-/// Those of a file of this type, under this content security policy.
+/// Return the fields of a file of this type, under this content security policy.
 pub fn of(kind: &'static str, policy: &'static str) -> [(HeaderName, HeaderValue); 6] {
     [
         (header::CONTENT_TYPE, kind),

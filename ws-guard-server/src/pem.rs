@@ -6,7 +6,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem, pem::P
 
 use crate::regular;
 
-/// Why a file cannot be used.
+/// Reason why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
     #[error("{0}: {1}; a file in PEM is wanted")]
@@ -15,22 +15,22 @@ pub enum PemError {
     Empty(PathBuf),
 }
 
-/// A file's bytes.
+/// Read a file's bytes.
 pub fn read(path: &Path) -> Result<Vec<u8>, PemError> {
     regular::read(path).map_err(|error| unread(path, error))
 }
 
-/// Why a file's bytes cannot be had.
+/// Convert an error of reading a file.
 pub fn unread(path: &Path, error: std::io::Error) -> PemError {
     PemError::File(path.into(), pem::Error::Io(error))
 }
 
-/// A chain of certificates, of at least one.
+/// Read a chain of at least one certificate.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     certificates_in(path, &read(path)?)
 }
 
-/// The same in the bytes of `path`.
+/// Parse the chain in the bytes of `path`.
 pub fn certificates_in(
     path: &Path,
     bytes: &[u8],
@@ -41,12 +41,12 @@ pub fn certificates_in(
     if chain.is_empty() { Err(PemError::Empty(path.into())) } else { Ok(chain) }
 }
 
-/// A private key.
+/// Read a private key.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     private_key_in(path, &read(path)?)
 }
 
-/// The same in the bytes of `path`.
+/// Parse the private key in the bytes of `path`.
 pub fn private_key_in(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     PrivateKeyDer::from_pem_slice(bytes).map_err(|error| PemError::File(path.into(), error))
 }

@@ -1,4 +1,4 @@
-//! Limits of answered pings, and the sources that share them: the server's part of the guard's policy.
+//! Limits of answered pings by source: the server's part of the guard's policy.
 
 use std::{
     fmt,
@@ -12,46 +12,46 @@ use ws_guard_common::window::{Rate, RateError};
 
 use crate::source::Prefixes;
 
-/// Steps of the clock that stamps pings, in milliseconds.
+/// Resolution of the clock that stamps pings, in milliseconds.
 pub const CLOCK_STEP_MS: u32 = 1;
 
-/// Pings that are answered; a limit of 0 answers all.
+/// Limits of answered pings; 0 answers all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PingRates {
-    /// Those of a source, over all its connections.
+    /// Limit of a source, over all its connections.
     pub source: Rate,
-    /// Those of a connection.
+    /// Limit of a connection.
     pub connection: Rate,
-    /// Those that every connection has answered in any window, whatever its source has used.
+    /// Number of pings per connection that are answered whatever its source has used.
     pub share: u32,
 }
 
 impl PingRates {
-    /// Maximum of pings in any `window_seconds`, of a source and of a connection.
+    /// Create limits of pings in any `window_seconds`, per source and per connection.
     pub fn new(source: u32, connection: u32, window_seconds: u32) -> Result<PingRates, RateError> {
         let window_ms = window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
         Ok(PingRates { source: rate(source)?, connection: rate(connection)?, share: 0 })
     }
 
-    /// With such a share of every connection.
+    /// Set the share of every connection.
     pub fn with_share(self, share: u32) -> PingRates {
         PingRates { share, ..self }
     }
 }
 
-/// What makes a source, and the limits of each.
+/// Definition of a source, and its limits.
 #[derive(Clone)]
 pub struct PingPolicy {
     pub prefixes: Prefixes,
-    /// Those of everybody.
+    /// Default limits.
     pub rates: PingRates,
-    /// Those of networks with limits of their own; the longest prefix decides.
+    /// Limits by network; the longest prefix decides.
     pub networks: JointPrefixMap<IpNet, PingRates>,
 }
 
 impl PingPolicy {
-    /// The same limits for everybody.
+    /// Create a policy with the same limits for all.
     pub fn new(rates: PingRates) -> PingPolicy {
         let prefixes = Prefixes { v4: 32, v6: 64 };
         PingPolicy { prefixes, rates, networks: JointPrefixMap::new() }
@@ -64,7 +64,7 @@ impl PingPolicy {
     }
 }
 
-/// 30 pings of a source in any ten seconds.
+/// Default policy: 30 pings of a source in any ten seconds.
 impl Default for PingPolicy {
     fn default() -> PingPolicy {
         let source = Rate::new(30, 10_000, CLOCK_STEP_MS).unwrap_or_default();
@@ -72,7 +72,7 @@ impl Default for PingPolicy {
     }
 }
 
-/// The policy in force, which may change while connections are open.
+/// Policy in force, which may change while connections are open.
 #[derive(Default)]
 pub struct Pings(RwLock<PingPolicy>);
 
@@ -81,23 +81,23 @@ impl Pings {
         Pings(RwLock::new(policy))
     }
 
-    /// Change the limit from now on. What was counted stays counted, and connections that are open
-    /// stay with their source.
+    /// Change the policy from now on.
+    /// Counts are kept, and open connections stay with their source.
     pub fn set(&self, policy: PingPolicy) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
-    /// The source that an address belongs to.
+    /// Return the source of an address.
     pub fn source_of(&self, address: IpAddr) -> IpNet {
         self.policy().prefixes.source_of(address)
     }
 
-    /// What holds for a source.
+    /// Return the limits of a source.
     pub fn rates(&self, source: &IpNet) -> PingRates {
         self.policy().rates(source)
     }
 
-    /// What holds for everybody that no network covers.
+    /// Return the limits of sources outside all networks.
     pub fn rates_of_all(&self) -> PingRates {
         self.policy().rates
     }
@@ -108,7 +108,7 @@ impl Pings {
     }
 }
 
-/// Without the networks, which may be thousands.
+/// Output without the networks, of which there may be thousands.
 impl fmt::Debug for Pings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let policy = self.policy();

@@ -1,6 +1,6 @@
-//! Places for work that takes more than a turn: a limited number of a thread's connections have one,
-//! and the others wait in the order in which they came. So a round of turns takes no longer however
-//! many have such work, and no more compressors are in use than there are places.
+//! Places for work that takes more than a turn, in a limited number for a thread.
+//! The other connections wait in order of arrival. So the duration of a round of turns does not
+//! depend on how many have such work, and no more compressors are in use than there are places.
 
 use std::{
     sync::Arc,
@@ -10,10 +10,10 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-/// Places of a thread.
+/// Number of places in a thread.
 const PLACES: usize = 4;
 
-/// The places of one thread.
+/// Places of one thread.
 #[derive(Debug)]
 pub struct Places(Arc<Semaphore>);
 
@@ -30,7 +30,7 @@ impl Places {
     }
 }
 
-/// A place, or the wait for one; whoever drops it gives it up.
+/// Place, or the wait for one; dropping it gives it up.
 #[derive(Debug)]
 pub struct Place {
     queue: PollSemaphore,
@@ -38,7 +38,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Ready where there is a place; otherwise the task is woken when it is its turn.
+    /// Ready with a place; otherwise the task is woken when it is its turn.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.place.is_none() {
             match self.queue.poll_acquire(cx) {

@@ -1,21 +1,21 @@
-//! Buffers that a connection holds only while there is something in them.
+//! Buffers that a connection holds only while there is data in them.
 //!
-//! Each thread keeps a few, and lends them to whichever connection has bytes to read or write: ten
+//! Each thread keeps a few, and lends them to connections with bytes to read or write: ten
 //! thousand idle connections hold none.
 
 use std::cell::RefCell;
 
 use bytes::BytesMut;
 
-/// Room of a lent buffer, in bytes: a message of 64 KiB and its header, twice.
+/// Size of a lent buffer in bytes: a message of 64 KiB and its header, twice.
 pub const ROOM: usize = 132 * 1024;
-/// A read into less room than this is not worth its system call.
+/// Minimum free space of a read that is worth its system call.
 const WORTH_READING: usize = 16 * 1024;
-/// Buffers of a kind that a thread keeps.
+/// Number of buffers of a kind that a thread keeps.
 const KEPT: usize = 4;
 /// Maximum ratio of a kept buffer to its content.
 const SLACK: usize = 4;
-/// Below this size there is nothing to gain.
+/// Size below which shrinking a buffer gains nothing.
 const SMALL: usize = 1024;
 
 thread_local! {
@@ -23,15 +23,16 @@ thread_local! {
     static WRITE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Make room in `buffer` for a read; what it holds stays in front.
+/// Make room in `buffer` for a read; its content stays at the front.
 pub fn borrow_read(buffer: &mut BytesMut) {
-    // First what is behind the bytes, then what was before them.
+    // First the space after the bytes, then that before them.
     let free = buffer.capacity() - buffer.len();
     if free >= WORTH_READING || buffer.capacity() > 0 && buffer.try_reclaim(ROOM / 2) {
         return;
     }
     if buffer.len() >= ROOM / 2 {
-        // A long message: as much again as has come, so that announcing a length gains no memory.
+        // A long message: as much again as was received, so that announcing a length gains no
+        // memory.
         buffer.reserve(buffer.len());
         return;
     }
@@ -41,7 +42,7 @@ pub fn borrow_read(buffer: &mut BytesMut) {
     *buffer = room;
 }
 
-/// Give a buffer back, as far as that goes: one with bytes in it keeps them, in memory of their size.
+/// Return a buffer; one with bytes in it keeps them, in memory of their size.
 pub fn return_read(buffer: &mut BytesMut) {
     let fits = buffer.capacity() <= SMALL.max(buffer.len() * SLACK);
     if fits && !buffer.is_empty() || buffer.capacity() == 0 {
@@ -52,7 +53,7 @@ pub fn return_read(buffer: &mut BytesMut) {
         buffer.extend_from_slice(&room);
         room.clear();
     }
-    // Messages may still refer to it; then it goes when they do.
+    // Messages may still refer to it; then it is freed with them.
     if room.try_reclaim(ROOM) && room.capacity() < 2 * ROOM {
         READ.with_borrow_mut(|kept| {
             if kept.len() < KEPT {
@@ -62,12 +63,12 @@ pub fn return_read(buffer: &mut BytesMut) {
     }
 }
 
-/// An empty buffer to write into.
+/// Return an empty buffer for writing.
 pub fn borrow_write() -> Vec<u8> {
     WRITE.with_borrow_mut(|kept| kept.pop()).unwrap_or_default()
 }
 
-/// Give a buffer back that was written.
+/// Return a buffer that was written.
 pub fn return_write(buffer: &mut Vec<u8>) {
     let mut room = std::mem::take(buffer);
     room.clear();

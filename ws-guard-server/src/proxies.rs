@@ -1,6 +1,6 @@
-//! Address of a client behind a proxy: PROXY protocol, `Forwarded` (RFC 7239)
-//! and `X-Forwarded-For`, each believed from configured proxies only, and read as the kernel reads
-//! them.
+//! Client address behind a proxy: PROXY protocol, `Forwarded` or `X-Forwarded-For`.
+//! Each (RFC 7239 for `Forwarded`) is accepted from configured proxies only, and read as the kernel
+//! reads it.
 
 use std::{
     fmt,
@@ -20,20 +20,20 @@ use ws_guard_common::{
     maps::{Address, identity},
 };
 
-/// The proxies that are believed.
+/// Trusted proxies.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     pub networks: Vec<IpNet>,
-    /// They begin each connection with a header of the PROXY protocol, version 1 or 2.
+    /// `true` if each connection begins with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
 }
 
-/// Whom a connection is charged to.
+/// Address to which a connection is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Caller {
     pub address: IpAddr,
-    /// The peer's port, where the caller is this one connection of a proxy, which said something that
-    /// cannot be used: it is charged to no other.
+    /// Peer's port, for a single connection of a proxy that sent unusable information.
+    /// It is charged to no other.
     pub port: Option<u16>,
 }
 
@@ -59,14 +59,14 @@ impl Serialize for Caller {
 }
 
 impl Proxies {
-    /// Whether what `address` says of its clients is believed.
+    /// Check whether the statements of `address` about its clients are trusted.
     pub fn trust(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Who sends a request with these headers on a connection of `peer`; `reader` is what
-    /// [`Proxies::accept`] made of the connection's beginning.
+    /// Determine the client of a request with these headers on a connection of `peer`.
+    /// `reader` is the result of [`Proxies::accept`] for the connection's beginning.
     pub fn client(&self, headers: &HeaderMap, reader: ClientReader, peer: SocketAddr) -> Caller {
         let names = HeaderNames::usual();
         let trust = |address: &Address| self.trust((*address).into());
@@ -82,8 +82,8 @@ impl Proxies {
         Caller { address: client.address.into(), port: alone.then_some(peer.port()) }
     }
 
-    /// Read the PROXY protocol's header off a connection from `peer`, if it has to have one, and not
-    /// one byte more. `None` is a stream without the header it should have.
+    /// Read the PROXY protocol's header from `peer`, if required, and no byte more.
+    /// `None`: the stream lacks a required header.
     pub async fn accept<I: AsyncRead + Unpin>(
         &self,
         io: &mut I,
@@ -134,14 +134,14 @@ mod tests {
             (&[(xff, &b"192.0.2.1"[..])][..], "10.0.0.1", "192.0.2.1"),
             (&[(xff, b"6.6.6.6, 192.0.2.1, 10.0.0.2")], "10.0.0.1", "192.0.2.1"),
             (&[(xff, b"6.6.6.6"), (xff, b"192.0.2.1")], "10.0.0.1", "192.0.2.1"),
-            // From anybody else it is worth nothing.
+            // From any other address it is ignored.
             (&[(xff, b"192.0.2.1")], "203.0.113.9", "203.0.113.9"),
             (&[], "10.0.0.1", "10.0.0.1"),
             (&[(xff, b"192.0.2.1:4711")], "fd00::1", "192.0.2.1"),
             (&[(xff, b"192.0.2.1, rubbish, 10.0.0.2")], "10.0.0.1", "10.0.0.2"),
             // All of them proxies: the rightmost, which no client can forge.
             (&[(xff, b"10.0.0.3, 10.0.0.2")], "10.0.0.1", "10.0.0.2"),
-            // Bytes that are no text cost their item alone.
+            // Bytes that are not text invalidate only their item.
             (&[(xff, b"\xFF\xFE, 192.0.2.1")], "10.0.0.1", "192.0.2.1"),
             (&[(xff, b"::ffff:192.0.2.1")], "10.0.0.1", "192.0.2.1"),
             (&[("forwarded", b"for=192.0.2.43;proto=wss;by=10.0.0.9")], "10.0.0.1", "192.0.2.43"),
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Who a connection without headers is charged to, and what is left of the stream.
+    /// Return the charged address of a connection without headers, and its other bytes.
     async fn proxied(bytes: &[u8], peer: &str) -> (Option<String>, Vec<u8>) {
         let (mut stream, peer) = (bytes, peer.parse().unwrap());
         let found = proxies().accept(&mut stream, peer).await;
@@ -190,7 +190,7 @@ mod tests {
         for local in [b"PROXY UNKNOWN\r\nGET /".to_vec(), v2(0, 0xFF, b""), v2(0, 0, b"ab")] {
             assert_eq!(proxied(&local, peer).await, found("10.0.0.1"), "{local:?}");
         }
-        // Whoever is not trusted is not asked.
+        // Untrusted peers are not asked.
         let stranger = "203.0.113.9:1000";
         assert_eq!(proxied(v1, stranger).await, (Some("203.0.113.9".into()), v1.to_vec()));
     }

@@ -1,11 +1,11 @@
-//! Readiness for new clients: what a load balancer, or Kubernetes, asks
-//! `/readyz`. Not being ready ends no connection.
+//! Readiness for new clients: the answer to `/readyz`.
+//! Load balancers and Kubernetes ask for it. Not being ready ends no connection.
 
 use std::sync::atomic::Ordering;
 
 use super::{service::Service, stall::Level};
 
-/// Why new clients should go elsewhere.
+/// Reason why new clients should use another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
     #[error("the server is ending and closes its connections")]
@@ -21,10 +21,10 @@ pub enum NotReady {
 }
 
 impl Service {
-    /// Whether a new client is admitted, as far as that does not depend on its identity.
+    /// Check whether a new client is admitted, as far as its identity does not matter.
     ///
     /// A late thread refuses its own share of newcomers only: with fewer than half of the threads
-    /// late, sending everybody to other servers would do more harm.
+    /// late, sending all clients to other servers would do more harm.
     pub fn ready(&self) -> Result<(), NotReady> {
         let (config, held, open) = (&self.config, self.held(), self.admission.open());
         let (late, threads) = (self.late.load(Ordering::Relaxed), config.shards.max(1));
@@ -43,7 +43,7 @@ impl Service {
         }
     }
 
-    /// A thread goes from one level to another.
+    /// Record a thread's change of level.
     pub(super) fn thread_changes(&self, before: Level, now: Level) {
         match (before >= Level::Refuse, now >= Level::Refuse) {
             (false, true) => self.late.fetch_add(1, Ordering::Relaxed),

@@ -1,8 +1,8 @@
-//! Detection of reconnects. After a pause of the server the clients that timed out all reconnect, which is
-//! another thing than new ones that come.
+//! Detection of reconnects, unlike new clients.
 //!
-//! A table of fixed size, without a lock: an address has one place, and whoever else falls there takes
-//! it. So a few are missed when many leave at once, and nothing grows.
+//! After a pause of the server all clients that timed out reconnect. The table has a fixed size and
+//! no lock: an address has one place, and another with the same place replaces it. So a few are
+//! missed when many leave at once, and nothing grows.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -12,16 +12,16 @@ use std::{
 
 use super::proxies::Caller;
 
-/// Places in the table: 128 KiB.
+/// Number of places in the table: 128 KiB.
 const PLACES: usize = 16 * 1024;
 /// Time after leaving within which a new connection counts as a reconnect.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Addresses whose connections ended lately.
+/// Addresses of recently ended connections.
 pub struct Reconnects {
     started: Instant,
     hasher: RandomState,
-    /// Half of an address's hash, and the second it left in, from 1; 0: empty.
+    /// Half of an address's hash, and the second in which it left, from 1; 0: empty.
     places: Box<[AtomicU64]>,
 }
 
@@ -33,14 +33,14 @@ impl Default for Reconnects {
 }
 
 impl Reconnects {
-    /// A connection of this address ended.
+    /// Record the end of a connection of this address.
     pub fn left(&self, client: Caller, now: Instant) {
         if let (tag, Some(place)) = self.place(client) {
             place.store(tag | self.second(now), Ordering::Relaxed);
         }
     }
 
-    /// A connection of this address comes; whether one of it ended in the last minute.
+    /// Check whether a connection of this address ended in the last minute.
     pub fn comes_back(&self, client: Caller, now: Instant) -> bool {
         let (tag, Some(place)) = self.place(client) else { return false };
         let kept = place.load(Ordering::Relaxed);

@@ -17,28 +17,28 @@ use super::{
 pub use crate::view::Totals;
 use crate::{timestamp::Timestamp, view::ConnectionView};
 
-/// Which connection it is.
+/// Identity of a connection.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// From 1, in the order of handshakes.
+    /// Number, from 1, in the order of handshakes.
     pub id: u64,
-    /// The other end of TCP.
+    /// Other end of the TCP connection.
     pub peer: SocketAddr,
-    /// The client, which may be behind it.
+    /// Client, which may be behind the peer.
     pub client: Caller,
     pub identity: Option<Box<Identity>>,
-    /// The region as metrics have it.
+    /// Region as in metrics.
     pub region: Arc<Region>,
-    /// The subprotocol that was agreed.
+    /// Agreed subprotocol.
     pub protocol: Option<Arc<str>>,
-    /// When its TCP connection was accepted.
+    /// Time at which its TCP connection was accepted.
     pub started: Instant,
-    /// From then to the 101, in microseconds.
+    /// Time from then to the 101, in microseconds.
     pub handshake_us: u32,
 }
 
 impl Origin {
-    /// What listings show of it, with `totals` and nothing that changes else.
+    /// Return the listing's fields, with `totals` and without other changing data.
     pub fn view(&self, totals: &Totals, ping_interval: Duration) -> ConnectionView {
         let identity = self.identity.as_deref();
         let named = |field: fn(&Identity) -> &Option<Box<str>>| {
@@ -67,36 +67,37 @@ impl Origin {
     }
 }
 
-/// A moment of this process as a time of day.
+/// Convert a time of this process to a time of day.
 pub fn wall(instant: Instant) -> Timestamp {
     Timestamp(SystemTime::now() - instant.elapsed())
 }
 
-/// How a connection ended.
+/// End of a connection.
 #[derive(Clone, Debug)]
 pub struct Ended {
     pub cause: Cause,
-    /// The peer's close frame.
+    /// Close frame of the peer.
     pub close: Option<Close>,
-    /// The close frame that this side wrote, if it was written.
+    /// Status code of this side's close frame, if written.
     pub sent: Option<u16>,
     pub totals: Totals,
     pub queued: usize,
     pub round_trip: Option<Duration>,
     pub last_pong: Option<SystemTime>,
-    /// What the kernel said of it last.
+    /// Last TCP state reported by the kernel.
     pub tcp: Option<TcpInfo>,
 }
 
 impl Ended {
-    /// What the peer's close frame says, or else what there is to say of the cause.
+    /// Return the reason in the peer's close frame, or else that of the cause.
     pub fn reason(&self) -> &str {
         let said = self.close.as_ref().map(|close| close.reason.as_str());
         said.filter(|reason| !reason.is_empty()).unwrap_or(self.cause.reason())
     }
 
-    /// The status code as RFC 6455, 7.1.5 has it: the peer's, or 1005 for none, 1006 for no frame.
-    /// Of a connection that this side closed and the peer agreed, this side's.
+    /// Return the status code as in RFC 6455, 7.1.5: the peer's, 1005 or 1006.
+    /// 1005 is for none, 1006 for no frame. If this side closed and the peer agreed, it is this
+    /// side's.
     pub fn code(&self) -> u16 {
         match (&self.close, self.cause) {
             (Some(close), _) => close.code,

@@ -1,4 +1,4 @@
-//! Refused handshakes: name, status and answer of each reason.
+//! Refused handshakes: name, status and response of each reason.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -7,38 +7,38 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-/// `Retry-After` of a refusal, seconds: any of these, so that those who were refused together do not
-/// come back together.
+/// Range of `Retry-After` in seconds.
+/// The values differ so that clients refused together do not come back together.
 const RETRY_AFTER: std::ops::RangeInclusive<u64> = 1..=10;
 
-/// Why a request is no upgrade, or why the upgrade is refused.
+/// Reason why a request is not an upgrade, or why the upgrade is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No request came, or none that hyper could read: broken, too long, or cut off.
+    /// No request, or one that hyper cannot read: malformed, too long, or truncated.
     NotHttp,
-    /// It took longer than [`Config::handshake_timeout`](crate::Config::handshake_timeout).
+    /// Handshake over [`Config::handshake_timeout`](crate::Config::handshake_timeout).
     Timeout,
     NotGet,
     /// Plain HTTP, or HTTP/1.0.
     NoUpgrade,
     Version,
     Key,
-    /// No `Host`, or more than one.
+    /// Missing or repeated `Host`.
     Host,
-    /// A request for an upgrade with a body, which would be taken for frames.
+    /// Request for an upgrade with a body, which would be taken for frames.
     Body,
-    /// A proxy that has to say whom it connects for did not.
+    /// Missing PROXY protocol header of a proxy that has to send one.
     ProxyHeader,
-    /// No TLS, where it has to be, or one that could not be agreed.
+    /// Missing TLS where it is required, or a failed TLS handshake.
     Tls,
-    /// A page of an origin that may not connect.
+    /// Page of an origin that is not allowed.
     Origin,
     NoToken,
-    /// Expired, signed by another key, or no token at all.
+    /// Token that is expired, signed by another key, or missing.
     BadToken,
-    /// The client has to identify itself, and did not.
+    /// Missing identification where it is required.
     NoUser,
-    /// What it says is no name of a user: too long, not UTF-8, with control characters, or twice.
+    /// Invalid user name: too long, not UTF-8, with control characters, or repeated.
     BadUser,
     /// Too many connections.
     ServerFull,
@@ -46,15 +46,15 @@ pub enum Refusal {
     SourceFull,
     /// Too many connections of this user.
     UserFull,
-    /// Connections hold as much memory as they may.
+    /// Memory budget used up by connections.
     MemoryFull,
-    /// The server is late with what it has.
+    /// Delay of the server.
     Stalled,
-    /// The server is shutting down.
+    /// Shutdown of the server.
     Shutdown,
     /// Too many new connections at a time.
     TooFast,
-    /// The user belongs to another cluster.
+    /// User of another cluster.
     WrongCluster,
 }
 
@@ -85,7 +85,7 @@ impl Refusal {
         Refusal::WrongCluster,
     ];
 
-    /// The name in metrics and logs.
+    /// Return the name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Refusal::NotHttp => "not_http",
@@ -114,7 +114,7 @@ impl Refusal {
         }
     }
 
-    /// The answer's status, where there is one to answer.
+    /// Return the response's status, where a response is possible.
     pub const fn status(self) -> Option<StatusCode> {
         Some(match self {
             Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader | Refusal::Tls => {
@@ -137,7 +137,7 @@ impl Refusal {
         })
     }
 
-    /// What the answer's body says.
+    /// Return the response's body.
     const fn explanation(self) -> &'static str {
         match self {
             Refusal::NotHttp => "this is not an HTTP/1.1 request",
@@ -175,7 +175,7 @@ impl Refusal {
         }
     }
 
-    /// The answer that says so.
+    /// Build the response.
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let body = format!("{}\n", self.explanation());
         let mut response = Response::new(Full::new(Bytes::from(body)));

@@ -1,11 +1,11 @@
-//! Metrics made and registered in one go.
+//! Creation and registration of metrics in one step.
 
 use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, core::Collector,
 };
 
-/// A registry that takes what is made for it.
+/// Registry that takes the metrics created for it.
 #[derive(Clone, Copy)]
 pub struct Register<'a>(&'a Registry);
 
@@ -23,12 +23,12 @@ impl<'a> Register<'a> {
         self.keep(IntCounter::new(name, help)?)
     }
 
-    /// One that counts in parts, such as seconds.
+    /// Create a counter of fractions, such as seconds.
     pub fn float_counter(self, name: &str, help: &str) -> prometheus::Result<Counter> {
         self.keep(Counter::new(name, help)?)
     }
 
-    /// Counters by labels whose values come up later.
+    /// Create counters by labels whose values are not known in advance.
     pub fn counters(
         self,
         name: &str,
@@ -38,8 +38,8 @@ impl<'a> Register<'a> {
         self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
-    /// Counters by a label whose values are known. Each series is there from the start: one that
-    /// begins with its first event hides that event from `rate()`.
+    /// Create counters by a label with known values; all series exist from the start.
+    /// A series that begins with its first event hides that event from `rate()`.
     pub fn counters_of(
         self,
         name: &str,

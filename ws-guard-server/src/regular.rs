@@ -1,7 +1,7 @@
-//! Regular files of a bounded size, read whole: settings, keys and certificates.
+//! Regular files of bounded size, read whole: settings, keys and certificates.
 //!
-//! They are read again whenever they change. A pipe gives its bytes once and may block a reader for
-//! ever, and a device may have no end.
+//! They are read again whenever they change. A pipe yields its bytes once and may block a reader
+//! for ever, and a device may be endless.
 use std::{
     fs::File,
     io::{self, Read},
@@ -9,21 +9,21 @@ use std::{
     path::Path,
 };
 
-/// A file larger than this is none of ours.
+/// Maximum size of a file in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// A file's bytes.
+/// Read a file's bytes.
 ///
 /// # Errors
-/// Where it is not regular, is larger than 1 MiB, or cannot be read.
+/// If it is not regular, is larger than 1 MiB, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_open(&open(path)?)
 }
 
-/// A file to be read, perhaps by another process.
+/// Open a file for reading, perhaps by another process.
 ///
 /// # Errors
-/// Where it is not regular, or cannot be opened.
+/// If it is not regular, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
@@ -34,10 +34,10 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The bytes of an open file.
+/// Read the bytes of an open file.
 ///
 /// # Errors
-/// Where it is larger than 1 MiB, or cannot be read.
+/// If it is larger than 1 MiB, or cannot be read.
 pub fn read_open(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if file.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 > LARGEST {

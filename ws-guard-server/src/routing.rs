@@ -1,14 +1,14 @@
-//! Clusters of users: the same for a name at the edge, on the command line and in every server.
+//! Clusters of users: the same at the edge, on the command line and in servers.
 
 use std::{num::NonZeroU32, str::FromStr};
 
 use sha1::{Digest, Sha1};
 
-/// The cluster that a user belongs to, from 0.
+/// Return the cluster of a user, from 0.
 ///
-/// Jump consistent hash (Lamping and Veach, 2014) of the first 8 bytes of SHA-1 over the name, as a
-/// big-endian number. Of one more cluster, each of the others gives up an even share, and nothing else
-/// moves.
+/// It is the jump consistent hash (Lamping and Veach, 2014) of the first 8 bytes of SHA-1 over the
+/// name, as a big-endian number. An additional cluster gets an even share from each of the others,
+/// and nothing else moves.
 pub fn cluster_of(user: &str, clusters: NonZeroU32) -> u32 {
     let digest = Sha1::digest(user.as_bytes());
     let mut key = digest.iter().take(8).fold(0_u64, |key, byte| key << 8 | u64::from(*byte));
@@ -22,7 +22,7 @@ pub fn cluster_of(user: &str, clusters: NonZeroU32) -> u32 {
     last as u32
 }
 
-/// One of several clusters, as `3/16`.
+/// Cluster out of several, as `3/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     pub cluster: u32,
@@ -30,7 +30,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Whether a user is of this cluster.
+    /// Check whether a user is of this cluster.
     pub fn has(&self, user: &str) -> bool {
         cluster_of(user, self.of) == self.cluster
     }

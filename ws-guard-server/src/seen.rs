@@ -1,4 +1,4 @@
-//! Pings that the server saw inside TLS, for whoever guards it: the kernel cannot see them.
+//! Pings inside TLS, reported to a guard because the kernel cannot see them.
 
 use std::{
     collections::HashMap,
@@ -10,11 +10,11 @@ use prometheus::{IntCounter, Registry};
 
 use crate::register::Register;
 
-/// Sources that may wait to be taken. It is one batch of reports; more of them between two takings
-/// are lost and counted, and limited by the server alone.
+/// Maximum number of waiting sources, one batch of reports.
+/// More of them between two batches are lost and counted, and limited by the server alone.
 pub const MOST: usize = 1000;
 
-/// Pings by source since they were last taken.
+/// Pings by source since the last batch.
 #[derive(Debug)]
 pub struct Seen {
     by_source: Mutex<HashMap<IpNet, u32>>,
@@ -23,7 +23,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Nothing seen yet; its counters go to `registry`.
+    /// Create an empty record; its counters go to `registry`.
     pub fn new(registry: &Registry) -> prometheus::Result<Seen> {
         let register = Register::new(registry);
         Ok(Seen {
@@ -39,7 +39,7 @@ impl Seen {
         })
     }
 
-    /// Note pings of a source.
+    /// Record pings of a source.
     pub fn note(&self, source: IpNet, pings: u32) {
         let mut by_source = self.by_source();
         if by_source.len() >= MOST && !by_source.contains_key(&source) {
@@ -50,13 +50,13 @@ impl Seen {
         self.noted.inc_by(u64::from(pings));
     }
 
-    /// Everything since the last time.
+    /// Take all pings since the last time.
     pub fn take(&self) -> HashMap<IpNet, u32> {
         std::mem::take(&mut self.by_source())
     }
 
     fn by_source(&self) -> MutexGuard<'_, HashMap<IpNet, u32>> {
-        // A count is whole whoever panics.
+        // A count is consistent whichever thread panics.
         self.by_source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,11 +1,11 @@
-//! Log lines that would come again and again: one at a time, with how many there were.
+//! Log lines that would repeat: one at a time, with the number of those left out.
 
 use std::time::{Duration, Instant};
 
-/// Between two lines about the same.
+/// Pause between two lines on the same subject.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Whether to say something, if it was not just said.
+/// Rate limit of a repeated line.
 #[derive(Debug, Default)]
 pub struct Seldom {
     said: Option<Instant>,
@@ -13,7 +13,7 @@ pub struct Seldom {
 }
 
 impl Seldom {
-    /// How often it was not said since the last time, if it is to be said now.
+    /// Return the number of lines left out since the last one, if one is due now.
     pub fn say(&mut self, now: Instant) -> Option<u64> {
         if self.said.is_some_and(|said| now.duration_since(said) < PAUSE) {
             self.kept += 1;

@@ -1,4 +1,4 @@
-//! A server that runs: its threads, its start and its end.
+//! Running server: its threads, its start and its end.
 
 use std::{
     io,
@@ -27,10 +27,10 @@ use super::{
     },
 };
 
-/// Questions that may wait for a thread.
+/// Maximum number of queries that wait for a thread.
 const ASKS: usize = 16;
 
-/// Why a server cannot start.
+/// Reason why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot listen on {0}: {1}")]
@@ -45,7 +45,7 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// A server that runs, on threads of its own.
+/// Running server, on its own threads.
 pub struct Server {
     service: Arc<Service>,
     address: SocketAddr,
@@ -54,7 +54,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`.
+    /// Listen, and serve until [`Server::stop`]; the metrics go to `registry`.
     pub fn start(
         config: Config,
         access_log: AccessLog,
@@ -64,7 +64,7 @@ impl Server {
         Server::start_with(listeners, config, access_log, registry)
     }
 
-    /// The same with topics whose publications go over the bus that `connect` makes.
+    /// Start with topics whose publications use the bus that `connect` makes.
     pub fn start_on(
         connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
         config: Config,
@@ -75,7 +75,7 @@ impl Server {
         Server::start_all(listeners(&config)?, connect, config, access_log, registry)
     }
 
-    /// Serve on sockets that listen already, one a thread.
+    /// Serve on sockets that listen already, one for each thread.
     pub fn start_with(
         listeners: Vec<TcpListener>,
         config: Config,
@@ -123,14 +123,14 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let mut server = Server { service, address, stop, shards: Vec::new() };
         for (listener, asked) in listeners.into_iter().zip(asked) {
-            // Those that run already end with the server when this fails.
+            // If this fails, the running ones end with the server.
             let shard = spawn(server.service.clone(), listener, asked, stopped.clone());
             server.shards.push(shard.map_err(StartError::Thread)?);
         }
         Ok(server)
     }
 
-    /// Where it listens: the port is known even if it was 0.
+    /// Return the listening address; the port is known even if it was 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -139,8 +139,8 @@ impl Server {
         &self.service
     }
 
-    /// Stop accepting, close all connections with 1012, and return when they are gone, at the latest
-    /// a little after [`Config::drain_timeout`]. Blocks.
+    /// Stop accepting, close all connections with 1012, and wait for their ends.
+    /// That takes at most a little longer than [`Config::drain_timeout`]. Blocks.
     pub fn stop(mut self) {
         self.tell();
         for shard in self.shards.drain(..) {
@@ -167,7 +167,7 @@ fn listeners(config: &Config) -> Result<Vec<TcpListener>, StartError> {
     listening.map_err(|error| StartError::Listen(config.listen, error))
 }
 
-/// A thread with a runtime of its own: a connection never changes threads.
+/// Start a thread with its own runtime: a connection never changes threads.
 fn spawn(
     service: Arc<Service>,
     listener: TcpListener,
@@ -180,17 +180,17 @@ fn spawn(
             Ok(begun) => begun,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        // Whoever starts the server waits for this.
+        // The starting thread waits for this.
         let _ = ready.send(Ok(()));
         runtime.block_on(Shard::run(service, listener, asked, stop));
     })?;
-    // No runtime's channel: this may itself be on one, and it does not take long.
+    // Not a runtime's channel: this may itself be on one, and it does not take long.
     let lost = |_| Err(io::Error::other("it ended before it began"));
     started.recv().unwrap_or_else(lost)?;
     Ok(thread)
 }
 
-/// The runtime of this thread, and the listener on it.
+/// Create this thread's runtime, and the listener on it.
 fn runtime(listener: TcpListener) -> io::Result<(LocalRuntime, tokio::net::TcpListener)> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let entered = runtime.enter();

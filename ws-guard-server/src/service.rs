@@ -20,14 +20,14 @@ use super::{
 };
 use crate::view::ConnectionView;
 
-/// A question to a thread.
+/// Query to a thread.
 pub struct Ask {
-    /// One connection, or all.
+    /// Number of one connection, or `None` for all.
     pub id: Option<u64>,
     pub reply: oneshot::Sender<Vec<ConnectionView>>,
 }
 
-/// What all shards share.
+/// State shared by all shards.
 pub struct Service {
     pub config: Config,
     pub metrics: Metrics,
@@ -36,19 +36,19 @@ pub struct Service {
     pub regions: Regions,
     pub journal: Arc<Journal>,
     pub reconnects: Reconnects,
-    /// Under [`HandlerKind::Topic`](crate::HandlerKind::Topic).
+    /// Topics, with [`HandlerKind::Topic`](crate::HandlerKind::Topic).
     pub topics: Option<Arc<Topics>>,
     asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
     leaving: AtomicBool,
     stopping: AtomicBool,
     held: Held,
-    /// Threads that are late and refuse newcomers.
+    /// Number of threads that are late and refuse newcomers.
     pub(super) late: AtomicUsize,
 }
 
 impl Service {
-    /// `held` counts the bytes in buffers, of `topics` too; `asks` leads to each thread.
+    /// Create it; `held` counts bytes in buffers and topics, `asks` leads to threads.
     pub(super) fn new(
         config: Config,
         metrics: Metrics,
@@ -75,12 +75,12 @@ impl Service {
         }
     }
 
-    /// A number for a connection, from 1.
+    /// Return a new connection's number, from 1.
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A connection holds `now` bytes in buffers, and held `before`.
+    /// Record that a connection holds `now` bytes in buffers, after `before`.
     pub fn hold(&self, before: usize, now: usize) {
         self.held.change(before, now);
         if let Some(topics) = &self.topics {
@@ -88,12 +88,12 @@ impl Service {
         }
     }
 
-    /// Bytes that all connections together hold in buffers.
+    /// Return the number of bytes that all connections together hold in buffers.
     pub fn held(&self) -> usize {
         self.held.bytes()
     }
 
-    /// Connections behind samples of the metrics, the latest of each, with their traces.
+    /// Return the latest connection behind each sample of the metrics, with its trace.
     pub fn exemplars(&self) -> Vec<Exemplar> {
         let mut all = self.metrics.exemplars();
         if let Some(trace) = &self.config.trace {
@@ -104,9 +104,9 @@ impl Service {
         all
     }
 
-    /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
-    /// those that came through a proxy are not: the guard would take it out on the proxy, also where
-    /// the proxy does not say for whom it speaks.
+    /// Record pings of a connection; those inside TLS are reported to the guard.
+    /// The guard cannot see them. Those through a proxy are not reported: the guard would limit the
+    /// proxy, also where the proxy does not name its client.
     pub fn see_pings(&self, origin: &Origin, pings: u64) {
         let Some(seen) = self.config.seen.as_ref().filter(|_| pings > 0) else { return };
         let peer = origin.peer.ip();
@@ -117,27 +117,28 @@ impl Service {
         }
     }
 
-    /// All connections together hold more than they should.
+    /// Check whether all connections together exceed the memory budget.
     pub fn over_budget(&self) -> bool {
         self.held() > self.config.memory_budget
     }
 
-    /// Whether a connection with this number of bytes of an unfinished message is closed: the budget is
-    /// used up, and it has more than its even share of it. While a quarter more is not used up as well,
-    /// it has time until its timer comes round.
+    /// Check whether a connection is to be closed because of its incomplete message.
+    /// It is if the budget is used up, and the bytes are more than its even share of it. While a
+    /// further quarter is not used up as well, it has time until its next timer.
     pub fn is_too_much(&self, bytes: usize, in_time: bool) -> bool {
         let budget = self.config.memory_budget;
         let most = if in_time { budget.saturating_add(budget / 4) } else { budget };
         self.held() > most && bytes > budget / self.admission.open().max(1)
     }
 
-    /// Bytes that may be on their way to a connection before nothing more is read from it.
+    /// Return the limit of a connection's pending output in bytes.
+    /// Above it nothing more is read from the connection.
     pub fn output_limit(&self) -> usize {
         self.config.output.bytes(self.over_budget())
     }
 
-    /// How live connections stand, in the order of their numbers; of all, or of the one with this
-    /// number. Each thread is asked, and looks at a few connections at a time.
+    /// Return the state of all live connections, or of one, ordered by number.
+    /// Each thread is queried, and handles a few connections at a time.
     pub async fn live(&self, id: Option<u64>) -> Vec<ConnectionView> {
         let mut answers = Vec::new();
         for shard in &self.asks {
@@ -148,15 +149,15 @@ impl Service {
         }
         let mut views = Vec::new();
         for answer in answers {
-            // A thread that ended has no connections.
+            // A thread that has ended has no connections.
             views.extend(answer.await.unwrap_or_default());
         }
         views.sort_by_key(|view| view.id);
         views
     }
 
-    /// Be not ready, and go on as before for [`Config::shutdown_delay`]: a listener that closes at
-    /// once refuses those whom a load balancer still sends.
+    /// Become unready, and continue for [`Config::shutdown_delay`].
+    /// A listener that closes at once refuses clients that a load balancer still sends.
     pub async fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         let delay = self.config.shutdown_delay;
@@ -166,17 +167,17 @@ impl Service {
         }
     }
 
-    /// The server is about to end, and still lets connections in.
+    /// Check whether the server is about to end, but still accepts connections.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// No more connections are let in, and those that are there are closed.
+    /// Check whether connections are refused, and open ones are being closed.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// From now on [`Service::is_stopping`].
+    /// Make [`Service::is_stopping`] true.
     pub(super) fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }

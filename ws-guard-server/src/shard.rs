@@ -1,4 +1,4 @@
-//! One thread of the server: state, counters and log of its connections.
+//! Thread of the server: state, counters and log of its connections.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,25 +22,25 @@ use super::{
 };
 use crate::view::ConnectionView;
 
-/// What the connections of one thread share.
+/// State shared by the connections of one thread.
 pub struct Shard {
     pub service: Arc<Service>,
     pub wheel: Wheel,
-    /// For what takes more than a turn.
+    /// Places for work that takes more than a turn.
     pub places: Places,
-    /// How long connections took lately.
+    /// Recent turns of connections.
     pub turns: Turns,
-    /// How late this thread is.
+    /// Stall level of this thread.
     pub(super) level: Cell<Level>,
-    /// All its connections have to close.
+    /// `true` if all its connections have to close.
     pub(super) closing: Cell<bool>,
-    /// TCP connections that it accepted.
+    /// Number of accepted TCP connections.
     pub(super) accepted: Cell<u64>,
-    /// Handshakes of clients that came back.
+    /// Number of handshakes of reconnecting clients.
     pub(super) came_back: Cell<u64>,
-    /// The longest time from a ping to its pong since the canary last looked.
+    /// Longest time from a ping to its pong since the canary's last check.
     slowest_pong: Cell<Duration>,
-    /// What connections said that were asked.
+    /// Reports of connections that were queried.
     pub reports: RefCell<Vec<ConnectionView>>,
 }
 
@@ -60,28 +60,28 @@ impl Shard {
         }
     }
 
-    /// Refuse new connections from now on, or let them in again.
+    /// Refuse new connections from now on, or accept them again.
     pub fn set_level(&self, level: Level) {
         self.service.thread_changes(self.level.replace(level), level);
     }
 
-    /// TCP connections that this thread has accepted so far, and handshakes of clients that came back.
+    /// Return the numbers of accepted TCP connections and of reconnects' handshakes.
     pub fn came_here(&self) -> (u64, u64) {
         (self.accepted.get(), self.came_back.get())
     }
 
-    /// A ping of a connection was answered; time since it arrived.
+    /// Record an answered ping, and the time since its arrival.
     pub fn answered_ping(&self, id: u64, after: Duration) {
         self.service.metrics.pong_seconds.observe(id, after.as_secs_f64());
         self.slowest_pong.set(self.slowest_pong.get().max(after));
     }
 
-    /// The longest such time since this was last asked.
+    /// Return the longest such time since the last call.
     pub fn take_slowest_pong(&self) -> Duration {
         self.slowest_pong.take()
     }
 
-    /// Count what a connection has done since `before`.
+    /// Count a connection's activity since `before`.
     pub fn count(&self, before: &Totals, now: &Totals) {
         let metrics = &self.service.metrics;
         for (counter, before, now) in [
@@ -143,12 +143,12 @@ impl Shard {
         self.log(closed(What::Close));
     }
 
-    /// Silence of a client before it is pinged.
+    /// Return the silence after which a client is pinged.
     pub fn ping_interval(&self) -> Duration {
         self.service.config.heartbeat.ping_interval
     }
 
-    /// A line about a connection.
+    /// Create a log line about a connection.
     fn line_of<'a>(&self, event: What, origin: &'a Origin) -> Line<'a> {
         let identity = origin.identity.as_deref();
         Line {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Prefix lengths that make a source of a client's address.
+/// Prefix lengths for deriving a source from a client's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefixes {
     /// 0 to 32.
@@ -18,7 +18,7 @@ impl Prefixes {
         if address.is_ipv4() { self.v4 } else { self.v6 }
     }
 
-    /// The source that an address belongs to.
+    /// Return the source of an address.
     pub fn source_of(&self, address: IpAddr) -> IpNet {
         let address = address.to_canonical();
         // The lengths fit their families, so that there always is such a network.

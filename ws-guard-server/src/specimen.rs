@@ -1,4 +1,4 @@
-//! All metrics of an idle server, the source of their catalogue.
+//! Metrics of an idle server, the source of the catalogue.
 
 use prometheus::{Registry, proto::MetricFamily};
 
@@ -11,10 +11,10 @@ use crate::{
     topics::{metrics::TopicMetrics, redis::BusMetrics},
 };
 
-/// Families that a server has under one condition.
+/// Families that exist under one condition.
 pub struct Group {
     pub title: &'static str,
-    /// When they are there.
+    /// Condition of their existence.
     pub when: &'static str,
     pub families: Vec<MetricFamily>,
 }
@@ -29,10 +29,10 @@ fn group(
     Ok(Group { title, when, families: registry.gather() })
 }
 
-/// Each family that the server's process has, with its series.
+/// Return each family of the server's process, with its series.
 ///
 /// # Errors
-/// Where two have the same name.
+/// If two have the same name.
 pub fn groups() -> prometheus::Result<[Group; 5]> {
     Ok([
         group(

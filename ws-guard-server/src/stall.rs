@@ -1,19 +1,19 @@
-//! Detection of late threads. A canary sleeps for a moment, and looks how late it wakes.
+//! Detection of late threads, by a canary that sleeps briefly and checks its delay.
 //!
-//! What a pause costs is not the pause: it is the clients that time out, all reconnect at once, and
-//! make the next one. So past the first threshold new connections are refused for a while, and past the
-//! second idle connections are sent away, a few at a time.
+//! The cost of a pause is not the pause: it is the clients that time out, all reconnect at once,
+//! and cause the next one. So above the first threshold new connections are refused for a while,
+//! and above the second idle connections are closed, a few at a time.
 
 use std::time::{Duration, Instant};
 
-/// How late is how bad.
+/// Thresholds of delays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Past this delay new connections are refused with 503.
+    /// Delay above which new connections are refused with 503.
     pub refuse: Duration,
-    /// Past this one idle connections are closed with 1013 as well.
+    /// Delay above which idle connections are also closed with 1013.
     pub shed: Duration,
-    /// A level is left only when no delay was over half its threshold for this time.
+    /// Time without a delay over half the threshold, after which a level is left.
     pub hold: Duration,
     /// Time without a message after which a connection is idle.
     pub idle: Duration,
@@ -30,21 +30,21 @@ impl Default for Thresholds {
     }
 }
 
-/// What is done about it.
+/// Reaction to delays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     #[default]
     Calm,
-    /// New connections are refused.
+    /// Refusal of new connections.
     Refuse,
-    /// And idle ones are closed.
+    /// Refusal, and closing of idle connections.
     Shed,
 }
 
 impl Level {
     pub const ALL: [Level; 3] = [Level::Calm, Level::Refuse, Level::Shed];
 
-    /// The name in metrics and logs.
+    /// Return the name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Level::Calm => "calm",
@@ -54,11 +54,11 @@ impl Level {
     }
 }
 
-/// The level of one thread, as its delays make it.
+/// Level of one thread, by its delays.
 #[derive(Clone, Copy, Debug)]
 pub struct Monitor {
     level: Level,
-    /// When a delay last came near the present level's threshold.
+    /// Time at which a delay last came near the current level's threshold.
     near: Instant,
 }
 
@@ -71,7 +71,7 @@ impl Monitor {
         self.level
     }
 
-    /// Take a delay in; the new level, if that changes it. Up at once, down a level at a time.
+    /// Process a delay, and return a changed level: up at once, down by one at a time.
     pub fn observe(
         &mut self,
         delay: Duration,
@@ -107,27 +107,27 @@ impl Monitor {
     }
 }
 
-/// Circumstances of a stall, so that a pause of this machine can be told from a surge of clients.
+/// Circumstances of a stall: a pause of this machine, or a surge of clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Circumstances {
-    /// TCP connections that were accepted in a second, and handshakes of clients that came back.
+    /// Accepted TCP connections and reconnecting clients' handshakes, per second.
     pub new_per_second: f64,
     pub reconnects_per_second: f64,
-    /// Open connections of the thread.
+    /// Number of open connections of the thread.
     pub connections: usize,
-    /// Bytes that connections hold in buffers, and that they may.
+    /// Bytes that connections hold in buffers, and their limit.
     pub queued: usize,
     pub budget: usize,
 }
 
-/// Fewer new connections a second are no surge.
+/// Minimum rate of new connections in a surge.
 const SURGE: f64 = 20.0;
 
 impl Circumstances {
-    /// What [`Circumstances::name`] may say.
+    /// Possible values of [`Circumstances::name`].
     pub const NAMES: [&str; 4] = ["quiet", "surge", "reconnects", "queues"];
 
-    /// The name in metrics and logs: `quiet`, `surge`, `reconnects` or `queues`.
+    /// Return the name in metrics and logs: `quiet`, `surge`, `reconnects` or `queues`.
     pub fn name(&self) -> &'static str {
         let surge = self.new_per_second > SURGE.max(self.connections as f64 / 10.0);
         match surge {

@@ -1,4 +1,5 @@
-//! Kernel statistics of a TCP connection: `TCP_INFO`, for which no crate of ours has a safe call.
+//! Kernel statistics of a TCP connection: `TCP_INFO`.
+//! No crate in use has a safe call for it.
 #![allow(unsafe_code)]
 
 use std::{mem::MaybeUninit, os::fd::AsRawFd, time::Duration};
@@ -7,17 +8,17 @@ use tokio::net::TcpStream;
 
 use super::view::TcpView;
 
-/// What the kernel says of a connection, as `ss -i` shows it.
+/// State of a connection in the kernel, as in `ss -i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpInfo {
-    /// How long the latest bytes have been with the kernel, whether they were read or not.
+    /// Age of the latest bytes in the kernel, read or not.
     pub since_arrival: Duration,
-    /// The smoothed round-trip time, and its mean deviation.
+    /// Smoothed round-trip time, and its mean deviation.
     pub round_trip: Duration,
     pub deviation: Duration,
-    /// Segments sent again, from the beginning.
+    /// Number of segments retransmitted since the beginning.
     pub retransmitted: u32,
-    /// Segments that the peer has not acknowledged.
+    /// Number of segments that the peer has not acknowledged.
     pub unacknowledged: u32,
 }
 
@@ -48,7 +49,7 @@ impl TcpInfo {
 fn read(stream: &TcpStream) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the kernel writes at
+    // SAFETY: the descriptor is open as long as `stream` is borrowed, and the kernel writes at
     // most `length` bytes, which is the size of `info`.
     let done = unsafe {
         libc::getsockopt(

@@ -1,4 +1,4 @@
-//! Times of day as logs and listings have them.
+//! Times of day in logs and listings.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A time of day; RFC 3339 with milliseconds in JSON.
+/// Time of day; RFC 3339 with milliseconds in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp(pub SystemTime);
 
@@ -16,7 +16,7 @@ impl Timestamp {
         Timestamp(SystemTime::now())
     }
 
-    /// Whether RFC 3339 can say it: it has four digits for the year.
+    /// Check whether RFC 3339 has the time: its years have four digits.
     pub fn fits(time: SystemTime) -> bool {
         const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
         time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000)

@@ -23,7 +23,7 @@ use crate::{
     watch::{self, Watch},
 };
 
-/// Why a certificate cannot be used.
+/// Reason why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error(transparent)]
@@ -37,13 +37,13 @@ pub enum TlsError {
 /// Authentication of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clients {
-    /// Certificates that vouch for theirs, in PEM.
+    /// Authorities of their certificates, in PEM.
     pub authorities: PathBuf,
-    /// Without a certificate there is no connection. One that is shown has to be good in any case.
+    /// `true` if a certificate is required; one that is shown has to be valid anyway.
     pub required: bool,
 }
 
-/// Certificate and key, and the files they come from.
+/// Certificate and key, and their files.
 pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
@@ -57,7 +57,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// The bytes of its files.
+/// Bytes of the files.
 struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -76,7 +76,7 @@ impl Contents {
     }
 }
 
-/// Watches all files of a [`Tls`].
+/// Watch on all files of a [`Tls`].
 pub struct Watching {
     certificate: Watch,
     key: Watch,
@@ -100,7 +100,7 @@ impl Tls {
         Tls::with_clients(certificate, key, None)
     }
 
-    /// The same, with certificates of clients.
+    /// Read the same, and the authorities of clients' certificates.
     pub fn with_clients(
         certificate: &Path,
         key: &Path,
@@ -112,24 +112,24 @@ impl Tls {
         Ok(Tls { certificate: certificate.into(), key: key.into(), clients, current })
     }
 
-    /// For the next handshake.
+    /// Return the acceptor for the next handshake.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Read the files again. Connections that are open keep what they have; where the files cannot
-    /// be used, so does everybody else.
+    /// Read the files again; open connections keep what they have.
+    /// If the files cannot be used, the old ones stay in use for new connections too.
     pub fn reload(&self) -> Result<(), TlsError> {
         self.set(&Contents::read(&self.certificate, &self.key, self.clients.as_ref())?)
     }
 
-    /// The files, open: for a process that may not open them itself.
+    /// Open the files, for a process that may not open them itself.
     pub fn open(&self) -> io::Result<Vec<File>> {
         let paths = [Some(&*self.certificate), Some(&*self.key), self.authorities()];
         paths.into_iter().flatten().map(regular::open).collect()
     }
 
-    /// As [`Tls::reload`], from what another process opened.
+    /// Reload, as [`Tls::reload`], from files that another process has opened.
     pub fn take(&self, files: &[File]) -> Result<(), TlsError> {
         let paths = [Some(&*self.certificate), Some(&*self.key), self.authorities()];
         let mut read =
@@ -153,7 +153,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Watch the files, from now on.
+    /// Watch the files from now on.
     pub fn watch(&self) -> Watching {
         Watching {
             certificate: Watch::new(self.certificate.clone()),
@@ -178,7 +178,7 @@ impl Tls {
     }
 }
 
-/// Who checks the certificates of clients.
+/// Create the verifier of clients' certificates.
 fn verifier(
     clients: Option<(&Clients, &[u8])>,
     provider: Arc<CryptoProvider>,

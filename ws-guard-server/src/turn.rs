@@ -1,39 +1,39 @@
 //! Amount of work for one connection before others get their turn.
 //!
-//! Work is counted in bytes that are compressed, decompressed, encrypted or checked, and what is not
-//! done by bytes in as many as take about as long. Where bytes take longer than they should, because
+//! Work is counted in bytes that are compressed, decompressed, encrypted or checked, and other work
+//! in the number of bytes that take about as long. Where bytes take longer than they should,
 //! because of their content or on a slow machine, the clock ends the turn.
 
 use std::time::{Duration, Instant};
 
-/// Bytes of a turn.
+/// Length of a turn in bytes.
 pub const TURN: usize = 64 * 1024;
-/// Bytes that are worked on without a look at the clock.
+/// Number of bytes processed between two checks of the clock.
 pub const SLICE: usize = 8 * 1024;
-/// How long a turn may take before the next look at the clock ends it.
+/// Duration of a turn that the next check of the clock ends.
 const LONGEST: Duration = Duration::from_millis(8);
 
-/// What is left of a turn.
+/// Remainder of a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
     left: usize,
-    /// What is left at the next look at the clock.
+    /// Remainder at the next check of the clock.
     look: usize,
     until: Option<Instant>,
 }
 
 impl Turn {
-    /// One that begins `now`.
+    /// Begin a turn `now`.
     pub fn new(now: Instant) -> Turn {
         Turn { left: TURN, look: TURN - SLICE, until: Some(now + LONGEST) }
     }
 
-    /// One that never ends, for work that is done as a whole.
+    /// Begin a turn that never ends, for work that is done in one piece.
     pub const fn endless() -> Turn {
         Turn { left: usize::MAX, look: 0, until: None }
     }
 
-    /// So much was done.
+    /// Count this amount of work.
     pub fn spend(&mut self, bytes: usize) {
         self.left = if self.until.is_none() { self.left } else { self.left.saturating_sub(bytes) };
         if self.left < self.look {
@@ -44,7 +44,7 @@ impl Turn {
         }
     }
 
-    /// It is for others to go on.
+    /// Check whether it is time for others.
     pub fn is_over(&self) -> bool {
         self.left == 0
     }

@@ -1,4 +1,4 @@
-//! One connection of the companion server, as `connections` and `connection` show it.
+//! One connection of the companion server, as in `connections` and `connection`.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::timestamp::Timestamp;
 
-/// What a connection did, as the access log and listings say it.
+/// Activity of a connection, as in the access log and listings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub messages_in: u64,
@@ -17,70 +17,71 @@ pub struct Totals {
     pub pings_ignored: u64,
 }
 
-/// A connection's TCP, as `ss -i` shows it.
+/// TCP state of a connection, as in `ss -i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TcpView {
-    /// The smoothed round-trip time, and its mean deviation.
+    /// Smoothed round-trip time, and its mean deviation.
     pub rtt_ms: f64,
     pub rtt_deviation_ms: f64,
-    /// Segments sent again, from the beginning.
+    /// Number of segments retransmitted since the beginning.
     pub retransmitted: u32,
-    /// Segments that the client has not acknowledged.
+    /// Number of segments that the client has not acknowledged.
     pub unacknowledged: u32,
 }
 
-/// A connection in JSON.
+/// Connection in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionView {
-    /// From 1, in the order of handshakes.
+    /// Number, from 1, in the order of handshakes.
     pub id: u64,
-    /// The other end of TCP.
+    /// Other end of the TCP connection.
     pub peer: String,
-    /// The client's address, which may be behind it.
+    /// Client's address, which may be behind the peer.
     pub client: String,
     pub user_id: Option<String>,
     pub region: Option<String>,
-    /// `idle` (not pinged yet), `handshaking` (the first ping waits), `active`, `suspect` (a pong is
-    /// late), `dead`, `closing` or `closed`.
+    /// `idle`, `handshaking`, `active`, `suspect`, `dead`, `closing` or `closed`.
+    /// `idle`: not pinged yet; `handshaking`: the first ping waits; `suspect`: a pong is late.
     pub state: Cow<'static, str>,
-    /// When its TCP connection was accepted.
+    /// Time at which its TCP connection was accepted.
     pub opened: Timestamp,
     pub closed: Option<Timestamp>,
-    /// Why it ended, or is ending: as in the metric `wsguard_server_closed_total`.
+    /// Cause of its end, or ending, as in the metric `wsguard_server_closed_total`.
     pub cause: Option<Cow<'static, str>>,
-    /// The status code of a closed one, as RFC 6455, 7.1.5 has it.
+    /// Status code of a closed one, as in RFC 6455, 7.1.5.
     pub code: Option<u16>,
     pub handshake_duration_ms: f64,
     pub ping_interval_ms: u64,
     pub last_pong: Option<Timestamp>,
-    /// From the latest answered ping to its pong.
+    /// Time from the latest answered ping to its pong.
     pub heartbeat_rtt_ms: Option<f64>,
-    /// Bytes that wait to be written; of a closed one, that were not written any more.
+    /// Number of pending bytes; of a closed one, that of bytes left unwritten.
     pub message_queue_size: u64,
     #[serde(flatten)]
     pub totals: Totals,
-    /// What the kernel says of its TCP; of a closed one, said last.
+    /// TCP state reported by the kernel; of a closed one, the last.
     pub tcp: Option<TcpView>,
-    /// What it has subscribed to.
+    /// Subscribed topics.
     pub topics: Vec<String>,
 }
 
-/// Something that happened to a connection.
+/// Event of a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoryEvent {
     pub time: Timestamp,
     pub connection_id: u64,
-    /// `opened`, `state`, `closing`, `closed`, `missed`; while it is followed also
-    /// `ping_sent`, `pong`, `ping`, `message`, `subscribed`, `unsubscribed`, `dropped`.
+    /// `opened`, `state`, `closing`, `closed`, `missed`, and more while it is followed.
+    /// Those are `ping_sent`, `pong`, `ping`, `message`, `subscribed`, `unsubscribed`, `dropped`.
     pub event: Cow<'static, str>,
-    /// What there is to say of it.
+    /// Details of the event.
     pub what: String,
 }
 
-/// A connection and what is remembered of its story.
+/// Connection and its recorded events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionStory {
     pub connection: ConnectionView,
-    /// The oldest first. A server remembers its latest few thousand events, whoever's they are.
+    /// Events, the oldest first.
+    /// A server keeps its latest few thousand, of all connections.
     pub story: Vec<StoryEvent>,
 }

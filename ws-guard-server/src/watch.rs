@@ -4,9 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use super::regular;
 
-/// How often the file is looked at. A file this small costs less to read than a watch on a
-/// directory that a ConfigMap swaps by symbolic link is worth: what is compared are the bytes
-/// themselves, so that replacing, renaming, deleting and coming back need no cases of their own.
+/// Interval of reading the file.
+/// A file this small costs less to read than a watch on a directory that a ConfigMap swaps by
+/// symbolic link is worth: the bytes themselves are compared, so that replacing, renaming, deleting
+/// and coming back need no cases of their own.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Wait until a file changes; for ever without one.
@@ -17,21 +18,21 @@ pub async fn changed(watch: &mut Option<Watch>) {
     }
 }
 
-/// Watches one file by its content.
+/// Watch on one file, by its content.
 pub struct Watch {
     path: PathBuf,
-    /// Its bytes, or why it cannot be read, when last looked at.
+    /// Bytes, or the error of reading them, at the last check.
     last: Result<Vec<u8>, String>,
 }
 
 impl Watch {
-    /// Start from the content of now.
+    /// Start from the present content.
     pub fn new(path: PathBuf) -> Watch {
         let last = Watch::look(&path);
         Watch { path, last }
     }
 
-    /// Wait until the content differs from what it was at the last return.
+    /// Wait until the content differs from that at the last return.
     pub async fn changed(&mut self) {
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -59,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// What is in front of a certificate may be in any encoding.
+    /// Text before a certificate may be in any encoding.
     #[tokio::test]
     async fn files_that_are_not_utf8_are_followed() {
         let dir = tempfile::tempdir().unwrap();

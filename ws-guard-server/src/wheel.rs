@@ -1,8 +1,8 @@
-//! The timers of all connections of a shard, in one wheel.
+//! Timers of all connections of a shard, in one wheel.
 //!
-//! A connection has one entry, for the earliest thing it waits for. Traffic only moves what it waits
-//! for further away, and does not touch the wheel: when the entry fires early, the connection looks,
-//! finds nothing due, and waits on.
+//! A connection has one entry, for the earliest of its time-outs. Traffic only postpones
+//! these, and does not touch the wheel: when the entry fires early, the connection checks,
+//! finds nothing due, and waits again.
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,15 +16,15 @@ use tokio_util::time::{DelayQueue, delay_queue};
 
 use super::cause::Cause;
 
-/// What a connection finds when it was woken.
+/// Signals that a connection finds when woken.
 #[derive(Debug, Default)]
 struct Slot {
-    /// The connection's number.
+    /// Number of the connection.
     id: u64,
     waker: Option<Waker>,
     timer: Option<(delay_queue::Key, Instant)>,
     signals: Signals,
-    /// When its last message came, or it did.
+    /// Time of the latest message, or of the connection's beginning.
     used: Option<Instant>,
 }
 
@@ -33,37 +33,37 @@ struct Slot {
 pub struct Wheel {
     slots: RefCell<Slab<Slot>>,
     timers: RefCell<DelayQueue<usize>>,
-    /// Reports that were asked for and not given.
+    /// Number of reports requested and not delivered.
     awaited: Cell<usize>,
 }
 
-/// What a connection is told.
+/// Signals to a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// The timer has fired.
+    /// `true` if the timer has fired.
     pub due: bool,
-    /// Close, for this cause.
+    /// Order to close, for this cause.
     pub order: Option<Cause>,
-    /// End at once: the time to close is over.
+    /// Order to end at once: the time to close is over.
     pub abandon: bool,
-    /// Say how things stand.
+    /// Request for a report.
     pub report: bool,
 }
 
 impl Wheel {
-    /// A place for a connection.
+    /// Allocate a slot for a connection.
     pub fn enter(&self, id: u64) -> usize {
         self.slots.borrow_mut().insert(Slot { id, used: Some(Instant::now()), ..Slot::default() })
     }
 
-    /// The places of all connections, or of the one with this number.
+    /// Return the slots of all connections, or of the one with this number.
     pub fn places(&self, id: Option<u64>) -> Vec<usize> {
         let slots = self.slots.borrow();
         let wanted = slots.iter().filter(|(_, slot)| id.is_none_or(|id| id == slot.id));
         wanted.map(|(place, _)| place).collect()
     }
 
-    /// Ask connections how things stand; those that are gone say nothing.
+    /// Request reports of connections; those that have ended do not answer.
     pub fn ask(&self, places: &[usize]) {
         let mut slots = self.slots.borrow_mut();
         for place in places {
@@ -77,12 +77,12 @@ impl Wheel {
         }
     }
 
-    /// Connections that were asked and have neither answered nor gone.
+    /// Return the number of queried connections without a report that have not ended.
     pub fn awaited(&self) -> usize {
         self.awaited.get()
     }
 
-    /// Give the place up.
+    /// Release the slot.
     pub fn leave(&self, slot: usize) {
         let Some(slot) = self.slots.borrow_mut().try_remove(slot) else { return };
         if slot.signals.report {
@@ -93,7 +93,7 @@ impl Wheel {
         }
     }
 
-    /// A message came.
+    /// Record a message.
     pub fn touch(&self, slot: usize, now: Instant) {
         if let Some(slot) = self.slots.borrow_mut().get_mut(slot)
             && slot.used.is_some()
@@ -107,13 +107,13 @@ impl Wheel {
         self.order(Cause::Shed, most, |used| used < before);
     }
 
-    /// Tell at most `most` of those to close that were last used at such a time.
+    /// Order at most `most` connections to close, of those last used at such a time.
     fn order(&self, cause: Cause, most: usize, is_meant: impl Fn(Instant) -> bool) {
         let wakers: Vec<Waker> = {
             let mut slots = self.slots.borrow_mut();
             let meant = slots.iter_mut().filter(|(_, slot)| slot.used.is_some_and(&is_meant));
             let told = meant.take(most).filter_map(|(_, slot)| {
-                // Once: one that is told is on its way out.
+                // Once: one with this order is closing.
                 slot.used = None;
                 slot.signals.order = Some(cause);
                 slot.waker.take()
@@ -123,12 +123,12 @@ impl Wheel {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Tell some that were not told yet to close.
+    /// Order some further connections to close.
     pub fn order_some(&self, cause: Cause, most: usize) {
         self.order(cause, most, |_| true);
     }
 
-    /// Connections that have a place.
+    /// Return the number of connections with a slot.
     pub fn len(&self) -> usize {
         self.slots.borrow().len()
     }
@@ -137,7 +137,7 @@ impl Wheel {
         self.len() == 0
     }
 
-    /// Take what the connection is told, and remember whom to wake for more.
+    /// Take the connection's signals, and register its task for more.
     pub fn signals(&self, slot: usize, cx: &Context<'_>) -> Signals {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get_mut(slot) else { return Signals::default() };
@@ -166,12 +166,12 @@ impl Wheel {
         }
     }
 
-    /// Tell every connection to close.
+    /// Order every connection to close.
     pub fn order_all(&self, cause: Cause) {
         self.signal_all(|signals| signals.order = Some(cause));
     }
 
-    /// Tell every connection to end at once.
+    /// Order every connection to end at once.
     pub fn abandon_all(&self) {
         self.signal_all(|signals| signals.abandon = true);
     }
@@ -193,7 +193,7 @@ impl Wheel {
         poll_fn(|cx| {
             loop {
                 let expired = self.timers.borrow_mut().poll_expired(cx);
-                // An empty queue remembers whom to wake too.
+                // An empty queue also registers the task to wake.
                 let Poll::Ready(Some(expired)) = expired else { return Poll::<()>::Pending };
                 self.fire(expired.into_inner());
             }

@@ -1,7 +1,7 @@
-// An echo server on gorilla/websocket. See src/servers.rs for what it prints.
+// Echo server on gorilla/websocket; src/servers.rs describes its output.
 //
-// A ping "pause N" keeps it for N ms, behind a pong that answers nothing; it prints how long by its own
-// clock: {"event":"paused","peer":P,"us":N}. A ping "ask" makes it ping, too.
+// A ping "pause N" makes it pause for N ms, after an unsolicited pong; it prints the duration by its
+// own clock: {"event":"paused","peer":P,"us":N}. A ping "ask" makes it send a ping as well.
 package main
 
 import (

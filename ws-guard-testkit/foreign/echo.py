@@ -56,7 +56,7 @@ async def main(port):
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    # No pings of its own, so that every pong counted was asked for by a client.
+    # No pings of its own, so that every pong counted was requested by a client.
     # An address for each family: "::" alone would be IPv6 only.
     listening = serve(
         echo,

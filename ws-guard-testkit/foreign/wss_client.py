@@ -29,7 +29,7 @@ from websockets.uri import parse_uri
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 APPLICATION_DATA = 23
 WINDOW = 10
-# How long an answer may take that is still to come, in seconds.
+# Maximum wait for an outstanding answer, in seconds.
 PATIENCE = 20
 WORDS = """the be to of and a in that have I it for not on with he as you do at this but his by from
 they we say her she or an will my one all would there their what so up out if about who get which go me
@@ -41,7 +41,7 @@ because any these give day most us ok lol thanks https://example.org/a/longer/pa
 class Client:
     def __init__(self, source, server, port, tls, compression=False, pieces=1 << 16):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # The test made the certificate itself, for nobody.
+        # The test created the certificate itself, without a specific subject.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.minimum_version = context.maximum_version = VERSIONS[tls]
@@ -198,7 +198,7 @@ def main(wanted):
         ),
         flush=True,
     )
-    # The connection stays until nobody asks about it any more.
+    # The connection stays open until no more queries come.
     sys.stdin.read()
 
 

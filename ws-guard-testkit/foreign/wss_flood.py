@@ -45,7 +45,7 @@ async def in_a_hurry(client, most):
 
 
 async def main(source, host, port, most, flood):
-    # The test made the certificate itself, for nobody.
+    # The test created the certificate itself, without a specific subject.
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname = False
     tls.verify_mode = ssl.CERT_NONE
@@ -59,8 +59,8 @@ async def main(source, host, port, most, flood):
     )
     answered = await flood(client, most)
     print(json.dumps({"event": "flooded", "answered": answered}), flush=True)
-    # Reset at once: what is dropped would be sent again at ever longer intervals, and the server would
-    # learn of the end only after the last of it.
+    # Reset at once: dropped segments would be retransmitted at growing intervals, and the server
+    # would detect the end only after the last of them.
     linger = struct.pack("ii", 1, 0)
     client.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     client.transport.abort()

@@ -1,4 +1,4 @@
-//! Autobahn|Testsuite: a fuzzing client of other people's making, against any server.
+//! Autobahn|Testsuite: an independent fuzzing client, against any server.
 use std::{
     collections::BTreeMap,
     fs,
@@ -13,8 +13,9 @@ use serde_json::json;
 
 use crate::{netns::Namespace, tools};
 
-/// Groups that take seconds: framing, pings, reserved bits, opcodes, fragments, UTF-8, closing,
-/// limits, and some of no group.
+/// Groups that take seconds.
+/// They are framing, pings, reserved bits, opcodes, fragments, UTF-8, closing, limits, and some of
+/// no group.
 pub const QUICK: [&str; 9] = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"];
 /// Groups that take minutes: compression.
 pub const COMPRESSION: [&str; 2] = ["12.*", "13.*"];
@@ -22,22 +23,22 @@ pub const COMPRESSION: [&str; 2] = ["12.*", "13.*"];
 /// Name of the server in the report.
 const AGENT: &str = "server";
 
-/// What Autobahn says of one case.
+/// Result of Autobahn for one case.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// `OK`, `NON-STRICT`, `INFORMATIONAL`, `UNIMPLEMENTED`, `FAILED`.
     pub behavior: String,
-    /// The same of how the connection was closed.
+    /// Result for the way in which the connection was closed.
     pub behavior_close: String,
 }
 
 impl Verdict {
-    /// OK, or a case of those in which Autobahn judges nothing.
+    /// Check for OK, or one of the cases in which Autobahn judges nothing.
     pub fn passed(&self, case: &str) -> bool {
         let judges_nothing = case == "7.1.6" || case.starts_with("7.13.");
         let fine = |verdict: &str| verdict == "OK" || verdict == "INFORMATIONAL" && judges_nothing;
-        // How a connection ends is at times left to the server.
+        // The end of a connection is sometimes left to the server.
         fine(&self.behavior)
             && (fine(&self.behavior_close) || self.behavior_close == "INFORMATIONAL")
     }
@@ -46,8 +47,8 @@ impl Verdict {
 /// Verdicts by case.
 pub type Verdicts = BTreeMap<String, Verdict>;
 
-/// The command that runs `cases` against `server`, from a client's namespace if there is one; its
-/// report goes to `folder`.
+/// Create the command that runs `cases` against `server`, reporting to `folder`.
+/// It runs in a client's namespace if there is one.
 pub fn command(
     server: SocketAddr,
     cases: &[&str],
@@ -68,13 +69,13 @@ pub fn command(
         Some(namespace) => namespace.command(tools::wstest()),
         None => Command::new(tools::wstest()),
     };
-    // It leaves a file of its own where it is started.
+    // It leaves a file in its working directory.
     command.args(["--mode", "fuzzingclient", "--spec"]).arg(&file).current_dir(folder);
     command.stdin(Stdio::null());
     Ok(command)
 }
 
-/// Read what [`command`] has found.
+/// Read the results of [`command`].
 pub fn verdicts(folder: &Path) -> Result<Verdicts> {
     let file = folder.join("reports/index.json");
     let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;

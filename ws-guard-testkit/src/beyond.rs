@@ -1,4 +1,4 @@
-//! A flooder whose TCP heeds no window: it sends on behind its end, and again until it is acknowledged.
+//! Flooder whose TCP ignores the window, and retransmits until acknowledged.
 use std::{
     net::SocketAddr,
     thread,
@@ -14,23 +14,22 @@ use crate::{
     raw_tcp::{Opening, RawTcp, SEGMENT},
 };
 
-/// Bytes that it sends before it waits for an acknowledgement: twice the largest window there is
-/// without a scale.
+/// Number of bytes sent before waiting for an acknowledgement.
+/// It is twice the largest window without a scale.
 const AHEAD: usize = 128 * 1024;
-/// When it sends all of them again that are not acknowledged.
+/// Interval of retransmitting all unacknowledged bytes.
 const AGAIN: Duration = Duration::from_millis(50);
-/// How long the server may be silent, at the end, before it is reminded of the window.
+/// Silence of the server, at the end, before it is reminded of the window.
 const LISTEN: Duration = Duration::from_millis(100);
-/// When it looks for acknowledgements, where it has nothing to send.
+/// Interval of checking for acknowledgements, while there is nothing to send.
 const LOOK: Duration = Duration::from_micros(200);
 
-/// One flooding connection.
+/// Flooding connection.
 pub struct BeyondWindow {
     tcp: RawTcp,
     kind: Kind,
     frame: Vec<u8>,
-    /// What the server has not acknowledged, and how much of it was sent since the last time it was
-    /// begun again.
+    /// Unacknowledged bytes, and the number of them sent since the last restart.
     stream: Vec<u8>,
     sent: usize,
     begun: Instant,
@@ -66,7 +65,7 @@ impl BeyondWindow {
         })
     }
 
-    /// Flood for `time`, while `go_on` says so, without taking what the server sends.
+    /// Flood for `time`, while `go_on` returns true, without reading from the server.
     pub fn run(&mut self, time: Duration, go_on: impl Fn() -> bool) -> Result<Flooded> {
         let end = Instant::now() + time;
         self.tcp.window = 0;
@@ -77,8 +76,8 @@ impl BeyondWindow {
         Ok(self.flooded())
     }
 
-    /// Say a last word, heed the window, take what the server sends, and wait until all that was said has
-    /// come back.
+    /// End the flood: send a last message, heed the window, and read from the server.
+    /// It waits until all its own messages have come back.
     pub fn finish(&mut self, patience: Duration) -> Result<Flooded> {
         let end = Instant::now() + patience;
         self.say();
@@ -113,7 +112,7 @@ impl BeyondWindow {
         self.last_own = Instant::now();
     }
 
-    /// Have enough to send: whole frames.
+    /// Generate enough to send, in whole frames.
     fn fill(&mut self) {
         if self.last_own.elapsed() >= OWN_EVERY {
             self.say();
@@ -123,7 +122,7 @@ impl BeyondWindow {
         }
     }
 
-    /// Take what has come, and send a segment or begin again.
+    /// Process received segments, and send a segment or restart.
     fn turn(&mut self) -> Result<()> {
         let acked = self.tcp.acked();
         self.tcp.settle(Duration::ZERO)?;

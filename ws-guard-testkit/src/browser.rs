@@ -1,7 +1,7 @@
-//! Chromium without a screen, inside a namespace, driven through its debugging pipe.
+//! Headless Chromium inside a namespace, driven through its debugging pipe.
 //!
-//! <https://chromedevtools.github.io/devtools-protocol/>. The pipe takes messages of JSON that end with
-//! a zero byte: no port, and no WebSocket of our own.
+//! <https://chromedevtools.github.io/devtools-protocol/>. The pipe takes messages of JSON that end
+//! with a zero byte: no port, and no WebSocket of our own.
 use std::{
     cell::{Cell, RefCell},
     fs::{self, File},
@@ -24,11 +24,11 @@ use tempfile::TempDir;
 
 use crate::{netns::Namespace, process::Process};
 
-/// For an answer, on a busy machine.
+/// Time for an answer, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRAM: &str = "chromium";
 
-/// A browser with one tab; it ends when dropped.
+/// Browser with one tab; it ends when dropped.
 pub struct Browser {
     _process: Process,
     _folder: TempDir,
@@ -39,7 +39,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Why there can be none here.
+    /// Return the reason why there is no browser here.
     pub fn missing() -> Option<String> {
         let found = Command::new(PROGRAM).arg("--version").output();
         found.is_err().then(|| format!("there is no {PROGRAM} (Debian: apt-get install chromium)"))
@@ -81,7 +81,7 @@ impl Browser {
         Ok(browser)
     }
 
-    /// One command, and its result.
+    /// Run a command, and return its result.
     pub fn ask(&self, method: &str, parameters: Value) -> Result<Value> {
         let id = self.next.get() + 1;
         self.next.set(id);
@@ -102,7 +102,7 @@ impl Browser {
         }
     }
 
-    /// The next one that comes, an event or an answer.
+    /// Return the next message, an event or an answer.
     fn message(&self, deadline: Instant) -> Result<Value> {
         let mut reader = self.from.borrow_mut();
         let mut text = Vec::new();
@@ -119,14 +119,14 @@ impl Browser {
         serde_json::from_slice(&text).context("no JSON")
     }
 
-    /// Go to a page.
+    /// Open a page.
     pub fn open(&self, url: &str) -> Result<()> {
         let went = self.ask("Page.navigate", json!({"url": url}))?;
         ensure!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
         Ok(())
     }
 
-    /// Value of an expression in the page.
+    /// Evaluate an expression in the page.
     pub fn value(&self, expression: &str) -> Result<Value> {
         let wanted = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.ask("Runtime.evaluate", wanted)?;
@@ -135,7 +135,7 @@ impl Browser {
         Ok(answer["result"]["value"].clone())
     }
 
-    /// Text of an expression.
+    /// Evaluate an expression as text.
     pub fn text(&self, expression: &str) -> Result<String> {
         Ok(self.value(expression)?.as_str().context("no text")?.to_owned())
     }
@@ -143,7 +143,7 @@ impl Browser {
     /// Wait until an expression is true.
     pub fn wait(&self, expression: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        // While a page comes, there is nothing to ask.
+        // While a page loads, there is nothing to evaluate.
         while !matches!(self.value(expression), Ok(Value::Bool(true))) {
             if Instant::now() > deadline {
                 let shown = self.text("document.body.innerText").unwrap_or_default();
@@ -154,7 +154,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Size of the view, and whether the person prefers it dark.
+    /// Set the size of the view, and the preference for dark colours.
     pub fn look(&self, width: u32, height: u32, dark: bool) -> Result<()> {
         let size =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
@@ -175,7 +175,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Roles and names, as a screen reader has them.
+    /// Return roles and names, as for a screen reader.
     pub fn spoken(&self) -> Result<Vec<(String, String)>> {
         self.ask("Accessibility.enable", json!({}))?;
         let tree = self.ask("Accessibility.getFullAXTree", json!({}))?;
@@ -186,7 +186,7 @@ impl Browser {
         Ok(shown.map(|node| (text(node, "role"), text(node, "name"))).collect())
     }
 
-    /// A picture of the view as base64 of a PNG.
+    /// Return a picture of the view: PNG in base64.
     pub fn picture(&self) -> Result<String> {
         let shot = self.ask("Page.captureScreenshot", json!({"format": "png"}))?;
         Ok(shot["data"].as_str().context("no picture")?.to_owned())

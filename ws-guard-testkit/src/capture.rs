@@ -1,5 +1,5 @@
-//! TCP segments as they pass an interface: behind its XDP program and before TCP, where a packet
-//! socket gets its copy (packet(7)).
+//! TCP segments that pass an interface, as copied to a packet socket (packet(7)).
+//! That is after the interface's XDP program and before TCP.
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -18,34 +18,34 @@ use nix::{
 
 use crate::netns::Namespace;
 
-/// Bytes of the Ethernet header.
+/// Length of the Ethernet header in bytes.
 const ETHERNET: usize = 14;
-/// Bytes of a VLAN tag.
+/// Length of a VLAN tag in bytes.
 const TAG: usize = 4;
-/// Bytes of a TCP header without options.
+/// Length of a TCP header without options in bytes.
 const TCP: usize = 20;
-/// Bytes that the socket holds for us.
+/// Receive buffer of the socket in bytes.
 const BUFFER: usize = 8 << 20;
 
-/// A captured TCP segment.
+/// Captured TCP segment.
 #[derive(Clone, Debug)]
 pub struct Captured {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub seq: u32,
     pub ack: u32,
-    /// Of [`crate::packets::flag`].
+    /// Bits of [`crate::packets::flag`].
     pub flags: u8,
-    /// As the header has it: not scaled.
+    /// Window as in the header: not scaled.
     pub window: u16,
-    /// The checksum field; between local namespaces it may hold the pseudo-header's sum only.
+    /// Checksum field; between local namespaces perhaps the pseudo-header's sum only.
     pub checksum: u16,
     /// TCP options, as in the header.
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
 
-/// Everything that comes into or leaves a namespace.
+/// Capture of all packets into and out of a namespace.
 pub struct Capture {
     socket: OwnedFd,
     buffer: Vec<u8>,
@@ -61,11 +61,11 @@ impl Capture {
         Ok(Capture { socket, buffer: vec![0; 1 << 16] })
     }
 
-    /// Incoming packets only: spoofed ones sent by the namespace itself do not count.
+    /// Capture incoming packets only, without spoofed ones that the namespace sends.
     pub fn incoming(namespace: &Namespace) -> Result<Capture> {
         let capture = Capture::new(namespace)?;
         let (fd, on) = (capture.socket.as_raw_fd(), 1i32);
-        // SAFETY: the descriptor is open, and the option's value is an int of the length that is told.
+        // SAFETY: the descriptor is open, and the option's value is an int of the given length.
         let result = unsafe {
             let (value, length) = ((&raw const on).cast(), size_of::<i32>() as u32);
             libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, value, length)
@@ -74,12 +74,12 @@ impl Capture {
         Ok(capture)
     }
 
-    /// The TCP segments that came since the last call.
+    /// Return the TCP segments that came since the last call.
     pub fn take(&mut self) -> Vec<Captured> {
         std::iter::from_fn(|| self.next_waiting()).flatten().collect()
     }
 
-    /// The next TCP segment that satisfies `wanted`, or `None` when the time is up.
+    /// Return the next TCP segment that satisfies `wanted`, or `None` when time is up.
     pub fn next(
         &mut self,
         timeout: Duration,
@@ -109,14 +109,14 @@ impl Capture {
         Ok(())
     }
 
-    /// The next packet that is already there, as an Ethernet frame.
+    /// Return the next packet that is already there, as an Ethernet frame.
     pub fn frame(&mut self) -> Option<&[u8]> {
         // The only error is that there is none.
         let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).ok()?;
         self.buffer.get(..length)
     }
 
-    /// The next packet that is already there; inside, its TCP segment if it has one.
+    /// Return the next packet that is there already, with its TCP segment if any.
     fn next_waiting(&mut self) -> Option<Option<Captured>> {
         self.frame().map(parse)
     }
@@ -130,7 +130,7 @@ fn long(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// Ethernet, VLAN tags, IP without extension headers, TCP; `None` for anything else.
+/// Parse Ethernet, VLAN tags, IP without extension headers, TCP; `None` for others.
 fn parse(frame: &[u8]) -> Option<Captured> {
     let mut at = ETHERNET;
     while let 0x8100 | 0x88a8 = word(frame, at - 2)? {

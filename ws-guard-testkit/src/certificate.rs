@@ -1,4 +1,4 @@
-//! A certificate for servers in tests.
+//! Certificate for servers in tests.
 use std::{
     path::Path,
     process::{Command, Stdio},
@@ -6,7 +6,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// A certificate without a specific subject, and its key, as PEM files in `dir`.
+/// Create a certificate without specific subject, and its key, as PEM in `dir`.
 pub fn make(dir: &Path) -> Result<[String; 2]> {
     let path = |name: &str| dir.join(name).display().to_string();
     let [cert, key] = [path("cert.pem"), path("key.pem")];

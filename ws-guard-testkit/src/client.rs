@@ -1,4 +1,4 @@
-//! A WebSocket client that decides where each TCP segment ends, and counts for itself.
+//! WebSocket client with its own counts, and control of each TCP segment's end.
 use std::{
     collections::VecDeque,
     io::{Read, Write},
@@ -19,13 +19,13 @@ use crate::{
     wire::Wire,
 };
 
-/// For connecting, for the handshake, and for each write.
+/// Time-out of connecting, of the handshake, and of each write.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer to an upgrade request that is read.
+/// Maximum length of an answer to an upgrade request.
 const MAX_ANSWER: usize = 16 * 1024;
 
 nix::ioctl_read_bad!(
-    /// SIOCOUTQNSD: bytes in the socket's queue that were not sent yet (linux/sockios.h).
+    /// SIOCOUTQNSD: bytes in the socket's queue that were not sent (linux/sockios.h).
     unsent_bytes,
     0x894B,
     i32
@@ -37,14 +37,14 @@ nix::ioctl_read_bad!(
     i32
 );
 
-/// Where segments end.
+/// Segmentation of writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// One write; TCP cuts at the MSS.
     Whole,
     /// Length of a segment in bytes, from 1.
     Every(usize),
-    /// A segment ends at each of these offsets, which grow.
+    /// A segment ends at each of these ascending offsets.
     At(Vec<usize>),
 }
 
@@ -67,18 +67,18 @@ impl Cut {
     }
 }
 
-/// What a client has sent, counted before it was encoded.
+/// Frames and messages sent, counted before encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     pub frames: u64,
     pub pings: u64,
     pub pongs: u64,
-    /// Messages ended, that is text, binary and continuation frames with FIN.
+    /// Messages ended: text, binary and continuation frames with FIN.
     pub messages: u64,
     pub bytes: u64,
 }
 
-/// What a client has received.
+/// Frames and messages received.
 #[derive(Debug, Default)]
 pub struct Received {
     pub frames: u64,
@@ -87,27 +87,27 @@ pub struct Received {
     /// Whole messages.
     pub messages: u64,
     pub bytes: u64,
-    /// Messages not taken yet, with the time they were complete.
+    /// Messages not taken yet, with the time of their completion.
     pub kept: VecDeque<(Instant, Vec<u8>)>,
     /// Payloads of the last 1,000 pongs.
     pub pong_payloads: VecDeque<Vec<u8>>,
     /// Payload of the latest ping.
     pub asked: Option<Vec<u8>>,
-    /// The server sent a close frame: its status code, 1005 when it has none (RFC 6455, 7.1.5).
+    /// Status code of the server's close frame, 1005 for none in it (RFC 6455, 7.1.5).
     pub close: Option<u16>,
-    /// The stream ended.
+    /// `true` after the end of the stream.
     pub ended: bool,
     partial: Vec<u8>,
 }
 
-/// How a client connects.
+/// Options of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectOptions {
-    /// The address to connect from, out of those the namespace has.
+    /// Address to connect from, one of the namespace's.
     pub source: Option<IpAddr>,
-    /// Read what the server sends. A flooder does not.
+    /// `true` to read from the server; a flooder does not.
     pub reads: bool,
-    /// Bytes of receive buffer, or the kernel's choice.
+    /// Receive buffer in bytes, or the kernel's default.
     pub receive_buffer: Option<usize>,
 }
 
@@ -119,13 +119,13 @@ impl Default for ConnectOptions {
 
 type Shared = Arc<(Mutex<Received>, Condvar)>;
 
-/// A connected client, past its handshake.
+/// Connected client, after its handshake.
 pub struct Client {
     stream: Wire,
     sent: Sent,
     received: Shared,
     local: SocketAddr,
-    /// The end of a frame that a flood left unsent: it goes before all else.
+    /// Rest of a frame that a flood left unsent: it is sent before all else.
     unsent: Vec<u8>,
 }
 
@@ -139,8 +139,8 @@ impl Client {
         Client::connect_with(namespace, server, options, "", &Cut::Whole)
     }
 
-    /// As [`Client::connect`], with these lines more in the request's head, each with its line end, and
-    /// the request cut as told.
+    /// Connect as [`Client::connect`], with further header lines and a segmentation.
+    /// Each line has its line end.
     pub fn connect_with(
         namespace: &Namespace,
         server: SocketAddr,
@@ -152,7 +152,7 @@ impl Client {
         Client::over(Wire::plain(stream), server, options, lines, cut)
     }
 
-    /// As [`Client::connect`], inside TLS; whatever certificate the server shows.
+    /// Connect as [`Client::connect`], inside TLS, with any server certificate.
     pub fn connect_tls(
         namespace: &Namespace,
         server: SocketAddr,
@@ -181,7 +181,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Ask for an upgrade; the bytes behind the answer.
+    /// Request an upgrade, and return the bytes after the answer.
     fn upgrade(&mut self, server: SocketAddr, lines: &str, cut: &Cut) -> Result<Vec<u8>> {
         let key = generate_key();
         let request = format!(
@@ -194,7 +194,7 @@ impl Client {
         read_answer(&mut self.stream, &key)
     }
 
-    /// The client's end of the connection, as the guard names it.
+    /// Return the client's end of the connection, as the guard names it.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
@@ -203,17 +203,17 @@ impl Client {
         self.sent
     }
 
-    /// Its connection, for direct writes.
+    /// Return the connection, for direct writes.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.stream
     }
 
-    /// Its socket.
+    /// Return the socket.
     pub fn tcp(&self) -> &TcpStream {
         self.stream.tcp()
     }
 
-    /// Send frames, cut as told.
+    /// Send frames with the given segmentation.
     pub fn send(&mut self, frames: &[Frame], cut: &Cut) -> Result<()> {
         self.count(frames);
         for part in cut.parts(&encode(frames)) {
@@ -222,13 +222,13 @@ impl Client {
         Ok(())
     }
 
-    /// Send one frame in a segment of its own, when it fits one.
+    /// Send one frame in its own segment, if it fits.
     pub fn send_one(&mut self, frame: Frame) -> Result<()> {
         self.send(&[frame], &Cut::Whole)
     }
 
-    /// Write bytes as they are, uncounted, and wait until all have left the socket: so the next
-    /// write starts a segment of its own.
+    /// Write bytes unchanged and uncounted, and wait until all have left the socket.
+    /// So the next write starts a new segment.
     pub fn write_segment(&mut self, bytes: &[u8]) -> Result<()> {
         let bytes = [&std::mem::take(&mut self.unsent), bytes].concat();
         self.stream.write_all(&bytes).with_context(|| format!("{} sending", self.local))?;
@@ -242,12 +242,12 @@ impl Client {
         Ok(())
     }
 
-    /// Send the end of a frame, of which the socket took the beginning, before all else.
+    /// Queue the rest of a frame, whose beginning the socket took, before all else.
     pub fn send_first(&mut self, rest: &[u8]) {
         self.unsent = rest.to_vec();
     }
 
-    /// Send what a flood left of its last frame. `false` when it left nothing.
+    /// Send the rest of a flood's last frame; `false` if there is none.
     pub fn send_rest(&mut self) -> Result<bool> {
         let left = !self.unsent.is_empty();
         if left {
@@ -256,8 +256,8 @@ impl Client {
         Ok(left)
     }
 
-    /// Write as much of `bytes` as the socket takes at once; `Ok(0)` when it takes none within the
-    /// given time. Not counted.
+    /// Write as much of `bytes` as the socket takes at once, uncounted.
+    /// Returns `Ok(0)` if it takes none within the given time.
     pub fn write_some(&mut self, bytes: &[u8], timeout: Duration) -> Result<usize> {
         self.stream.tcp().set_write_timeout(Some(timeout))?;
         let result = self.stream.write(bytes);
@@ -269,7 +269,7 @@ impl Client {
         }
     }
 
-    /// Wait until the server has acknowledged all that was written, or the time is up: `false`.
+    /// Wait until everything written is acknowledged; `false` when the time is up.
     pub fn drain(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         loop {
@@ -281,7 +281,7 @@ impl Client {
         }
     }
 
-    /// Bytes that were written and that the server has not acknowledged.
+    /// Return the number of bytes written that the server has not acknowledged.
     pub fn unacknowledged(&self) -> Result<u64> {
         let mut bytes = 0;
         // SAFETY: the descriptor is open as long as `self.stream`; the request writes one int.
@@ -298,9 +298,9 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Send a message and wait for its echo; the time from before the first byte was sent to after the
-    /// last one came. For a client that does not read in the background, and on one thread, so that
-    /// nobody has to be woken but by the network.
+    /// Send a message and wait for its echo; return the time that took.
+    /// It is from before the first byte was sent to after the last one came. For a client that does
+    /// not read in the background, and on one thread, so that only the network has to wake it.
     pub fn echo(&mut self, text: &str) -> Result<Duration> {
         let frame = encode(&[Frame::text(text)]);
         let echo = encode(&[Frame { mask: None, ..Frame::text(text) }]);
@@ -313,12 +313,13 @@ impl Client {
         Ok(took)
     }
 
-    /// Data received so far. Reading continues in the background; hold the guard briefly.
+    /// Return the data received so far.
+    /// Reading continues in the background; hold the guard briefly.
     pub fn received(&self) -> MutexGuard<'_, Received> {
         self.received.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wait until what was received satisfies `wanted`, or the time is up: `false`.
+    /// Wait until received data satisfies `wanted`; `false` when the time is up.
     pub fn wait(&self, timeout: Duration, mut wanted: impl FnMut(&Received) -> bool) -> bool {
         let received = self.received();
         let waited =
@@ -336,7 +337,7 @@ impl Client {
         Ok(self.sent)
     }
 
-    /// End the connection with a RST, as a client that is killed with unread data does.
+    /// Reset the connection, like a client that is killed with unread data.
     pub fn reset(self) -> Result<()> {
         socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO))?;
         Ok(())
@@ -385,7 +386,7 @@ fn connect(server: SocketAddr, options: ConnectOptions) -> Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// Read the answer to an upgrade request; returns the bytes behind it.
+/// Read the answer to an upgrade request, and return the bytes after it.
 fn read_answer(stream: &mut Wire, key: &str) -> Result<Vec<u8>> {
     stream.tcp().set_read_timeout(Some(TIMEOUT))?;
     let mut answer = Vec::new();

@@ -1,13 +1,13 @@
 //! Many clients, the host of a reverse proxy, and behind it a node with one pod.
 //!
 //! ```text
-//!   clients' namespace          proxy's namespace            node             pod
-//!   edge0  10.76.0.2      ───   edge0  10.76.0.1
-//!          and all of theirs    veth0  10.77.0.1, .2   ───   veth0
-//!                                                            cali0      ───   eth0  10.78.0.2
+//! clients' namespace          proxy's namespace            node             pod
+//! edge0  10.76.0.2      ───   edge0  10.76.0.1
+//! and all of theirs    veth0  10.77.0.1, .2   ───   veth0
+//! cali0      ───   eth0  10.78.0.2
 //! ```
 //! and fd76::2, fd76::1, and so on. The clients' namespace has whole networks, public and private
-//! ones, so that each client has an address of its own, and each IPv6 client a /64 of its own.
+//! ones, so that each client has its own address, and each IPv6 client its own /64.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
@@ -17,11 +17,12 @@ use crate::{
     node::{Node, Pod},
 };
 
-/// Between clients and proxy, on both sides.
+/// Interface between clients and proxy, on both sides.
 const EDGE: &str = "edge0";
-/// Clients in each IPv4 /24.
+/// Number of clients in each IPv4 /24.
 const PER_NETWORK: u16 = 250;
-/// What the clients have, public and private ones (RFC 5737, RFC 2544, RFC 3849, RFC 1918, RFC 4193).
+/// Networks of the clients (RFC 5737, RFC 2544, RFC 3849, RFC 1918, RFC 4193).
+/// They are public and private ones.
 const NETWORKS: [&str; 7] = [
     "192.0.2.0/24",
     "198.51.100.0/24",
@@ -32,7 +33,7 @@ const NETWORKS: [&str; 7] = [
     "fd66::/32",
 ];
 
-/// Whether an address is one of the Internet's.
+/// Kind of a client's network: public or private.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     Public,
@@ -42,7 +43,7 @@ pub enum Reach {
 impl Reach {
     pub const BOTH: [Reach; 2] = [Reach::Public, Reach::Private];
 
-    /// Address of client number `n`, from 0 and below 750.
+    /// Return the address of client number `n`, from 0 and below 750.
     pub fn client(self, family: Family, n: u16) -> IpAddr {
         let (network, host) = (n / PER_NETWORK, (n % PER_NETWORK) as u8 + 1);
         match (family, self) {
@@ -58,7 +59,7 @@ impl Reach {
     }
 }
 
-/// Where the proxy listens.
+/// Return the listening address of the proxy.
 pub fn front(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 76, 0, 1).into(),
@@ -66,7 +67,7 @@ pub fn front(family: Family) -> IpAddr {
     }
 }
 
-/// The namespaces.
+/// Namespaces of the setup.
 #[derive(Debug)]
 pub struct Edge {
     pub clients: Namespace,
@@ -82,12 +83,12 @@ impl Edge {
         Ok(edge)
     }
 
-    /// Where the proxies run.
+    /// Return the namespace of the proxies.
     pub fn proxy(&self) -> &Namespace {
         &self.node.pair.client
     }
 
-    /// Where the server runs.
+    /// Return the pod of the server.
     pub fn pod(&self) -> &Pod {
         &self.node.pods[0]
     }

@@ -1,4 +1,4 @@
-//! Pinned tables with as many entries as a test or a benchmark wants, written from outside.
+//! Pinned tables with any number of entries for tests and benchmarks.
 use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result};
@@ -14,11 +14,11 @@ use ws_guard_common::{
 
 use crate::programs::Raw;
 
-/// Where the first client is.
+/// Address of the first client.
 const FIRST: u32 = u32::from_be_bytes([100, 64, 0, 1]);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 1);
 
-/// A client, by its number.
+/// Return a client's address by its number.
 pub fn client(n: u32) -> Ipv4Addr {
     Ipv4Addr::from(FIRST + n)
 }
@@ -33,7 +33,7 @@ fn table<K: Pod, V: Pod>(pin_dir: &Path, name: &str) -> Result<HashMap<MapData, 
     HashMap::try_from(aya::maps::Map::HashMap(map)).context("not a hash table")
 }
 
-/// Sources that sent some pings, at these numbers of clients.
+/// Write sources that sent some pings, for these clients.
 pub fn sources(pin_dir: &Path, clients: std::ops::Range<u32>) -> Result<()> {
     let mut table = table::<Raw<SourceKey>, Raw<Source>>(pin_dir, name::SOURCES)?;
     for n in clients {
@@ -45,7 +45,7 @@ pub fn sources(pin_dir: &Path, clients: std::ops::Range<u32>) -> Result<()> {
     Ok(())
 }
 
-/// Open connections of these clients, one each, silent and without an end.
+/// Write open connections of these clients, one each, silent and without an end.
 pub fn flows(pin_dir: &Path, port: u16, clients: std::ops::Range<u32>) -> Result<()> {
     let mut table = table::<Raw<FlowKey>, Raw<Flow>>(pin_dir, name::FLOWS)?;
     for n in clients {

@@ -1,4 +1,4 @@
-//! The attacker: sends pings and never reads.
+//! Attacker that sends pings and never reads.
 use std::{
     io,
     time::{Duration, Instant},
@@ -11,16 +11,16 @@ use crate::{
     frame::{Frame, encode},
 };
 
-/// The longest payload that a control frame may have (RFC 6455, 5.5).
+/// Maximum payload of a control frame (RFC 6455, 5.5).
 pub const PAYLOAD: usize = 125;
-/// One ping of a flood, with its header and its masking key (RFC 6455, 5.2).
+/// Length of a flood's ping with its header and its masking key (RFC 6455, 5.2).
 pub const FRAME: usize = 2 + 4 + PAYLOAD;
-/// Pings in one write.
+/// Number of pings in one write.
 const BATCH: usize = 500;
-/// How long one write may wait for room, so that the end of the time is noticed.
+/// Maximum wait of a write for room, so that the end of the time is noticed.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long the rest of the last ping may wait, on a machine that is busy with what came before it.
+/// Maximum wait of the last ping's rest, on a machine busy with what came before.
 const LAST: Duration = Duration::from_secs(5);
 
 /// Bounds of a flood; it ends at the first that is reached.
@@ -28,24 +28,24 @@ const LAST: Duration = Duration::from_secs(5);
 pub struct Bounds {
     pub pings: u64,
     pub time: Duration,
-    /// Pause after each write of 500 pings; zero for as fast as it goes.
+    /// Pause after each write of 500 pings; zero for maximum speed.
     pub pause: Duration,
 }
 
-/// What a flooder did.
+/// Result of a flood.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flooded {
-    /// Pings handed to the socket whole.
+    /// Pings handed to the socket in full.
     pub pings: u64,
-    /// Writes that found no room in the socket: the server had stopped taking bytes.
+    /// Writes without room in the socket: the server had stopped taking bytes.
     pub blocked: u64,
     pub time: Duration,
-    /// Why the connection took no more at all.
+    /// Error that ended the connection.
     pub broken: Option<io::ErrorKind>,
 }
 
-/// Send pings of [`PAYLOAD`] bytes over `client` as fast as it takes them, while `go_on` says so. A
-/// connection that the server closes ends the flood.
+/// Send pings of [`PAYLOAD`] bytes as fast as possible, while `go_on` returns true.
+/// A connection that the server closes ends the flood.
 pub fn flood(client: &mut Client, bounds: Bounds, go_on: impl Fn() -> bool) -> Result<Flooded> {
     let ping = encode(&[Frame::ping(vec![0x55; PAYLOAD])]);
     let data = ping.repeat(BATCH);

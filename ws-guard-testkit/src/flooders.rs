@@ -1,8 +1,8 @@
-//! Floods of each kind of frame over one connection or many, with messages of the flooder's own between.
+//! Floods of each kind of frame on one or many connections, with its own messages.
 //!
-//! One thread serves all connections. Like the attacker of [`crate::flood`] it does not read, except
-//! where the server would else stop taking: of 1-byte messages each is echoed. At the end it reads all,
-//! to see whether its own messages came back as they were.
+//! One thread serves all connections. Like the attacker of [`crate::flood`] it does not read,
+//! except where the server would otherwise stop taking bytes: 1-byte messages are each echoed. At
+//! the end it reads everything, to check whether its own messages came back intact.
 use std::{
     io::{self, Read, Write},
     net::SocketAddr,
@@ -20,28 +20,28 @@ use crate::{
     wire::no_room,
 };
 
-/// How often a connection sends a message of its own.
+/// Interval of a connection's own messages.
 pub(crate) const OWN_EVERY: Duration = Duration::from_millis(500);
-/// Bytes handed to the socket at once.
+/// Number of bytes handed to the socket at once.
 const WRITE: usize = 64 * 1024;
-/// Bytes that a socket holds unsent, so that what is left at the end of a flood is soon through.
+/// Send buffer in bytes, small so that the rest of a flood is soon delivered.
 const SEND_BUFFER: usize = 64 * 1024;
-/// How long nothing may happen before the bounds are looked at.
+/// Maximum time without an event before the bounds are checked.
 const LOOK: Duration = Duration::from_millis(20);
-/// Bytes read at once.
+/// Number of bytes read at once.
 const READ: usize = 64 * 1024;
-/// What TLS 1.3 puts around a record: header, type of its content, tag (RFC 8446, 5.2).
+/// Overhead of a TLS 1.3 record: header, content type, tag (RFC 8446, 5.2).
 const RECORD: usize = 5 + 1 + 16;
-/// The payload of a flood's messages.
+/// Payload of a flood's messages.
 const DOT: &[u8] = b".";
 
-/// What a flood consists of.
+/// Kind of frames in a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of the longest payload.
+    /// Pings with the longest payload.
     Pings,
     Pongs,
-    /// Empty pieces of one message, which its own text ends.
+    /// Empty fragments of one message, which the flooder's own text ends.
     Fragments,
     /// Messages of one byte.
     Messages,
@@ -50,7 +50,7 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Pings, Kind::Pongs, Kind::Fragments, Kind::Messages];
 
-    /// One frame of the flood.
+    /// Build one frame of the flood.
     pub fn frame(self) -> Vec<u8> {
         let frame = match self {
             Kind::Pings => Frame::ping(vec![0x55; PAYLOAD]),
@@ -61,7 +61,7 @@ impl Kind {
         encode(&[frame])
     }
 
-    /// What precedes the flood.
+    /// Build the frames before the flood.
     pub fn beginning(self) -> Vec<u8> {
         match self {
             Kind::Fragments => encode(&[Frame { fin: false, ..Frame::new(opcode::TEXT, []) }]),
@@ -69,7 +69,7 @@ impl Kind {
         }
     }
 
-    /// A message of the flooder's own, in the middle of the flood.
+    /// Build a message of the flooder's own, in the middle of the flood.
     pub fn own(self, text: &str) -> Vec<u8> {
         match self {
             Kind::Fragments => {
@@ -80,55 +80,56 @@ impl Kind {
         }
     }
 
-    /// Without a reader the server would stop reading by itself.
+    /// Check whether the flooder has to read, or the server would stop reading.
     fn is_read(self) -> bool {
         self == Kind::Messages
     }
 }
 
-/// What came of a flood, all connections together.
+/// Result of a flood, over all connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Flooded {
     /// Bytes that the server's TCP acknowledged by the end of the flood.
     pub bytes: u64,
     /// Frames of the flood in them.
     pub frames: u64,
-    /// Messages of its own.
+    /// Number of the flooder's own messages.
     pub own: u64,
-    /// Of these, those that came back intact and in order, at the end of everything.
+    /// Number of those that came back intact and in order, at the end.
     pub echoed: u64,
-    /// Connections that the server ended.
+    /// Number of connections that the server ended.
     pub broken: u64,
-    /// Bytes that the server took past the end of a window that it had told. Linux takes a segment whole
-    /// that begins inside; a guard that holds the window takes none.
+    /// Number of bytes that the server accepted past the end of an announced window.
+    /// Linux accepts a segment whole that begins inside; a guard that holds the window accepts
+    /// none.
     pub beyond: u64,
 }
 
-/// One connection.
+/// State of one connection.
 struct Connection {
     client: Client,
     local: SocketAddr,
-    /// Bytes of a frame of the flood, and with the record around it.
+    /// Length of a frame of the flood, and with the record around it.
     frame: usize,
     on_wire: usize,
     /// Bytes to be written before the flood continues.
     first: Vec<u8>,
-    /// Bytes of the flood that were written, without its own messages.
+    /// Number of flood bytes written, without the flooder's own messages.
     flood: u64,
     last_own: Instant,
-    /// Its own messages, and those that came back.
+    /// Numbers of its own messages, and of those that came back.
     own: u64,
     echoed: u64,
     decoder: Decoder,
-    /// There is more to write although the flood has ended.
+    /// `true` if there is more to write although the flood has ended.
     has_more: bool,
     broken: bool,
 }
 
-/// A flood over all its connections.
+/// Flood over all its connections.
 pub struct Flooders {
     kind: Kind,
-    /// Frames of the flood, one behind the other.
+    /// Consecutive frames of the flood.
     data: Vec<u8>,
     connections: Vec<Connection>,
 }
@@ -138,7 +139,7 @@ pub(crate) fn own_text(connection: SocketAddr, number: u64) -> String {
 }
 
 impl Flooders {
-    /// These clients, none of which reads by itself, become flooders.
+    /// Turn clients into flooders; none of them reads by itself.
     pub fn new(kind: Kind, clients: Vec<Client>) -> Result<Flooders> {
         let frame = kind.frame();
         let data = frame.repeat(WRITE / frame.len());
@@ -146,7 +147,7 @@ impl Flooders {
         Ok(Flooders { kind, data, connections: connections.collect::<Result<_>>()? })
     }
 
-    /// Send for `time`, while `go_on` says so.
+    /// Send for `time`, while `go_on` returns true.
     pub fn run(&mut self, time: Duration, go_on: impl Fn() -> bool) -> Result<Flooded> {
         let end = Instant::now() + time;
         while Instant::now() < end && go_on() && self.connections.iter().any(|c| !c.broken) {
@@ -155,7 +156,7 @@ impl Flooders {
         Ok(self.flooded())
     }
 
-    /// End frames that are cut, say a last word, and wait until all that it said itself has come back.
+    /// Complete cut frames, send a last message, and wait until all own ones are back.
     pub fn finish(&mut self, patience: Duration) -> Result<Flooded> {
         let end = Instant::now() + patience;
         let before = self.flooded();
@@ -233,13 +234,13 @@ impl Connection {
         })
     }
 
-    /// Write what the socket takes at once: its own message when it is due, the flood otherwise.
+    /// Write what the socket takes at once: its own message when due, else the flood.
     fn write(&mut self, kind: Kind, data: &[u8], ending: bool) -> io::Result<()> {
         let cut = (self.flood % self.frame as u64) as usize;
         if self.first.is_empty() && cut == 0 && !ending && self.last_own.elapsed() >= OWN_EVERY {
             self.say(kind);
         }
-        // A frame that is cut ends first, then comes what it says itself, then the flood.
+        // A cut frame is completed first, then comes its own message, then the flood.
         let due = ending || !self.first.is_empty() || self.last_own.elapsed() >= OWN_EVERY;
         let (bytes, flood) = match (cut, due) {
             (1.., true) => (&data[cut..self.frame], true),
@@ -263,7 +264,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Put a message of its own behind what has to be written.
+    /// Append a message of its own to what has to be written.
     fn say(&mut self, kind: Kind) {
         self.first.extend(kind.own(&own_text(self.local, self.own)));
         self.own += 1;
@@ -271,7 +272,7 @@ impl Connection {
         self.has_more = true;
     }
 
-    /// Take what there is, and look for its own messages in it.
+    /// Read available bytes, and look for its own messages in them.
     fn read(&mut self) -> io::Result<()> {
         let mut buffer = [0; READ];
         let n = match self.client.wire().read(&mut buffer) {
@@ -289,7 +290,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Bytes that the server's TCP acknowledged, and how many frames of the flood they hold.
+    /// Return the number of acknowledged bytes, and that of flood frames in them.
     fn through(&self) -> (u64, u64) {
         let behind = self.client.unacknowledged().unwrap_or(0);
         let frames = self.flood / self.frame as u64;

@@ -1,8 +1,7 @@
-//! A client whose TCP is smoltcp, which other people wrote: it heeds the window, retransmits, and probes
-//! as it thinks right.
+//! Client on smoltcp, an independent TCP with window, retransmission and probes.
 //!
-//! Its address does not belong to the client namespace's kernel, so that only smoltcp answers the server
-//! and its neighbour discovery.
+//! Its address does not belong to the client namespace's kernel, so that only smoltcp answers the
+//! server and its neighbour discovery.
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -26,14 +25,14 @@ use crate::{
     raw_tcp::end_of_answer,
 };
 
-/// Bytes of an Ethernet frame with a packet of 1500.
+/// Length of an Ethernet frame with a packet of 1500 bytes.
 const FRAME: usize = 1514;
-/// Bytes of each of the socket's buffers: the window is offered without a shift.
+/// Size of each of the socket's buffers: the window is offered without a shift.
 const BUFFER: usize = 0xFFFF;
-/// For what the server must do.
+/// Time-out of the server's actions.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The client's interface, as smoltcp sees it. Packets larger than the MTU are none of its: no offload.
+/// Client's interface for smoltcp; packets over the MTU are ignored: no offload.
 struct Link {
     sender: Sender,
     capture: Capture,
@@ -52,7 +51,7 @@ impl phy::TxToken for Transmit<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
         let mut frame = vec![0; length];
         let result = f(&mut frame);
-        // What cannot be sent is lost, as on any network.
+        // A frame that cannot be sent is lost, as on any network.
         if let Err(error) = self.0.send_frame(&frame) {
             eprintln!("a frame of smoltcp is lost: {error:#}");
         }
@@ -81,26 +80,26 @@ impl Device for Link {
     }
 }
 
-/// One WebSocket connection. It goes on only inside [`ForeignTcp::wait`].
+/// WebSocket connection, which progresses only inside [`ForeignTcp::wait`].
 pub struct ForeignTcp {
     link: Link,
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     pub client: SocketAddr,
-    /// Bytes handed to smoltcp.
+    /// Number of bytes handed to smoltcp.
     written: u64,
-    /// The server's bytes before the answer is whole.
+    /// Bytes of the server before the answer is complete.
     answer: Vec<u8>,
     upgraded: bool,
     decoder: Decoder,
-    /// Pongs that came, and what was in the messages.
+    /// Pongs received, and content of the messages.
     pub pongs: u64,
     pub messages: Vec<Vec<u8>>,
 }
 
 impl ForeignTcp {
-    /// Connect and upgrade, from an address that no kernel has, in a pair without offloads.
+    /// Connect and upgrade, from an address of no kernel, in a pair without offloads.
     pub fn connect(pair: &Pair, client: SocketAddr, server: SocketAddr) -> Result<ForeignTcp> {
         let sender = Sender::new(pair)?;
         let mut config = Config::new(EthernetAddress(sender.from()).into());
@@ -150,12 +149,12 @@ impl ForeignTcp {
         self.sockets.get(self.handle)
     }
 
-    /// Neither side has ended the connection.
+    /// Check that neither side has ended the connection.
     pub fn is_open(&self) -> bool {
         self.socket().state() == State::Established
     }
 
-    /// Hand over as many of `bytes` as smoltcp's buffer has room for; how many.
+    /// Write as many of `bytes` as smoltcp's buffer has room for; return their number.
     pub fn write_some(&mut self, bytes: &[u8]) -> Result<usize> {
         let socket = self.sockets.get_mut::<Socket>(self.handle);
         let written = socket.send_slice(bytes);
@@ -164,12 +163,12 @@ impl ForeignTcp {
         Ok(written)
     }
 
-    /// Bytes that the server has acknowledged.
+    /// Return the number of bytes that the server has acknowledged.
     pub fn acked(&self) -> u64 {
         self.written - self.socket().send_queue() as u64
     }
 
-    /// Go on until `done`, or the time is up: `false`.
+    /// Progress until `done`; `false` when the time is up.
     pub fn wait(
         &mut self,
         timeout: Duration,
@@ -195,7 +194,7 @@ impl ForeignTcp {
         }
     }
 
-    /// What came in order, as an answer and then as frames.
+    /// Process bytes in order, as an answer and then as frames.
     fn read(&mut self) -> Result<()> {
         let socket = self.sockets.get_mut::<Socket>(self.handle);
         while socket.can_recv() {
@@ -225,7 +224,7 @@ impl ForeignTcp {
         }
     }
 
-    /// Leave without a goodbye, so that the server's socket does not wait for us.
+    /// Leave with a reset, so that the server's socket does not wait.
     pub fn reset(mut self) -> Result<()> {
         self.sockets.get_mut::<Socket>(self.handle).abort();
         let gone = self.wait(PATIENCE, |tcp| tcp.socket().local_endpoint().is_none())?;

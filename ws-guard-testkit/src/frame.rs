@@ -1,8 +1,8 @@
 //! WebSocket frames as the test client writes and reads them (RFC 6455, 5.2).
 //!
-//! Written without a look at `ws-guard-common`, so that one can be wrong without the other.
+//! Written independently of `ws-guard-common`, so that one can be wrong without the other.
 
-/// Opcodes, RFC 6455, 11.8.
+/// Opcodes (RFC 6455, 11.8).
 pub mod opcode {
     pub const CONTINUATION: u8 = 0;
     pub const TEXT: u8 = 1;
@@ -12,20 +12,20 @@ pub mod opcode {
     pub const PONG: u8 = 10;
 }
 
-/// One frame to send. Public fields, so that a test can also build what must not be.
+/// Frame to send; fields are public, so that a test can also build invalid ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub fin: bool,
-    /// The three reserved bits, 0 to 7.
+    /// Three reserved bits, 0 to 7.
     pub rsv: u8,
     pub opcode: u8,
-    /// The masking key, or `None` for an unmasked frame.
+    /// Masking key, or `None` for an unmasked frame.
     pub mask: Option<[u8; 4]>,
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// A frame as clients must send it: FIN set, masked with a random key.
+    /// Build a valid client frame: FIN set, masked with a random key.
     pub fn new(opcode: u8, payload: impl Into<Vec<u8>>) -> Frame {
         let mask = Some(fastrand::u32(..).to_ne_bytes());
         Frame { fin: true, rsv: 0, opcode, mask, payload: payload.into() }
@@ -39,7 +39,7 @@ impl Frame {
         Frame::new(opcode::PING, payload)
     }
 
-    /// A message cut into frames of at most `size` bytes of payload, `size` from 1.
+    /// Split a message into frames of at most `size` bytes of payload, `size` from 1.
     pub fn fragments(opcode: u8, payload: &[u8], size: usize) -> Vec<Frame> {
         let mut frames: Vec<Frame> = payload
             .chunks(size.max(1))
@@ -53,7 +53,7 @@ impl Frame {
         frames
     }
 
-    /// The bytes on the wire, appended to `out`.
+    /// Append the bytes on the wire to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let length = self.payload.len();
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
@@ -79,14 +79,14 @@ impl Frame {
     }
 }
 
-/// The bytes of several frames, one behind the other.
+/// Encode several consecutive frames.
 pub fn encode(frames: &[Frame]) -> Vec<u8> {
     let mut bytes = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut bytes));
     bytes
 }
 
-/// Takes frames out of a stream of bytes, cut anywhere.
+/// Decoder of frames in a stream of bytes, with any segmentation.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
@@ -100,7 +100,7 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, unmasked, or `None` until more bytes come.
+    /// Return the next complete frame, unmasked, or `None` until more bytes come.
     pub fn next_frame(&mut self) -> Option<Frame> {
         let bytes = &self.buffer[self.taken..];
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);

@@ -1,4 +1,4 @@
-//! The honest user: small messages at a steady pace, now and then a ping, and a stopwatch.
+//! Honest user: small messages at a steady pace, occasional pings, and a stopwatch.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,14 +9,14 @@ use crate::{
     frame::{Frame, opcode},
 };
 
-/// How often a message goes out.
+/// Interval of messages.
 pub const MESSAGE_EVERY: Duration = Duration::from_millis(50);
-/// How often a ping goes out.
+/// Interval of pings.
 pub const PING_EVERY: Duration = Duration::from_secs(5);
-/// How long the last answers may take.
+/// Maximum wait for the last answers.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What an honest client saw.
+/// Observations of an honest client.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Served {
     pub messages: u64,
@@ -29,12 +29,13 @@ pub struct Served {
     pub max: Duration,
 }
 
-/// Send messages for `time` while `go_on` says so, then wait for the last answers.
+/// Send messages for `time` while `go_on` returns true; wait for the last answers.
 pub fn run(client: &mut Client, time: Duration, go_on: impl Fn() -> bool) -> Result<Served> {
     run_every(client, MESSAGE_EVERY, time, go_on)
 }
 
-/// As [`run`], with a message each `every`: more of them for a 99th percentile that means something.
+/// Run as [`run`], with an interval of `every`.
+/// More messages make a meaningful 99th percentile.
 pub fn run_every(
     client: &mut Client,
     every: Duration,
@@ -64,7 +65,7 @@ pub fn run_every(
     measure(&sent, &mut received, served)
 }
 
-/// Answer the server's pings, as any client does, while `go_on` says so; their number.
+/// Answer the server's pings while `go_on` returns true; return their number.
 pub fn answer(client: &mut Client, go_on: impl Fn() -> bool) -> Result<u64> {
     let mut answered = 0;
     while go_on() {

@@ -1,19 +1,19 @@
-//! What IP may do to a packet on its way: fragments, extension headers, VLAN tags.
+//! Transformations of packets by IP: fragments, extension headers, VLAN tags.
 //!
-//! All of it on whole Ethernet frames with IPv4 or IPv6 right behind the Ethernet header, so that
-//! one can be done on top of another.
+//! All of it on whole Ethernet frames with IPv4 or IPv6 right after the Ethernet header, so that
+//! they can be combined.
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::checksum::Sum16BitWords;
 
-/// Bytes of the Ethernet header.
+/// Length of the Ethernet header in bytes.
 pub const ETHERNET: usize = 14;
-/// Bytes of the two addresses in it.
+/// Length of the two addresses in it in bytes.
 const ADDRESSES: usize = 12;
-/// Bytes of an IPv6 option with its type and length, even so that what remains has room for one too.
+/// Maximum length of an IPv6 option in bytes; even, as the rest needs room for one.
 const MAX_OPTION: usize = 256;
-/// Bytes of an IPv6 header.
+/// Length of an IPv6 header in bytes.
 const IPV6: usize = 40;
 
 /// Header types for [`extend`] (IANA, "Protocol Numbers").
@@ -24,8 +24,7 @@ pub mod header {
     pub const DESTINATION: u8 = 60;
 }
 
-/// The frame with VLAN tags, the outermost first: the Ethernet type that announces each, and its
-/// identifier.
+/// Add VLAN tags to a frame, the outermost first: its Ethernet type and identifier.
 pub fn tag(frame: &[u8], tags: &[(u16, u16)]) -> Result<Vec<u8>> {
     let (addresses, rest) = frame.split_at_checked(ADDRESSES).context("no Ethernet header")?;
     let mut tagged = addresses.to_vec();
@@ -37,9 +36,9 @@ pub fn tag(frame: &[u8], tags: &[(u16, u16)]) -> Result<Vec<u8>> {
     Ok(tagged)
 }
 
-/// The frame with IPv6 extension headers between IP and what it carries: the type of each, and how
-/// many bytes it has, a multiple of 8. Their options are of a type for experiments; a fragment header makes an atomic
-/// fragment, a routing header has no segments left.
+/// Add IPv6 extension headers between IP and its payload, by type and length.
+/// The length is a multiple of 8 bytes. Options are of an experimental type; a fragment header
+/// makes an atomic fragment, a routing header has no segments left.
 pub fn extend(frame: &[u8], headers: &[(u8, usize)]) -> Result<Vec<u8>> {
     let (front, carried) = frame.split_at_checked(ETHERNET + IPV6).context("no IPv6 header")?;
     let mut chain = Vec::new();
@@ -59,7 +58,7 @@ pub fn extend(frame: &[u8], headers: &[(u8, usize)]) -> Result<Vec<u8>> {
     Ok(extended)
 }
 
-/// An extension header; the type of what it carries is left 0.
+/// Build an extension header; the type of its payload is left 0.
 fn extension(kind: u8, length: usize) -> Result<Vec<u8>> {
     ensure!(
         length >= 8 && length.is_multiple_of(8) && length <= 2048,
@@ -69,7 +68,7 @@ fn extension(kind: u8, length: usize) -> Result<Vec<u8>> {
     header[1] = (length / 8 - 1) as u8;
     match kind {
         // Options that a node which does not know them has to skip (RFC 4727, type 0x1E). Padding
-        // would do for 8 bytes only: Linux takes no more of it in a row.
+        // would do for 8 bytes only: Linux accepts no more of it in a row.
         header::HOP_BY_HOP | header::DESTINATION => {
             for option in header[2..].chunks_mut(MAX_OPTION) {
                 if let [kind, bytes, rest @ ..] = option {
@@ -86,8 +85,8 @@ fn extension(kind: u8, length: usize) -> Result<Vec<u8>> {
     Ok(header)
 }
 
-/// Fragments of the frame's packet, one for each of `parts`, in their order: which bytes behind the IP
-/// header each holds. All but the last byte of the packet must lie at multiples of 8. `id` tells the
+/// Split a frame's packet into fragments, each with its part of the IP payload.
+/// All boundaries but the packet's end must be at multiples of 8. `id` distinguishes the
 /// packet from others.
 pub fn fragment(frame: &[u8], id: u16, parts: &[Range<usize>]) -> Result<Vec<Vec<u8>>> {
     match frame.get(ETHERNET).map(|first| first >> 4) {
@@ -135,7 +134,7 @@ fn fragment_v6(frame: &[u8], id: u16, parts: &[Range<usize>]) -> Result<Vec<Vec<
     parts.iter().map(one).collect()
 }
 
-/// Where a fragment starts, in bytes.
+/// Return a fragment's offset in bytes.
 fn offset(part: &Range<usize>, more: bool) -> Result<u16> {
     ensure!(
         part.start.is_multiple_of(8),
@@ -150,7 +149,7 @@ fn offset(part: &Range<usize>, more: bool) -> Result<u16> {
     u16::try_from(part.start).context("too far for a fragment")
 }
 
-/// Bytes behind the IP header of a frame.
+/// Return the number of bytes after a frame's IP header.
 pub fn carried(frame: &[u8]) -> Result<usize> {
     let header = match frame.get(ETHERNET) {
         Some(first) if first >> 4 == 4 => usize::from(first & 0xF) * 4,
@@ -160,7 +159,7 @@ pub fn carried(frame: &[u8]) -> Result<usize> {
     frame.len().checked_sub(ETHERNET + header).context("cut short")
 }
 
-/// The IPv4 frame with a wrong header checksum: IP throws it away.
+/// Break the header checksum of an IPv4 frame, so that IP discards it.
 pub fn break_header(frame: &mut [u8]) -> Result<()> {
     ensure!(frame.get(ETHERNET).is_some_and(|first| first >> 4 == 4), "only IPv4 has one");
     frame[ETHERNET + 10] ^= 0x55;
@@ -177,7 +176,7 @@ mod tests {
         Packet::new(from, to, 1, 2, b"some bytes to cut".to_vec()).build().unwrap()
     }
 
-    /// What the library makes of the packet that the parts are put together to.
+    /// The library reassembles the original packet from the parts.
     #[test]
     fn fragments_are_the_packet() {
         for (from, to) in [("10.1.0.1:1", "10.1.0.2:2"), ("[fd00::1]:1", "[fd00::2]:2")] {

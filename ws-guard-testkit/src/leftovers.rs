@@ -1,7 +1,7 @@
-//! What a guard has in the kernel, and whether any of it is still there afterwards.
+//! Kernel objects of a guard, and a check that none is left behind.
 //!
-//! Other guards may run on the machine at the same time, so what is looked for are the very
-//! programs, maps and links that this guard had, by their ids, and not whatever is new.
+//! Other guards may run on the machine at the same time, so the check is for the very
+//! programs, maps and links of this guard, by their ids, and not for anything new.
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -22,10 +22,10 @@ use aya::{
 
 use crate::netns::Namespace;
 
-/// The kernel frees programs and maps a moment after their last reference went.
+/// Time for the kernel to free programs and maps without further references.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A kind of object, and its id.
+/// Kind of an object, and its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Object {
     Program(u32),
@@ -33,16 +33,16 @@ pub enum Object {
     Link(u32),
 }
 
-/// What a guard has in the kernel and in the file system.
+/// Objects of a guard in the kernel and in the file system.
 #[derive(Clone, Debug, Default)]
 pub struct Footprint {
-    /// With where it was seen.
+    /// Objects, each with the place where it was seen.
     objects: BTreeMap<Object, String>,
     paths: Vec<PathBuf>,
 }
 
 impl Footprint {
-    /// All that the process has open.
+    /// Add everything that the process has open.
     pub fn add_process(&mut self, pid: u32) -> Result<()> {
         let folder = PathBuf::from(format!("/proc/{pid}/fdinfo"));
         for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
@@ -55,7 +55,7 @@ impl Footprint {
         Ok(())
     }
 
-    /// A line of /proc/PID/fdinfo/FD, as the kernel's `bpf_*_show_fdinfo` write it.
+    /// Add a line of /proc/PID/fdinfo/FD, as written by `bpf_*_show_fdinfo`.
     fn add_line(&mut self, line: &str, place: &str) {
         let Some((name, value)) = line.split_once(':') else { return };
         let Ok(id) = value.trim().parse() else { return };
@@ -68,7 +68,7 @@ impl Footprint {
         self.objects.insert(object, place.to_owned());
     }
 
-    /// All that is pinned below a directory; the directory itself must go too.
+    /// Add everything pinned below a directory; the directory itself must go too.
     pub fn add_pins(&mut self, folder: &Path) -> Result<()> {
         self.add_path(folder);
         for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
@@ -82,14 +82,14 @@ impl Footprint {
         Ok(())
     }
 
-    /// A file or folder that must not be there afterwards.
+    /// Add a file or folder that must not exist afterwards.
     pub fn add_path(&mut self, path: &Path) {
         if !self.paths.iter().any(|known| known == path) {
             self.paths.push(path.to_owned());
         }
     }
 
-    /// How many programs, maps and links it has.
+    /// Return the number of its programs, maps and links.
     pub fn counts(&self) -> [usize; 3] {
         let count = |wanted: fn(&Object) -> bool| self.objects.keys().filter(|o| wanted(o)).count();
         [
@@ -99,8 +99,10 @@ impl Footprint {
         ]
     }
 
+    /// Wait until everything is gone.
+    ///
     /// # Errors
-    /// When something of it is still there after 5 s; the message names each.
+    /// If anything is still there after 5 s; the message names each object.
     pub fn assert_gone(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -115,7 +117,7 @@ impl Footprint {
 
     fn left(&self) -> Result<Vec<String>> {
         let mut alive = Vec::new();
-        // One may go while the list is walked; those that stay are in it all the same.
+        // An object may go while the list is walked; the list has those that stay in any case.
         alive.extend(loaded_programs().flatten().map(|program| Object::Program(program.id())));
         alive.extend(loaded_maps().flatten().map(|map| Object::Map(map.id())));
         alive.extend(loaded_links().flatten().map(|link| Object::Link(link.id())));
@@ -137,21 +139,21 @@ fn pinned(path: &Path) -> Option<Object> {
     ProgramInfo::from_pin(path).ok().map(|program| Object::Program(program.id()))
 }
 
-/// What a guard holds of the kernel, found from the maps that it has pinned.
+/// Kernel objects of a guard, found from the maps that it has pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holdings {
-    /// Programs that use one of the pinned maps, with their tags: a hash of their instructions.
+    /// Programs that use one of the pinned maps, with their tags: instruction hashes.
     pub programs: BTreeMap<u32, u64>,
-    /// Maps that those use, and those that are pinned.
+    /// Maps used by those, and pinned ones.
     pub maps: BTreeSet<u32>,
     /// Links that hold one of the programs.
     pub links: BTreeSet<u32>,
-    /// What is pinned, by path below the pin directory.
+    /// Pins, by path below the pin directory.
     pub pins: BTreeSet<PathBuf>,
 }
 
 impl Holdings {
-    /// Their holders: a daemon, an interface, a pin.
+    /// Find the objects, whose holders are a daemon, an interface, or a pin.
     pub fn of(pin_dir: &Path) -> Result<Holdings> {
         let mut holdings = Holdings::default();
         holdings.add_pins(pin_dir, pin_dir)?;
@@ -185,13 +187,13 @@ impl Holdings {
     }
 }
 
-/// What hangs on an interface, for a comparison before and after: whether XDP does, its queueing
-/// disciplines and filters.
+/// Describe an interface's XDP state, queueing disciplines and filters.
+/// It is for a comparison before and after.
 pub fn hooks(namespace: &Namespace, interface: &str) -> Result<String> {
     let run = |words: &[&str]| -> Result<String> {
         let output = namespace.command(words[0]).args(&words[1..]).output();
         let output = output.with_context(|| format!("running {words:?}"))?;
-        // Where there is no clsact, tc says so on standard error.
+        // Without clsact, tc reports that on standard error.
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let link = run(&["ip", "-o", "link", "show", "dev", interface])?;

@@ -1,33 +1,36 @@
-//! Namespaces, foreign servers and clients: what the tests and the demonstration are made of.
+//! Namespaces, foreign servers and clients for the tests and the demonstration.
 //!
 //! Everything here works on the real kernel and needs root. All traffic stays inside network
-//! namespaces that [`netns`] makes and removes again.
+//! namespaces that [`netns`] creates and removes again.
 //!
 //! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
 //! - [`path`]: two namespaces with a path between them that loses and reorders packets;
-//! - [`edge`]: clients with many addresses, a proxy's host and such a node; [`proxies`]: nginx and HAProxy;
+//! - [`edge`]: clients with many addresses, a proxy's host and such a node; [`proxies`]: nginx and
+//!   HAProxy;
 //! - [`process`]: child processes with captured output, ended when dropped;
-//! - [`servers`]: echo servers made with other people's WebSocket libraries;
-//! - [`others`]: servers and clients that speak something else; [`sink`]: a server that takes anything;
-//! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
+//! - [`servers`]: echo servers on third-party WebSocket libraries;
+//! - [`others`]: servers and clients of other protocols; [`sink`]: a server that accepts anything;
+//! - [`frame`] and [`client`]: a raw client that controls each TCP segment's end, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
-//! - [`wire`]: the bytes of a connection, plain or inside TLS; [`flooders`]: floods of each kind of frame
-//!   over one or many connections, with messages between that have to come back;
-//! - [`flood`], [`honest`]: the two clients of the demonstration; [`pool`]: hundreds of clients at once;
-//!   [`visitors`]: a proxy's connections for thousands of clients, one behind the other;
+//! - [`wire`]: the bytes of a connection, plain or inside TLS; [`flooders`]: floods of each kind of
+//!   frame on one or many connections, with messages in between that have to come back;
+//! - [`flood`], [`honest`]: the two clients of the demonstration; [`pool`]: hundreds of clients at
+//!   once; [`visitors`]: a proxy's consecutive connections for thousands of clients;
 //! - [`raw`]: spoofed segments;
-//! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`beyond`]: one
-//!   that floods and heeds no window; [`probing`]: one that heeds it, and probes with new bytes; [`ip`] and
-//!   [`tunnel`]: what networks do to packets, and put around them;
+//! - [`raw_tcp`]: a client with its own TCP, which can lie in every field of a segment; [`beyond`]:
+//!   one that floods and ignores windows; [`probing`]: one that heeds them, and probes with new
+//!   bytes; [`ip`] and [`tunnel`]: transformations and encapsulations of packets in networks;
 //! - [`foreign_tcp`]: a client whose TCP is smoltcp, in user space;
 //! - [`capture`]: segments as they pass an interface;
-//! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
-//! - [`variant`]: kernel programs that differ and do the same, as after an upgrade; [`older`]: guards of
-//!   earlier versions;
-//! - [`usage`]: memory and CPU time as the kernel tells them; [`statistics`]: what a namespace's TCP counts;
-//! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
-//! - [`filled`]: pinned tables with as many entries as are wanted;
-//! - [`browser`]: a browser without a screen, in a namespace;
+//! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a
+//!   network;
+//! - [`variant`]: different but equivalent kernel programs, as after an upgrade; [`older`]: guards
+//!   of earlier versions;
+//! - [`usage`]: memory and CPU time reported by the kernel; [`statistics`]: TCP counters of a
+//!   namespace;
+//! - [`leftovers`]: kernel objects of a guard, and a check that they are gone;
+//! - [`filled`]: pinned tables with any number of entries;
+//! - [`browser`]: a headless browser in a namespace;
 //! - [`redis`] and [`postgres`]: servers of theirs;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod autobahn;
@@ -40,6 +43,7 @@ pub mod edge;
 pub mod filled;
 pub mod flood;
 pub mod flooders;
+pub mod foreign_client;
 pub mod foreign_tcp;
 pub mod frame;
 pub mod honest;
@@ -64,7 +68,6 @@ pub mod redis;
 pub mod servers;
 pub mod sink;
 pub mod statistics;
-pub mod strangers;
 pub mod tmux;
 pub mod tools;
 pub mod tunnel;
@@ -76,12 +79,12 @@ pub mod wire;
 
 use aya::util::KernelVersion;
 
-/// Why a test that needs root cannot run here, or `None` when it can.
+/// Return why a test that needs root cannot run here, or `None` when it can.
 ///
 /// ```no_run
 /// if let Some(reason) = ws_guard_testkit::skip_reason() {
-///     println!("skipped: {reason}");
-///     return;
+/// println!("skipped: {reason}");
+/// return;
 /// }
 /// ```
 pub fn skip_reason() -> Option<String> {
@@ -93,7 +96,7 @@ pub fn skip_reason() -> Option<String> {
     })
 }
 
-/// Why TCX cannot be had here, or `None` when it can.
+/// Return why TCX is not available here, or `None` when it is.
 pub fn no_tcx_reason() -> Option<String> {
     let since = KernelVersion::new(6, 6, 0);
     let kernel = KernelVersion::current().ok()?;

@@ -19,14 +19,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 
-/// Names of the namespaces made here start so, then follow the owner's process id and a number.
+/// Prefix of the namespaces' names; the owner's process id and a number follow.
 const PREFIX: &str = "wsg";
-/// Where `ip netns` keeps its handles.
+/// Folder in which `ip netns` keeps its handles.
 const HANDLES: &str = "/run/netns";
-/// The one interface of each namespace besides `lo`.
+/// Single interface of each namespace in addition to `lo`.
 pub const INTERFACE: &str = "veth0";
 
-/// IPv4 or IPv6: what a test is run for twice.
+/// IPv4 or IPv6, for tests that run with both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     V4,
@@ -36,7 +36,7 @@ pub enum Family {
 impl Family {
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-    /// Address of the server in a [`Pair`].
+    /// Return the address of the server in a [`Pair`].
     pub fn server(self) -> IpAddr {
         match self {
             Family::V4 => Ipv4Addr::new(10, 77, 255, 1).into(),
@@ -44,7 +44,7 @@ impl Family {
         }
     }
 
-    /// Address of client number `n` of a [`Pair`], from 0 and below 254.
+    /// Return the address of client number `n` of a [`Pair`], from 0 and below 254.
     pub fn client(self, n: u8) -> IpAddr {
         match self {
             Family::V4 => Ipv4Addr::new(10, 77, 0, n + 1).into(),
@@ -53,7 +53,7 @@ impl Family {
     }
 }
 
-/// A network namespace, removed when dropped if it was made here.
+/// Network namespace, removed when dropped if it was created here.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -61,7 +61,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Make a namespace with a name of its own and `lo` up.
+    /// Create a namespace with a unique name and `lo` up.
     pub fn new(label: &str) -> Result<Namespace> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -73,7 +73,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// A namespace of this name that something else makes and removes.
+    /// Refer to a namespace of this name that something else creates and removes.
     pub fn borrow(name: &str) -> Namespace {
         Namespace { name: name.to_owned(), borrowed: true }
     }
@@ -82,15 +82,15 @@ impl Namespace {
         &self.name
     }
 
-    /// The handle that `nsenter --net=` takes.
+    /// Return the handle that `nsenter --net=` takes.
     pub fn path(&self) -> PathBuf {
         Path::new(HANDLES).join(&self.name)
     }
 
     /// Run `f` on a thread inside the namespace and wait for it.
     ///
-    /// A socket belongs to the namespace it was made in for good, so only making it has to happen
-    /// here. A panic in `f` goes on in the caller.
+    /// A socket belongs to the namespace in which it was created for good, so only its creation has
+    /// to happen here. A panic in `f` continues in the caller.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
         let handle = File::open(self.path())
             .with_context(|| format!("opening the namespace {}", self.name))?;
@@ -104,23 +104,24 @@ impl Namespace {
         })
     }
 
-    /// A command that runs inside the namespace. `nsenter` changes the network namespace alone, where
-    /// `ip netns exec` would also mount a fresh /sys and so hide bpffs; it execs the program, which
-    /// therefore has the process id of the child.
+    /// Build a command that runs inside the namespace.
+    /// `nsenter` changes the network namespace alone, where `ip netns exec` would also mount a
+    /// fresh /sys and so hide bpffs; it execs the program, which therefore has the process id of
+    /// the child.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
     }
 
-    /// `ip` with these words, inside the namespace.
+    /// Run `ip` with these arguments, inside the namespace.
     pub fn ip(&self, words: &str) -> Result<()> {
         let mut args = vec!["-netns", &self.name];
         args.extend(words.split_whitespace());
         run("ip", &args)
     }
 
-    /// Many lines of such words by one `ip`, as fast as it goes.
+    /// Run many lines of such arguments in one `ip`, for speed.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
         let mut command = Command::new("ip");
         command.args(["-netns", &self.name, "-batch", "-"]).stdin(Stdio::piped());
@@ -132,16 +133,17 @@ impl Namespace {
         Ok(())
     }
 
-    /// Write a setting under /proc/sys, `/` between the parts of its name. Those under net/ belong
-    /// to the namespace.
+    /// Write a setting under /proc/sys, with `/` between the parts of its name.
+    /// Those under net/ belong to the namespace.
     pub fn sysctl(&self, setting: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(setting);
         self.run(|| std::fs::write(&path, value))?
             .with_context(|| format!("writing {value} to {}", path.display()))
     }
 
-    /// Switch segmentation, receive and checksum offloads of an interface. Off is what makes the
-    /// checksums in the packets real: between local namespaces they are never computed otherwise.
+    /// Switch segmentation, receive and checksum offloads of an interface.
+    /// Off makes the checksums in packets real: between local namespaces they are never computed
+    /// otherwise.
     pub fn offloads(&self, interface: &str, on: bool) -> Result<()> {
         let state = if on { "on" } else { "off" };
         let mut command = self.command("ethtool");
@@ -152,9 +154,9 @@ impl Namespace {
         finish(command)
     }
 
-    /// Let one CPU take all that arrives at an interface (receive packet steering), as one queue of a NIC
-    /// does for a connection. Otherwise each CPU that sends into a veth pair also receives, and segments
-    /// of one connection overtake each other.
+    /// Let one CPU process all arrivals at an interface (receive packet steering).
+    /// A NIC's queue does so for a connection. Otherwise each CPU that sends into a veth pair also
+    /// receives, and segments of one connection overtake each other.
     pub fn one_cpu(&self, interface: &str) -> Result<()> {
         // This one mounts the namespace's own /sys.
         let mut command = Command::new("ip");
@@ -163,9 +165,9 @@ impl Namespace {
         finish(command)
     }
 
-    /// The MAC address of an interface.
+    /// Return the MAC address of an interface.
     pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
-        // sysfs shows the namespace of the process that mounted it, so ask `ip`.
+        // sysfs shows the namespace of the process that mounted it, so query `ip`.
         let output = Command::new("ip")
             .args(["-netns", &self.name, "-json", "link", "show", "dev", interface])
             .output()
@@ -193,8 +195,8 @@ impl Drop for Namespace {
     }
 }
 
-/// Remove the namespaces that processes killed earlier left behind; returns their names. Those of
-/// processes that still run are left alone.
+/// Remove namespaces left behind by killed processes, and return their names.
+/// Those of running processes are left alone.
 pub fn remove_stale() -> Result<Vec<String>> {
     let mut removed = Vec::new();
     let Ok(entries) = std::fs::read_dir(HANDLES) else { return Ok(removed) };
@@ -213,14 +215,14 @@ pub fn remove_stale() -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// What a [`Pair`] is made like.
+/// Options of a [`Pair`].
 #[derive(Clone, Copy, Debug)]
 pub struct PairOptions {
-    /// Client addresses of each family, from 1 and below 254.
+    /// Number of client addresses of each family, from 1 and below 254.
     pub clients: u8,
-    /// Bytes, on both ends.
+    /// MTU in bytes, on both ends.
     pub mtu: u32,
-    /// See [`Namespace::offloads`], on both ends.
+    /// Offloads on both ends: see [`Namespace::offloads`].
     pub offloads: bool,
 }
 
@@ -230,7 +232,7 @@ impl Default for PairOptions {
     }
 }
 
-/// A client and a server namespace with a veth pair between them, both ends named [`INTERFACE`].
+/// Client and server namespace with a veth pair between them, named [`INTERFACE`].
 #[derive(Debug)]
 pub struct Pair {
     pub client: Namespace,
@@ -249,13 +251,13 @@ impl Pair {
         Ok(pair)
     }
 
-    /// Make the veth pair, and give it its addresses. Where it was deleted, it can be made again.
+    /// Create the veth pair, with its addresses; after a deletion this can be repeated.
     pub fn connect(&self, options: PairOptions) -> Result<()> {
         self.make_veth(options.mtu)?;
         self.configure(options)
     }
 
-    /// Addresses for both ends, which are there already.
+    /// Assign addresses to both ends, which exist already.
     pub(crate) fn configure(&self, options: PairOptions) -> Result<()> {
         for family in Family::BOTH {
             self.server.add_address(family.server(), true)?;
@@ -283,14 +285,14 @@ impl Pair {
 }
 
 impl Namespace {
-    /// Without a bind, connections come from the one `preferred` address.
+    /// Add an address; without a bind, the one `preferred` address is the source.
     fn add_address(&self, address: IpAddr, preferred: bool) -> Result<()> {
-        // Among IPv4 addresses the first one is; an IPv6 address must be deprecated not to be
+        // Among IPv4 addresses the first one is preferred; other IPv6 addresses must be deprecated
         // (RFC 6724, 5, rule 3).
         let lifetime = if preferred { "" } else { "preferred_lft 0" };
         match address {
             IpAddr::V4(v4) => self.ip(&format!("addr add {v4}/16 dev {INTERFACE}")),
-            // Without duplicate address detection, or the address is not usable for a second.
+            // Without duplicate address detection, or the address is unusable for a second.
             IpAddr::V6(v6) => {
                 self.ip(&format!("addr add {v6}/48 dev {INTERFACE} nodad {lifetime}"))
             }

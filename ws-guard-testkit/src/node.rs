@@ -1,10 +1,10 @@
-//! A node as Kubernetes has them: an uplink, routing, and pods behind veth pairs.
+//! Node as in Kubernetes: an uplink, routing, and pods behind veth pairs.
 //!
 //! ```text
-//!   client namespace          node's namespace                     pods' namespaces
-//!   veth0  10.77.0.1 ..  ───  veth0 (uplink)  10.77.255.1
-//!                             cali0           10.78.0.1   ───   eth0  10.78.0.2
-//!                             cali1           10.78.1.1   ───   eth0  10.78.1.2
+//! client namespace          node's namespace                     pods' namespaces
+//! veth0  10.77.0.1 ..  ───  veth0 (uplink)  10.77.255.1
+//! cali0           10.78.0.1   ───   eth0  10.78.0.2
+//! cali1           10.78.1.1   ───   eth0  10.78.1.2
 //! ```
 //! and fd78:0:0:N::1 and ::2 for pod number N.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,26 +13,26 @@ use anyhow::{Context, Result, ensure};
 
 use crate::netns::{Family, Namespace, Pair, PairOptions};
 
-/// A pod's interface, inside.
+/// Interface inside a pod.
 pub const INSIDE: &str = "eth0";
 
-/// A pod's namespace, and the host's side of its interface.
+/// Namespace of a pod, and the host's side of its interface.
 #[derive(Debug)]
 pub struct Pod {
     pub namespace: Namespace,
-    /// In the node's namespace.
+    /// Interface in the node's namespace.
     pub interface: String,
     number: u8,
 }
 
 impl Pod {
-    /// Where its servers listen.
+    /// Return the listening address of its servers.
     pub fn address(&self, family: Family) -> IpAddr {
         address(family, self.number, 2)
     }
 }
 
-/// A client, a node, and its pods. The server's namespace of the pair is the node's.
+/// Client, node and pods; the server's namespace of the pair is the node's.
 #[derive(Debug)]
 pub struct Node {
     // Dropped first: a pod's interface goes with it.
@@ -42,7 +42,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node with this number of pods, `cali0` and so on.
+    /// Create a node with this number of pods, `cali0` and so on.
     pub fn new(pods: u8, options: PairOptions) -> Result<Node> {
         let pair = Pair::new(options)?;
         for (family, to) in [(Family::V4, "10.78.0.0/16"), (Family::V6, "fd78::/32")] {
@@ -55,12 +55,12 @@ impl Node {
         Ok(node)
     }
 
-    /// The node's own namespace, where the guard runs.
+    /// Return the node's own namespace, in which the guard runs.
     pub fn namespace(&self) -> &Namespace {
         &self.pair.server
     }
 
-    /// Send connections to one address on to another, as kube-proxy does (DNAT). IPv4 only.
+    /// Forward connections to another address, as kube-proxy does (DNAT). IPv4 only.
     pub fn send_on(&self, at: SocketAddr, to: SocketAddr) -> Result<()> {
         self.translate(&format!(
             "PREROUTING -p tcp -d {} --dport {} -j DNAT --to-destination {to}",
@@ -69,8 +69,8 @@ impl Node {
         ))
     }
 
-    /// Give what goes to a pod the node's own address, as kube-proxy does where a Service has
-    /// `externalTrafficPolicy: Cluster`. IPv4 only.
+    /// Send to a pod from the node's own address.
+    /// kube-proxy does so where a Service has `externalTrafficPolicy: Cluster`. IPv4 only.
     pub fn masquerade(&self, pod: usize) -> Result<()> {
         self.translate(&format!("POSTROUTING -o {} -j MASQUERADE", self.pods[pod].interface))
     }
@@ -85,7 +85,7 @@ impl Node {
         Ok(())
     }
 
-    /// One more pod.
+    /// Add a pod.
     pub fn add_pod(&mut self) -> Result<()> {
         let number = self.pods.len() as u8;
         let pod =

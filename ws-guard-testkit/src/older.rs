@@ -1,4 +1,4 @@
-//! Guards of earlier versions: their kernel programs, loaded, attached and pinned as their daemons did.
+//! Guards of earlier versions, loaded, attached and pinned as their daemons did.
 //!
 //! `ws-guard/tests/older` has an object of each schema that a daemon takes over.
 use std::{
@@ -19,12 +19,12 @@ use crate::{programs::Programs, tools};
 
 const BEHIND: &str = ".bpf.o.zst";
 
-/// The maps that outlive a daemon.
+/// Maps that outlive a daemon.
 const PINNED: [&str; 19] = [
     name::FLOWS,
     name::PENDING,
     name::PROVEN,
-    name::STRANGERS,
+    "STRANGERS",
     name::TRAILS,
     name::HELD,
     name::SOURCES,
@@ -42,7 +42,7 @@ const PINNED: [&str; 19] = [
     name::EVENTS,
 ];
 
-/// The schemas that there are objects of.
+/// Return the schemas for which there are objects.
 pub fn schemas() -> Result<Vec<u32>> {
     let mut schemas = Vec::new();
     for entry in fs::read_dir(folder())? {
@@ -60,7 +60,7 @@ fn folder() -> PathBuf {
 
 /// Pinned programs and maps of an earlier schema.
 pub struct Older {
-    /// To set a policy and ports with.
+    /// Programs for setting a policy and ports.
     pub programs: Programs,
     pin_dir: PathBuf,
 }
@@ -89,7 +89,7 @@ impl Older {
         Ok(Older { programs, pin_dir: pin_dir.into() })
     }
 
-    /// Attach to an interface of the namespace that this thread is in: XDP in the driver, and TCX.
+    /// Attach to an interface of this thread's namespace: XDP in the driver, and TCX.
     pub fn attach(&mut self, interface: &str) -> Result<()> {
         let links = self.pin_dir.join("links");
         let ebpf = &mut self.programs.ebpf;

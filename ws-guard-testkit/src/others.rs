@@ -1,6 +1,6 @@
-//! Protocols that are not WebSocket, between Node's servers and clients.
+//! Protocols other than WebSocket, between Node's servers and clients.
 //!
-//! The client sends a body, waits until it has it back, and sends the next one, on one connection:
+//! The client sends a body, waits for its return, and sends the next one, on one connection:
 //! HTTP/1.1 with keep-alive, HTTP/2 with prior knowledge, and bytes in TLS records (TLS 1.2).
 use std::{net::SocketAddr, process::Command, time::Duration};
 
@@ -12,7 +12,7 @@ const WAIT: Duration = Duration::from_secs(20);
 /// Milliseconds between two bodies.
 const PAUSE: &str = "20";
 
-/// What is spoken.
+/// Protocol of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Http,
@@ -37,7 +37,7 @@ impl Protocol {
         command
     }
 
-    /// Start a server that gives back what it gets.
+    /// Start a server that returns what it receives.
     pub fn serve(self, namespace: &Namespace, port: u16) -> Result<Process> {
         let mut command = self.node(namespace, "serve");
         command.arg(port.to_string());
@@ -46,7 +46,7 @@ impl Protocol {
         Ok(server)
     }
 
-    /// Start a client that talks until it is ended.
+    /// Start a client that runs until it is ended.
     pub fn talk(self, namespace: &Namespace, server: SocketAddr) -> Result<Talk> {
         let mut command = self.node(namespace, "ask");
         command.args([server.ip().to_string(), server.port().to_string(), PAUSE.into()]);
@@ -54,14 +54,14 @@ impl Protocol {
     }
 }
 
-/// A client that talks.
+/// Running client.
 pub struct Talk(Process);
 
 impl Talk {
     /// Wait for this number of further bodies.
     ///
     /// # Errors
-    /// When they do not come in 20 s, or one came back changed.
+    /// If they do not arrive in 20 s, or one came back changed.
     pub fn goes_on(&self, bodies: usize) -> Result<()> {
         let seen = self.0.lines().len();
         let mut come = 0;

@@ -1,5 +1,5 @@
-//! Packets for programs that are run without a network, and the two sides of one connection. What
-//! networks do to them is in [`crate::ip`] and [`crate::tunnel`].
+//! Packets for programs that run without a network, and both sides of a connection.
+//! Transformations by networks are in [`crate::ip`] and [`crate::tunnel`].
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +8,7 @@ use etherparse::{
     SlicedPacket, TcpHeader, TransportSlice, checksum::Sum16BitWords,
 };
 
-/// TCP flags, RFC 9293, 3.1.
+/// TCP flags (RFC 9293, 3.1).
 pub mod flag {
     pub const FIN: u8 = 0x01;
     pub const SYN: u8 = 0x02;
@@ -18,32 +18,32 @@ pub mod flag {
     pub const URG: u8 = 0x20;
 }
 
-/// What the TCP checksum field holds.
+/// Content of the TCP checksum field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
-    /// The sum over pseudo header, header and payload, as on the wire.
+    /// Sum over pseudo header, header and payload, as on the wire.
     Full,
-    /// Only the pseudo header's sum, not complemented (CHECKSUM_PARTIAL): a later step completes
-    /// it.
+    /// Sum of the pseudo header only, not complemented (CHECKSUM_PARTIAL).
+    /// A later step completes it.
     Partial,
-    /// Another value than the right one: the receiver throws the segment away.
+    /// Wrong value, for which the receiver discards the segment.
     Wrong,
 }
 
-/// One packet to build.
+/// Packet to build.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    /// Ethernet addresses, from and to.
+    /// Ethernet addresses, source and destination.
     pub macs: [[u8; 6]; 2],
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub seq: u32,
     pub ack: u32,
-    /// Of [`flag`].
+    /// Bits of [`flag`].
     pub flags: u8,
-    /// The receive window, as the header has it: not scaled.
+    /// Receive window as in the header: not scaled.
     pub window: u16,
-    /// The urgent pointer (RFC 9293, 3.8.5), and the URG flag with it.
+    /// Urgent pointer, and the URG flag with it (RFC 9293, 3.8.5).
     pub urgent: Option<u16>,
     pub payload: Vec<u8>,
     /// TTL or hop limit.
@@ -56,7 +56,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A plain segment: ACK, and PSH where there is payload.
+    /// Create a plain segment: ACK, and PSH where there is payload.
     pub fn new(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, payload: Vec<u8>) -> Packet {
         let flags = if payload.is_empty() { flag::ACK } else { flag::ACK | flag::PSH };
         Packet {
@@ -76,16 +76,16 @@ impl Packet {
         }
     }
 
-    /// The packet with other TCP flags.
+    /// Set other TCP flags.
     pub fn flags(mut self, flags: u8) -> Packet {
         self.flags = flags;
         self
     }
 
-    /// The Ethernet frame.
+    /// Build the Ethernet frame.
     ///
     /// # Errors
-    /// When the parts do not fit together: addresses of two families, options of a wrong length.
+    /// If the parts do not fit together: addresses of two families, options of a wrong length.
     pub fn build(&self) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(self.macs[0], self.macs[1]);
         let tcp = ethernet.ip(self.ip()?).tcp_header(self.tcp()?);
@@ -97,13 +97,13 @@ impl Packet {
             Checksum::Partial => {
                 bytes[at..at + 2].copy_from_slice(&self.pseudo_sum().to_be_bytes());
             }
-            // 0 and 0xFFFF are the same sum; this turns neither into the other.
+            // 0 and 0xFFFF are the same sum; this changes neither into the other.
             Checksum::Wrong => bytes[at] ^= 0x55,
         }
         Ok(bytes)
     }
 
-    /// Bytes of TCP header and payload.
+    /// Return the length of TCP header and payload.
     pub fn tcp_len(&self) -> usize {
         20 + self.tcp_options.len().next_multiple_of(4) + self.payload.len()
     }
@@ -146,7 +146,7 @@ impl Packet {
         }
     }
 
-    /// The pseudo header's sum, not complemented.
+    /// Return the pseudo header's sum, not complemented.
     fn pseudo_sum(&self) -> u16 {
         let sum = match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -163,10 +163,10 @@ impl Packet {
     }
 }
 
-/// The TCP checksum of a built packet is right.
+/// Check the TCP checksum of a built packet.
 ///
 /// # Errors
-/// When there is no TCP segment in it.
+/// If there is no TCP segment in it.
 pub fn checksum_is_right(packet: &[u8]) -> Result<bool> {
     let sliced = SlicedPacket::from_ethernet(packet).context("parsing a packet")?;
     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { bail!("no TCP segment in it") };
@@ -182,11 +182,11 @@ pub fn checksum_is_right(packet: &[u8]) -> Result<bool> {
     Ok(right == tcp.checksum())
 }
 
-/// A request that asks for an upgrade (RFC 6455, 1.2).
+/// Request for an upgrade (RFC 6455, 1.2).
 pub const REQUEST: &[u8] = b"GET /chat HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
-/// The answer that opens a flow.
+/// Answer that opens a flow.
 pub const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
@@ -202,13 +202,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The request of [`REQUEST`].
+    /// Build the request of [`REQUEST`].
     pub fn request(&self) -> Packet {
         let (from, to) = (self.client, self.server);
         Packet::new(from, to, self.client_seq, self.server_seq, REQUEST.to_vec())
     }
 
-    /// The server's SYN-ACK, without options.
+    /// Build the server's SYN-ACK, without options.
     pub fn accepted(&self) -> Packet {
         let (from, to) = (self.server, self.client);
         let seq = self.server_seq.wrapping_sub(1);
@@ -217,30 +217,30 @@ impl Connection {
         accepted
     }
 
-    /// The server's answer to [`Connection::request`].
+    /// Build the server's answer to [`Connection::request`].
     pub fn answer(&self, head: &[u8]) -> Packet {
         let (from, to) = (self.server, self.client);
         Packet::new(from, to, self.server_seq, self.frames_seq(), head.to_vec())
     }
 
-    /// Sequence number of the client's first byte behind the request.
+    /// Return the sequence number of the client's first byte after the request.
     pub fn frames_seq(&self) -> u32 {
         self.client_seq.wrapping_add(REQUEST.len() as u32)
     }
 
-    /// Sequence number of the server's first byte behind [`SWITCHING`].
+    /// Return the sequence number of the server's first byte after [`SWITCHING`].
     pub fn answers_seq(&self) -> u32 {
         self.server_seq.wrapping_add(SWITCHING.len() as u32)
     }
 
-    /// A client's segment `at` bytes behind the request.
+    /// Build a client's segment `at` bytes after the request.
     pub fn from_client(&self, at: u32, payload: impl Into<Vec<u8>>) -> Packet {
         let (seq, ack) = (self.frames_seq().wrapping_add(at), self.answers_seq());
         Packet::new(self.client, self.server, seq, ack, payload.into())
     }
 
-    /// A server's segment `at` bytes behind the answer, which acknowledges `acked` bytes behind the
-    /// request.
+    /// Build a server's segment `at` bytes after the answer.
+    /// It acknowledges `acked` bytes after the request.
     pub fn from_server(&self, at: u32, acked: u32, payload: impl Into<Vec<u8>>) -> Packet {
         let seq = self.answers_seq().wrapping_add(at);
         let ack = self.frames_seq().wrapping_add(acked);
@@ -272,7 +272,7 @@ mod tests {
             (packet.from, packet.to) = (from.parse().unwrap(), to.parse().unwrap());
             packet.checksum = Checksum::Partial;
             let mut bytes = packet.build().unwrap();
-            // What a network card does: add up the segment, the field included.
+            // Like a network card: sum up the segment, the field included.
             let tcp = bytes.len() - packet.tcp_len();
             let sum = Sum16BitWords::new().add_slice(&bytes[tcp..]).ones_complement();
             bytes[tcp + 16..tcp + 18].copy_from_slice(&sum.to_ne_bytes());

@@ -1,14 +1,15 @@
-//! A path that loses, delays and reorders packets, the same ones each time: a program in a namespace of
-//! its own, between those of client and server.
+//! Path that loses, delays and reorders packets, the same ones each time.
+//!
+//! It is a program in its own namespace, between those of client and server.
 //!
 //! ```text
-//!   client namespace              middle                     server namespace
-//!   veth0  10.77.0.1 ..   ───   veth0 ─▶ losses ─▶ far  ───   veth0  10.77.255.1
+//! client namespace              middle                     server namespace
+//! veth0  10.77.0.1 ..   ───   veth0 ─▶ losses ─▶ far  ───   veth0  10.77.255.1
 //! ```
-//! Only the client's segments with payload are lost or come late, are cut or put together, or those of
-//! both with [`Impairment::both`]; everything is delayed. Each packet is one of a wire: offloads are off. With [`Path::merged`], the client's
-//! segments come to the middle as super-packets, and are cut there, as behind a node that puts together
-//! what it receives.
+//! Only the client's segments with payload are lost or late, cut or merged, or those of
+//! both with [`Impairment::both`]; everything is delayed. Each packet is one of a wire: offloads
+//! are off. With [`Path::merged`], the client's segments arrive at the middle as super-packets, and
+//! are cut there, as behind a node that merges what it receives.
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
@@ -35,13 +36,13 @@ use crate::{
     recut::{self, Layout},
 };
 
-/// The middle's interfaces: towards the client, and towards the server.
+/// Interfaces of the middle: towards the client, and towards the server.
 pub const NEAR: &str = INTERFACE;
 pub const FAR: &str = "far";
-/// How long a thread may take to notice that it is over.
+/// Maximum time for a thread to notice its end.
 const LOOK: Duration = Duration::from_millis(100);
 const BUFFER: usize = 8 << 20;
-/// Bytes of a packet, and of the payload of a segment cut from a longer one, that the links take.
+/// Maximum length of a packet, and of a cut segment's payload, in bytes.
 const MTU: usize = 1500;
 const MSS: usize = 1428;
 
@@ -50,21 +51,21 @@ const MSS: usize = 1428;
 pub struct Impairment {
     /// Lost segments in a thousand.
     pub lost: u32,
-    /// Number of a thousand that are delayed, and by how much.
+    /// Delayed segments in a thousand, and their delay.
     pub late: u32,
     pub lateness: Duration,
-    /// For everything, either way: so long, and up to so much more or less for each packet, as netem
-    /// does it, which lets them overtake each other.
+    /// Delay of every packet in either direction, and its maximum random deviation.
+    /// As with netem, the deviation lets packets overtake each other.
     pub delay: Duration,
     pub jitter: Duration,
-    /// Whether the server's segments are treated like the client's.
+    /// `true` if the server's segments are treated like the client's.
     pub both: bool,
-    /// Number of a thousand that are cut in two, and put together with the one before.
+    /// Numbers in a thousand that are cut in two, and merged with the previous one.
     pub cut: u32,
     pub merged: u32,
-    /// Longer packets are thrown away, and their sender is told; 0 for never.
+    /// Maximum packet length; longer ones are dropped and reported back; 0: none.
     pub mtu: u16,
-    /// Which of them.
+    /// Seed of the choice.
     pub seed: u64,
 }
 
@@ -77,7 +78,7 @@ enum Fate {
 }
 
 impl Impairment {
-    /// Of segment number `n`: always the same one.
+    /// Return the treatment of segment number `n`, always the same.
     fn fate(&self, n: u64) -> Fate {
         let lot = fastrand::Rng::with_seed(self.seed << 32 | n).u32(..1000);
         match lot {
@@ -91,12 +92,12 @@ impl Impairment {
 #[derive(Default)]
 struct State {
     impairment: Impairment,
-    /// Segments with payload of the client that came.
+    /// Number of segments with payload received from the client.
     segments: u64,
 }
 
 impl Impairment {
-    /// A segment that came, as it goes on: cut, or not.
+    /// Return a received segment as forwarded: cut, or whole.
     fn pieces(&self, n: u64, frame: &[u8], layout: Layout) -> Vec<Vec<u8>> {
         let mut random = fastrand::Rng::with_seed(self.seed << 32 | n | 1 << 31);
         let longest = match random.u32(..1000) < self.cut && layout.len() > 1 {
@@ -107,7 +108,7 @@ impl Impairment {
         recut::cut(frame, layout, longest)
     }
 
-    /// Whether the one after segment number `n` is put together with it.
+    /// Check whether the segment after number `n` is merged with it.
     fn merges(&self, n: u64) -> bool {
         fastrand::Rng::with_seed(self.seed << 32 | n | 1 << 30).u32(..1000) < self.merged
     }
@@ -115,7 +116,7 @@ impl Impairment {
 
 /// Two namespaces, and the path between them.
 pub struct Path {
-    // The threads end before the namespaces go.
+    // The threads end before the namespaces are removed.
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
     state: Arc<Mutex<State>>,
@@ -128,7 +129,7 @@ impl Path {
         Path::with(clients, false)
     }
 
-    /// One whose middle sees super-packets of the client.
+    /// Create a path whose middle sees super-packets of the client.
     pub fn merged(clients: u8) -> Result<Path> {
         Path::with(clients, true)
     }
@@ -147,7 +148,7 @@ impl Path {
             pair.client.offloads(INTERFACE, true)?;
             middle.offloads(NEAR, true)?;
         }
-        // What one connection learns of the path is not to help the next one.
+        // One connection's knowledge of the path shall not help the next one.
         pair.client.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
         let mut path =
             Path { stop: Arc::default(), threads: Vec::new(), state: Arc::default(), pair, middle };
@@ -160,13 +161,13 @@ impl Path {
         Ok(path)
     }
 
-    /// From now on, the count of segments begins anew.
+    /// Change the impairment from now on, and restart the count of segments.
     pub fn set(&self, impairment: Impairment) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
             State { impairment, segments: 0 };
     }
 
-    /// A packet socket for what comes in at an interface of the middle.
+    /// Open a packet socket for arrivals at an interface of the middle.
     fn socket(&self, interface: &str) -> Result<Socket> {
         let open = || -> Result<Socket> {
             let all = (libc::ETH_P_ALL as u16).to_be();
@@ -196,7 +197,7 @@ impl Drop for Path {
     }
 }
 
-/// Take nothing of what we send ourselves.
+/// Receive none of our own packets.
 fn ignore_outgoing(socket: &Socket) -> Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the option takes an int, which outlives the call.
@@ -213,15 +214,15 @@ fn ignore_outgoing(socket: &Socket) -> Result<()> {
     Ok(())
 }
 
-/// One direction.
+/// Forwarder of one direction.
 struct Forwarder {
     from: Socket,
     to: Socket,
     upstream: bool,
     state: Arc<Mutex<State>>,
-    /// A segment of the client that may be put together with the next one, and its number.
+    /// Segment of the client that may be merged with the next one, and its number.
     held: Option<(u64, Vec<u8>)>,
-    /// Frames on their way, by when they arrive; the number keeps the order.
+    /// Frames in transit, by arrival time; the number keeps their order.
     waiting: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
     taken: u64,
 }
@@ -245,7 +246,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Until a frame comes, or the next one is due.
+    /// Wait until a frame comes, or the next one is due.
     fn wait(&self) -> Result<()> {
         let due = self.waiting.peek().map_or(LOOK, |Reverse((due, ..))| {
             due.saturating_duration_since(Instant::now()).min(LOOK)
@@ -279,7 +280,7 @@ impl Forwarder {
             return Ok(());
         }
         if impairment.mtu > 0 && layout.packet() > impairment.mtu.into() {
-            // Back to where it came from.
+            // Back to its sender.
             let answer = recut::too_long(frame, layout, impairment.mtu);
             self.from.send(&answer).context("telling that a packet is too long")?;
             return Ok(());
@@ -294,14 +295,14 @@ impl Forwarder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).impairment
     }
 
-    /// The number of a segment.
+    /// Return the next segment's number.
     fn next_number(&self) -> u64 {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.segments += 1;
         state.segments - 1
     }
 
-    /// A segment of the client that may be lost, late, or put together with the one before.
+    /// Process a client's segment, which may be lost, late, or merged with another.
     fn segment(&mut self, impairment: Impairment, piece: Vec<u8>) {
         let number = self.next_number();
         let extra = match impairment.fate(number) {
@@ -323,7 +324,7 @@ impl Forwarder {
         self.held = Some((number, merged.unwrap_or(piece)));
     }
 
-    /// What may be put together with the next one goes on without it.
+    /// Forward the segment that may be merged, without the next one.
     fn let_go(&mut self) {
         if let Some((_, frame)) = self.held.take() {
             let delay = self.delay(self.impairment());
@@ -331,7 +332,7 @@ impl Forwarder {
         }
     }
 
-    /// For the next packet.
+    /// Return the delay of the next packet.
     fn delay(&self, impairment: Impairment) -> Duration {
         if impairment.jitter.is_zero() {
             return impairment.delay;

@@ -1,9 +1,9 @@
-//! Hundreds of clients in one thread: honest ones that count every pong, and flooders.
+//! Hundreds of clients in one thread: flooders, and honest ones that count pongs.
 //!
-//! Each connects from an address of its own. An honest client sends its pings at a steady pace, each
-//! with a payload of its own, and now and then a text; it is done once all are answered, or once the
-//! last one has waited for too long. The connections stay open until the caller has looked at what
-//! the guard says about them.
+//! Each connects from its own address. An honest client sends its pings at a steady pace, each
+//! with a unique payload, and occasionally a text; it counts every pong, and is done once all are
+//! answered, or once the last one has waited for too long. The connections stay open until the
+//! caller has checked what the guard reports about them.
 use std::{
     collections::HashSet,
     io,
@@ -28,18 +28,18 @@ use crate::{
     netns::Namespace,
 };
 
-/// For connecting and for the handshake.
+/// Time-out of connecting and of the handshake.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// For the last answers.
+/// Maximum wait for the last answers.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Handshakes at a time.
+/// Maximum number of concurrent handshakes.
 const AT_ONCE: usize = 32;
-/// Pings that a blind flooder writes at once.
+/// Number of pings that a blind flooder writes at once.
 const BATCH: usize = 200;
-/// One in this number of pings is followed by a text.
+/// Frequency of texts: after one in this number of pings.
 const TEXT_EVERY: u32 = 2;
 
-/// What a flooder does, from the first honest ping until after the last one.
+/// Behaviour of a flooder, from the first honest ping until after the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
     /// Pings of 125 bytes as fast as they go; reads nothing.
@@ -48,44 +48,44 @@ pub enum Flood {
     Steady(Duration),
 }
 
-/// The clients, and the task of each.
+/// Clients, and the task of each.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub server: SocketAddr,
-    /// Honest clients' addresses.
+    /// Addresses of honest clients.
     pub honest: Vec<IpAddr>,
-    /// Between two pings of an honest client; the first one comes at a random time within it.
+    /// Interval of an honest client's pings; the first one is sent at random within it.
     pub every: Duration,
-    /// Pings of each honest client.
+    /// Number of pings of each honest client.
     pub pings: u32,
     pub flooders: Vec<(IpAddr, Flood)>,
 }
 
-/// What a client did and saw.
+/// Activity and observations of a client.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Its end of the connection, before any proxy.
+    /// Client's end of the connection, before any proxy.
     pub local: SocketAddr,
-    /// Frames and pings that the socket took, the last one of a blind flooder perhaps not whole.
+    /// Frames and pings that the socket took; a blind flooder's last may be incomplete.
     pub frames: u64,
     pub pings: u64,
-    /// When each ping was answered, since the first one was due.
+    /// Time of each ping's answer, since the first ping was due.
     pub answered: Vec<Duration>,
     pub texts: u64,
     pub echoes: u64,
-    /// Frames from the server that answer nothing that was sent.
+    /// Number of frames from the server that answer nothing.
     pub unasked: u64,
-    /// Why the connection ended before its time.
+    /// Reason of a premature end of the connection.
     pub lost: Option<String>,
 }
 
 impl Seen {
-    /// Pings without an answer.
+    /// Return the number of unanswered pings.
     pub fn unanswered(&self) -> u64 {
         self.pings - self.answered.len() as u64
     }
 
-    /// Most answers in any time that is this long and begins at `from` or later.
+    /// Return the maximum number of answers in any such window from `from` on.
     pub fn answered_within(&self, window: Duration, from: Duration) -> usize {
         let times: Vec<Duration> = self.answered.iter().copied().filter(|t| *t >= from).collect();
         let counts = times.iter().enumerate().map(|(first, start)| {
@@ -95,7 +95,7 @@ impl Seen {
     }
 }
 
-/// What all of them did and saw, in the plan's order.
+/// Results of all clients, in the plan's order.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub honest: Vec<Seen>,
@@ -111,14 +111,14 @@ impl Outcome {
         self.honest.iter().map(Seen::unanswered).sum()
     }
 
-    /// Honest clients whose connection ended early, and why.
+    /// Return honest clients whose connection ended early, and the reasons.
     pub fn lost(&self) -> Vec<(SocketAddr, &str)> {
         let lost = self.honest.iter().filter_map(|seen| Some((seen.local, seen.lost.as_deref()?)));
         lost.collect()
     }
 }
 
-/// Carry out `plan` from inside `namespace`, and have a `look` while all connections are still open.
+/// Run `plan` inside `namespace`, and call `look` before any connection is closed.
 pub fn run<T: Send>(
     namespace: &Namespace,
     plan: &Plan,
@@ -171,7 +171,7 @@ async fn all<T>(tasks: Vec<JoinHandle<T>>) -> Result<Vec<T>> {
     Ok(results)
 }
 
-/// All connections of the plan, the honest ones first.
+/// Open all connections of the plan, the honest ones first.
 async fn connect_all(plan: &Plan) -> Result<Vec<Connection>> {
     let gate = Rc::new(Semaphore::new(AT_ONCE));
     let addresses = plan.honest.iter().chain(plan.flooders.iter().map(|(address, _)| address));
@@ -187,7 +187,7 @@ async fn connect_all(plan: &Plan) -> Result<Vec<Connection>> {
     all(tasks.collect()).await?.into_iter().collect()
 }
 
-/// When an honest client sends.
+/// Schedule of an honest client's pings.
 #[derive(Clone, Copy)]
 struct Schedule {
     start: Instant,
@@ -200,18 +200,18 @@ impl Schedule {
         self.start + phase + self.every * ping
     }
 
-    /// When the last honest ping was sent at the latest.
+    /// Return the latest time of the last honest ping.
     fn end(&self) -> Instant {
         self.due(Duration::ZERO, self.pings)
     }
 }
 
-/// A client past its handshake.
+/// Client after its handshake.
 struct Connection {
     stream: TcpStream,
     decoder: Decoder,
     seen: Seen,
-    /// Payloads of pings and texts that are not answered yet.
+    /// Payloads of unanswered pings and texts.
     outstanding: HashSet<Vec<u8>>,
 }
 
@@ -238,7 +238,7 @@ impl Connection {
         Ok(Connection { stream, decoder, seen, outstanding: HashSet::new() })
     }
 
-    /// Pings as the schedule says, and all answers.
+    /// Send pings on schedule, and read all answers.
     async fn honest(mut self, number: usize, schedule: Schedule) -> Connection {
         let phase = schedule.every.mul_f64(fastrand::f64());
         let mut next = 0;
@@ -277,8 +277,8 @@ impl Connection {
         self.seen.texts += frames.len() as u64 - 1;
     }
 
-    /// Take what comes until `due`, or until a read brought something; why the connection ended, when
-    /// it did.
+    /// Read until `due`, or until a read returned data.
+    /// Returns `Some` if the connection has ended, with its reason recorded.
     async fn read_until(&mut self, due: Instant, start: Instant) -> Option<()> {
         let mut buffer = [0; 4096];
         let read = tokio::select! {
@@ -310,7 +310,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection has ended unnoticed.
+    /// Check whether the connection has ended unnoticed.
     fn look_for_end(&mut self) {
         let mut buffer = [0; 1];
         match self.stream.try_read(&mut buffer) {
@@ -358,7 +358,7 @@ impl Connection {
             }
             let frame = Frame::ping(format!("{}", self.seen.pings));
             let bytes = encode(std::slice::from_ref(&frame));
-            // Under `drop` the socket fills up; that must not hold up the answers.
+            // Under `drop` the socket fills up; that must not delay the answers.
             match self.stream.try_write(&bytes) {
                 Ok(n) if n < bytes.len() => {
                     self.seen.lost = Some("the socket took half a ping".into());
@@ -384,13 +384,13 @@ impl Connection {
     }
 }
 
-/// Ask for an upgrade, with these lines more in the request's head; the bytes behind the answer.
+/// Request an upgrade with further header lines; return the bytes after the answer.
 pub(crate) async fn upgrade(
     stream: &mut TcpStream,
     server: SocketAddr,
     lines: &str,
 ) -> Result<Vec<u8>> {
-    // The key of RFC 6455, 1.3: whether the answer to it is right is no question here.
+    // Key of RFC 6455, 1.3: whether the answer to it is right does not matter here.
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {server}\r\n{lines}Upgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -1,4 +1,4 @@
-//! Debian's PostgreSQL, without a service: on a socket, for as long as it is wanted.
+//! Debian's PostgreSQL, without a service: on a socket, for as long as needed.
 
 use std::{
     fs,
@@ -13,15 +13,15 @@ use tempfile::TempDir;
 
 use crate::{process::Process, tools, wait::wait_for};
 
-/// How long it may take to make a database, and to start.
+/// Maximum time to create a database, and to start.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A server that ends when it is dropped.
+/// Server that ends when it is dropped.
 pub struct Postgres {
-    /// How its clients reach it.
+    /// URL for its clients.
     pub url: String,
     server: Process,
-    /// Its socket: a short path, since a socket's may not be long.
+    /// Folder of its socket, with a short path: the length of a socket's is limited.
     sockets: TempDir,
 }
 
@@ -41,7 +41,7 @@ impl Postgres {
         let mut command = as_other("postgres");
         command.arg("-D").arg(files).arg("-k").arg(sockets.path());
         command.args(["-c", "listen_addresses=", "-c", "log_min_messages=warning"]);
-        // It has little to do, and shall take little.
+        // It has little to do, and shall use little.
         command.args(["-c", "shared_buffers=16MB", "-c", "max_connections=10"]);
         let server = Process::spawn("PostgreSQL", command)?;
         let url = format!("host={} user=chaos dbname=postgres", sockets.path().display());
@@ -67,8 +67,8 @@ impl Drop for Postgres {
     }
 }
 
-/// A program of PostgreSQL, which refuses to run as root: as another user in a user namespace, which
-/// has root's files all the same.
+/// Return the command for a program of PostgreSQL, which refuses to run as root.
+/// It runs as another user in a user namespace, which still has root's access to files.
 fn as_other(name: &str) -> Command {
     let program = tools::postgres().join(name);
     if !nix::unistd::geteuid().is_root() {

@@ -1,35 +1,35 @@
-//! A TCP that heeds the window, and probes one that is closed with its next byte.
+//! TCP that heeds the window, and probes a closed one with its next byte.
 //!
-//! RFC 9293, 3.8.6.1, wants a sender to probe a window of zero with at least one byte of new data. Linux
-//! probes with an old one instead; here it is a new one, just past the edge, as other stacks do it. Who
-//! drops all that is past the edge stalls such a sender for good.
+//! RFC 9293, 3.8.6.1, wants a sender to probe a window of zero with at least one byte of new data.
+//! Linux probes with an old one instead; here it is a new one, just past the edge, as in other
+//! stacks. A guard that drops everything past the edge stalls such a sender for good.
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::raw_tcp::{RawTcp, SEGMENT};
 
-/// Segments in flight at most.
+/// Maximum number of segments in flight.
 const BURST: usize = 16;
-/// How long an acknowledgement may take before bytes are sent again.
+/// Maximum wait for an acknowledgement before bytes are retransmitted.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Between a closed window and the first probe; twice as long before each further one.
+/// Time between a closed window and the first probe, doubled for each further one.
 const FIRST_PROBE: Duration = Duration::from_millis(200);
 const LAST_PROBE: Duration = Duration::from_secs(2);
 
-/// What became of a stream.
+/// Result of a delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
-    /// Bytes that the server acknowledged.
+    /// Number of bytes that the server acknowledged.
     pub bytes: usize,
-    /// Probes of one new byte that were sent, and of these, those whose byte the server took at once.
+    /// Number of probes of one new byte, and of those whose byte was accepted at once.
     pub probes: u64,
     pub taken: u64,
-    /// How often bytes inside the window had to be sent again.
+    /// Number of retransmissions of bytes inside the window.
     pub again: u64,
 }
 
-/// Send all of `bytes` and wait until the server has acknowledged them, or the time is up.
+/// Send all of `bytes` and wait until they are acknowledged, or the time is up.
 pub fn deliver(tcp: &mut RawTcp, bytes: &[u8], patience: Duration) -> Result<Delivered> {
     let (start, end) = (tcp.next, Instant::now() + patience);
     let mut done = Delivered::default();
@@ -56,7 +56,7 @@ pub fn deliver(tcp: &mut RawTcp, bytes: &[u8], patience: Duration) -> Result<Del
     Ok(done)
 }
 
-/// As many of `bytes` as the window and a burst have room for.
+/// Send as many of `bytes` as the window and a burst have room for.
 fn send(tcp: &mut RawTcp, bytes: &[u8]) -> Result<()> {
     let room = usize::try_from(tcp.room()).unwrap_or(0).min(SEGMENT * BURST);
     for part in bytes[..bytes.len().min(room)].chunks(SEGMENT) {

@@ -1,4 +1,4 @@
-//! Child processes whose output is captured line by line, and that end when dropped.
+//! Child processes with output captured line by line, ended when dropped.
 use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long a process may take to end after SIGTERM, before SIGKILL.
+/// Maximum time from SIGTERM to the end of a process, before SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
@@ -25,7 +25,7 @@ struct Output {
 
 type Shared = Arc<(Mutex<Output>, Condvar)>;
 
-/// A running child. Standard output and standard error are kept together, as lines.
+/// Running child; standard output and standard error are kept together, as lines.
 pub struct Process {
     name: String,
     child: Child,
@@ -33,7 +33,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Start `command`; `name` is what messages call it.
+    /// Start `command`, called `name` in messages.
     pub fn spawn(name: &str, mut command: Command) -> Result<Process> {
         // A group of its own: Ctrl-C in the terminal reaches only the parent, which then ends the
         // process in order.
@@ -53,16 +53,16 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has written so far.
+    /// Return its output so far.
     pub fn lines(&self) -> Vec<String> {
         lock(&self.output).lines.clone()
     }
 
-    /// Wait until a line satisfies `wanted` and return what it made of it. Lines that came before
-    /// count too.
+    /// Wait until a line satisfies `wanted`, and return its result.
+    /// Earlier lines count too.
     ///
     /// # Errors
-    /// When the time is up or the process closed its output; the message holds its last lines.
+    /// If the time is up or the process closed its output; the message has its last lines.
     pub fn wait_for<T>(
         &self,
         timeout: Duration,
@@ -97,12 +97,12 @@ impl Process {
             .with_context(|| format!("sending {signal} to {}", self.name))
     }
 
-    /// The exit status, when it has ended.
+    /// Return the exit status, if it has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("waiting for {}", self.name))
     }
 
-    /// SIGTERM, and SIGKILL when it takes more than 5 s. All output is captured afterwards.
+    /// Send SIGTERM, and SIGKILL after 5 s; all output is captured afterwards.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         if self.ended()?.is_none() {
             self.signal(Signal::SIGTERM)?;
@@ -119,7 +119,8 @@ impl Process {
         self.child.wait().with_context(|| format!("waiting for {}", self.name))
     }
 
-    /// Wait for the capturing threads; a grandchild that keeps the pipe open may outlast the child.
+    /// Wait for the capturing threads.
+    /// A grandchild that keeps the pipe open may outlast the child.
     fn drain(&self, deadline: Instant) {
         let mut output = lock(&self.output);
         while output.closed < 2 {
@@ -136,7 +137,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // Reaped by `wait`; errors mean that it is gone already.
+            // Reaped by `wait`; an error means that it is gone already.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

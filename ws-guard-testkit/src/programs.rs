@@ -1,5 +1,5 @@
-//! The kernel programs without a network: loaded, never attached, run on one packet at a time by
-//! `BPF_PROG_TEST_RUN`.
+//! Kernel programs without a network, run on one packet at a time.
+//! They are loaded, never attached, and run by `BPF_PROG_TEST_RUN`.
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
@@ -17,35 +17,35 @@ use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     heartbeat::Heartbeats,
-    held::{self, Held},
     maps::{
-        Address, Counter, Counters, FlowKey, Network, Operation, Pending, Policy, Ports, Request,
-        Rule, SCOPES, Server, ServerKey, Shared, SourceKey, Stranger, Suspect, Tunnels, Unopened,
+        Address, Counter, Counters, FlowKey, Midstream, Network, Operation, Pending, Policy, Ports,
+        Request, Rule, SCOPES, Server, ServerKey, Shared, SourceKey, Suspect, Tunnels, Unopened,
         global, name, program,
     },
+    out_of_order::{self, Held},
     source::Source,
     trail::Trail,
 };
 
 use crate::tools;
 
-/// Names an object file to test instead of the committed one.
+/// Name of the variable for an object file to test instead of the committed one.
 pub const OBJECT_VARIABLE: &str = "WS_GUARD_OBJECT";
 
-/// The object to test.
+/// Return the path of the object to test.
 pub fn object() -> PathBuf {
     let committed = || tools::workspace().join("ws-guard/bpf/ws-guard.bpf.o");
     std::env::var_os(OBJECT_VARIABLE).map_or_else(committed, PathBuf::from)
 }
 
-/// Lets aya's maps hold the types of `ws-guard-common`.
+/// Wrapper that lets aya's maps hold the types of `ws-guard-common`.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Raw<T>(pub T);
 
 macro_rules! pod {
     ($($type:ty),+ $(,)?) => {
-        // SAFETY: each is `repr(C)` and made of integers, all the way down: any bytes are a value.
+        // SAFETY: each is `repr(C)` and consists of integers only: any bytes are a value.
         $(unsafe impl Pod for Raw<$type> {})+
     };
 }
@@ -69,7 +69,7 @@ pod!(
     Shared,
     Source,
     SourceKey,
-    Stranger,
+    Midstream,
     Suspect,
     Trail,
     Tunnels
@@ -78,29 +78,29 @@ pod!(
 /// Result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// The program's return value: an XDP action, or a TC action as unsigned.
+    /// Return value of the program: an XDP action, or a TC action as unsigned.
     pub verdict: u32,
-    /// The packet afterwards.
+    /// Packet after the run.
     pub packet: Vec<u8>,
 }
 
 /// Loaded programs, with private maps.
 pub struct Programs {
     pub(crate) ebpf: Ebpf,
-    /// Segments behind gaps when they were last forgotten.
+    /// Number of segments behind gaps at the time they were last forgotten.
     gaps: u64,
 }
 
 impl Programs {
-    /// Load `programs` of `object`, the tables with `sizes` entries instead of their own.
+    /// Load `programs` of `object`, with `sizes` for the entries of its tables.
     ///
     /// # Errors
-    /// When the file cannot be read, or the kernel refuses a map or a program.
+    /// If the file cannot be read, or the kernel refuses a map or a program.
     pub fn load(object: &Path, programs: &[&str], sizes: &[(&str, u32)]) -> Result<Programs> {
         Programs::load_with(object, programs, sizes, Tunnels::default())
     }
 
-    /// The same for programs that look into tunnels.
+    /// Load programs that look into tunnels.
     pub fn load_with(
         object: &Path,
         programs: &[&str],
@@ -109,7 +109,7 @@ impl Programs {
     ) -> Result<Programs> {
         let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
         let mut loader = EbpfLoader::new();
-        // As the daemon does: with the debug log off, the verifier takes its code out.
+        // As the daemon does: with the debug log off, the verifier removes its code.
         loader.override_global("AYA_LOG_LEVEL", &0u8, false);
         let tunnels = Raw(tunnels);
         loader.override_global(global::TUNNELS, &tunnels, true);
@@ -129,7 +129,7 @@ impl Programs {
         Ok(Programs { ebpf, gaps: 0 })
     }
 
-    /// The verifier's work for a loaded program: instructions looked at on all paths.
+    /// Return the number of instructions that the verifier processed, over all paths.
     pub fn verified_instructions(&self, name: &str) -> Result<u32> {
         let info = self.program(name)?.info().with_context(|| format!("asking for {name}"))?;
         info.verified_instruction_count().context("the kernel does not count them: before 5.16")
@@ -162,8 +162,8 @@ impl Programs {
         Ok(Run { verdict, packet: out })
     }
 
-    /// Run a program `repeat` times on the same packet, which keeps what each run changes in it.
-    /// Returns the last verdict, and the mean time of a run as the kernel tells it: whole
+    /// Run a program `repeat` times on one packet, which keeps the changes of each run.
+    /// Returns the last verdict, and the mean time of a run as reported by the kernel: whole
     /// nanoseconds, rounded down.
     pub fn repeat(&self, name: &str, packet: &[u8], repeat: u32) -> Result<(u32, Duration)> {
         let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::new() };
@@ -171,8 +171,8 @@ impl Programs {
         Ok((verdict, duration))
     }
 
-    /// Attach a loaded XDP program to an interface of the namespace that this thread is in, in the
-    /// driver, until it is dropped.
+    /// Attach a loaded XDP program to an interface of this thread's namespace.
+    /// It is attached in the driver, until it is dropped.
     pub fn attach_xdp(&mut self, name: &str, interface: &str) -> Result<()> {
         let program = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
         let program: &mut Xdp = program.try_into()?;
@@ -224,18 +224,18 @@ impl Programs {
         Ok(self.table::<K, V>(map)?.keys().collect::<Result<Vec<K>, _>>()?.len())
     }
 
-    /// Put a policy in force, in the scope that it names.
+    /// Put a policy in force, in its scope.
     pub fn set_policy(&mut self, policy: Policy) -> Result<()> {
         self.set(name::POLICY, policy.scope % SCOPES, Raw(policy))?;
         self.set(name::ACTIVE, 0, 0u32)
     }
 
-    /// Protect these ports and no others, under the policy of scope 0.
+    /// Protect only these ports, under the policy of scope 0.
     pub fn set_ports(&mut self, protected: &[u16]) -> Result<()> {
         self.set_scopes(&protected.iter().map(|port| (*port, 0)).collect::<Vec<_>>())
     }
 
-    /// Protect these ports and no others, each under the policy of its scope.
+    /// Protect only these ports, each under the policy of its scope.
     pub fn set_scopes(&mut self, protected: &[(u16, u8)]) -> Result<()> {
         let mut ports = Ports([0; 65_536]);
         for (port, scope) in protected {
@@ -244,20 +244,20 @@ impl Programs {
         self.set(name::PORTS, 0, Raw(ports))
     }
 
-    /// Never act on what this address sends. The policy must say that there is a rule.
+    /// Exempt an address from all actions; the policy must have rules enabled.
     pub fn allow(&mut self, address: IpAddr) -> Result<()> {
         self.set_rule(address, Rule { flags: Rule::ALLOW, ..Rule::default() })
     }
 
-    /// A rule for one address. The policy must say that there is a rule.
+    /// Set a rule for one address; the policy must have rules enabled.
     pub fn set_rule(&mut self, address: IpAddr, rule: Rule) -> Result<()> {
         let map = self.map(name::RULES)?;
         let mut rules = lpm_trie::LpmTrie::<&mut MapData, Raw<Network>, Raw<Rule>>::try_from(map)?;
         rules.insert(&whole(address), Raw(rule), 0).context("adding a rule")
     }
 
-    /// Believe what this address says of its clients, in `Forwarded` and `X-Forwarded-For`. The policy
-    /// must say that there are trusted proxies.
+    /// Trust an address's `Forwarded` and `X-Forwarded-For`.
+    /// The policy must have trusted proxies enabled.
     pub fn trust(&mut self, address: IpAddr) -> Result<()> {
         self.set(name::HEADERS, 0, Raw(HeaderNames::usual()))?;
         let map = self.map(name::PROXIES)?;
@@ -265,12 +265,13 @@ impl Programs {
         proxies.insert(&whole(address), 1, 0).context("adding a trusted proxy")
     }
 
-    /// Forget all flows, what they have behind gaps, sources, requests and throttlings. Counters go on.
+    /// Remove flows, their data behind gaps, sources, requests and throttles.
+    /// The counters are kept.
     pub fn forget(&mut self) -> Result<()> {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PROVEN)?;
-        self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
+        self.empty::<Raw<FlowKey>, Raw<Midstream>>(name::MIDSTREAM)?;
         self.empty::<Raw<FlowKey>, Raw<Unopened>>(name::BEGINNINGS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::COARSE)?;
@@ -279,7 +280,7 @@ impl Programs {
         self.forget_servers()?;
         let gaps = self.counters()?.events[Counter::Gaps as usize];
         // Eight megabytes: not for each row.
-        for slot in 0..if gaps > self.gaps { held::SLOTS } else { 0 } {
+        for slot in 0..if gaps > self.gaps { out_of_order::SLOTS } else { 0 } {
             self.set(name::HELD, slot, Raw(Held::default()))?;
         }
         self.gaps = gaps;
@@ -291,7 +292,7 @@ impl Programs {
         Ok(value.map(|Raw(flow)| flow))
     }
 
-    /// Another CPU is at the trail of a flow, or is no more.
+    /// Mark a flow's trail as in use by another CPU, or clear the mark.
     pub fn set_trail_busy(&mut self, key: FlowKey, busy: bool) -> Result<()> {
         let flow = self.flow(key)?.context("no such flow")?;
         let index = u32::from(flow.trail).checked_sub(1).context("the flow has no trail")?;
@@ -300,7 +301,7 @@ impl Programs {
         self.set(name::TRAILS, index, Raw(trail))
     }
 
-    /// Change a flow that there is, as another CPU or other programs would.
+    /// Change an existing flow, as another CPU or other programs would.
     pub fn change_flow(&mut self, key: FlowKey, change: impl FnOnce(&mut Flow)) -> Result<()> {
         let mut flow = self.flow(key)?.context("no such flow")?;
         change(&mut flow);
@@ -312,7 +313,7 @@ impl Programs {
         Ok(self.look_up::<_, Raw<Source>>(name::SOURCES, key)?.map(|Raw(source)| source))
     }
 
-    /// Figures of the server of a flow.
+    /// Return the figures of a flow's server.
     pub fn server(&mut self, flow: FlowKey) -> Result<Option<Server>> {
         let key = Raw(ServerKey::from(&flow));
         match self.servers()?.get(&key, 0) {
@@ -336,13 +337,13 @@ impl Programs {
         PerCpuHashMap::try_from(map).context("opening the figures of servers")
     }
 
-    /// How many flows and how many sources there are.
+    /// Return the numbers of flows and of sources.
     pub fn occupancy(&mut self) -> Result<(usize, usize)> {
         let flows = self.entries::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         Ok((flows, self.entries::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?))
     }
 
-    /// The counters, over all CPUs.
+    /// Return the counters, summed over all CPUs.
     pub fn counters(&mut self) -> Result<Totals> {
         let map = self.map(name::COUNTERS)?;
         let array = PerCpuArray::<&mut MapData, Raw<Counters>>::try_from(map)?;
@@ -358,23 +359,24 @@ impl Programs {
         Ok(totals)
     }
 
-    /// Throttle a source as an operator does, until it is released. The control program must be
-    /// loaded.
+    /// Throttle a source as an operator does, until it is released.
+    /// The control program must be loaded.
     pub fn throttle(&self, address: IpAddr) -> Result<()> {
         self.request(address, Operation::Throttle, 0, ws_guard_common::source::UNTIL_RELEASED)
     }
 
-    /// Ban it. Likewise.
+    /// Ban a source; the control program must be loaded.
     pub fn ban(&self, address: IpAddr) -> Result<()> {
         self.request(address, Operation::Ban, 0, ws_guard_common::source::UNTIL_RELEASED)
     }
 
-    /// Release it. Likewise.
+    /// Release a source; the control program must be loaded.
     pub fn release(&self, address: IpAddr) -> Result<()> {
         self.request(address, Operation::Release, 0, 0)
     }
 
-    /// Report pings of a source as a terminator does. Likewise.
+    /// Report pings of a source as a terminator does.
+    /// The control program must be loaded.
     pub fn report(&self, address: IpAddr, pings: u32) -> Result<()> {
         self.request(address, Operation::Report, pings, 0)
     }
@@ -395,13 +397,13 @@ impl Programs {
     }
 }
 
-/// What the kernel has against a program: the verifier's log can be megabytes, and what it gave up on
-/// is in its last lines.
-/// The key of a network that is one address.
+/// Return the key of a network that is one address.
 fn whole(address: IpAddr) -> lpm_trie::Key<Raw<Network>> {
     lpm_trie::Key::new(Network::ALL_BITS, Raw(Network::of(&address.into())))
 }
 
+/// Return the kernel's reason against a program.
+/// The verifier's log can be megabytes, and its last lines have the reason.
 fn last_words(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return error.to_string();
@@ -424,7 +426,7 @@ impl Totals {
         self.events[counter as usize]
     }
 
-    /// What was counted since `earlier`.
+    /// Return the counts since `earlier`.
     pub fn since(&self, earlier: &Totals) -> Totals {
         let mut more = *self;
         more.events.iter_mut().zip(earlier.events).for_each(|(n, before)| *n -= before);

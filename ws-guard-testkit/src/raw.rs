@@ -1,4 +1,4 @@
-//! Segments built by hand and sent from a packet socket: spoofed floods, and pings in a victim's name.
+//! Segments built by hand and sent from a packet socket: spoofed floods and pings.
 //!
 //! The socket belongs to a client namespace of [`crate::netns`], so nothing sent here leaves it.
 use std::{
@@ -20,11 +20,11 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::netns::{INTERFACE, Pair};
 
-/// Bytes of send buffer of the packet socket.
+/// Send buffer of the packet socket in bytes.
 const SEND_BUFFER: usize = 4 << 20;
-/// How long an interface's queue may be full.
+/// Maximum time for which an interface's queue may be full.
 const QUEUE: Duration = Duration::from_secs(5);
-/// Frames in one system call.
+/// Number of frames in one system call.
 const BATCH: usize = 64;
 
 /// TCP flags of a [`Segment`].
@@ -37,7 +37,7 @@ pub enum Flags {
     FinAck,
 }
 
-/// A TCP segment to build.
+/// TCP segment to build.
 #[derive(Clone, Debug)]
 pub struct Segment<'a> {
     pub source: SocketAddr,
@@ -48,7 +48,7 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
 }
 
-/// Sends whole Ethernet frames out of the client's interface.
+/// Sender of whole Ethernet frames from the client's interface.
 pub struct Sender {
     socket: Socket,
     from: [u8; 6],
@@ -56,29 +56,29 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A packet socket in the client namespace; frames go to the server's interface.
+    /// Create a sender in the client namespace, with frames for the server's interface.
     pub fn new(pair: &Pair) -> Result<Sender> {
         let socket = pair.client.run(open)?.context("opening a packet socket: it needs root")?;
         Ok(Sender { socket, from: pair.client.mac(INTERFACE)?, to: pair.server.mac(INTERFACE)? })
     }
 
-    /// A packet socket in the server's namespace; frames go out of its interface to the client's.
+    /// Create a sender in the server's namespace, for the client's interface.
     pub fn of_server(pair: &Pair) -> Result<Sender> {
         let socket = pair.server.run(open)?.context("opening a packet socket: it needs root")?;
         Ok(Sender { socket, from: pair.server.mac(INTERFACE)?, to: pair.client.mac(INTERFACE)? })
     }
 
-    /// The Ethernet address that frames come from.
+    /// Return the Ethernet source address.
     pub fn from(&self) -> [u8; 6] {
         self.from
     }
 
-    /// The Ethernet address that they go to.
+    /// Return the Ethernet destination address.
     pub fn to(&self) -> [u8; 6] {
         self.to
     }
 
-    /// The Ethernet frame around a segment, with all checksums right.
+    /// Build the Ethernet frame around a segment, with valid checksums.
     pub fn frame(&self, segment: &Segment) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(self.from, self.to);
         let ip = match (segment.source.ip(), segment.destination.ip()) {
@@ -104,7 +104,7 @@ impl Sender {
         self.send_frame(&self.frame(segment)?)
     }
 
-    /// Send any Ethernet frame, malformed ones too; wait while the interface's queue is full.
+    /// Send any Ethernet frame, even malformed; wait while the interface is full.
     pub fn send_frame(&self, frame: &[u8]) -> Result<()> {
         let deadline = Instant::now() + QUEUE;
         loop {
@@ -118,7 +118,7 @@ impl Sender {
         }
     }
 
-    /// Send several frames with as few system calls as it takes.
+    /// Send several frames with as few system calls as possible.
     pub fn send_frames(&self, frames: &[Vec<u8>]) -> Result<()> {
         for batch in frames.chunks(BATCH) {
             let parts: Vec<[IoSlice; 1]> = batch.iter().map(|f| [IoSlice::new(f)]).collect();
@@ -132,15 +132,16 @@ impl Sender {
                 Err(nix::Error::ENOBUFS) => 0,
                 Err(error) => return Err(error).context("sending frames"),
             };
-            // The kernel stops at the first frame that it does not take; it says why when asked
-            // for that one alone.
+            // The kernel stops at the first frame that it rejects; the reason is known after
+            // sending that one alone.
             batch[sent..].iter().try_for_each(|frame| self.send_frame(frame))?;
         }
         Ok(())
     }
 
-    /// Send `count` segments to `destination`, each of a source of its own ([`SPOOFED`]), with random
-    /// ports and sequence numbers: every other one a SYN, the rest data with each of `payloads` in turn.
+    /// Send `count` segments to `destination`, each from its own source ([`SPOOFED`]).
+    /// Ports and sequence numbers are random: every other one is a SYN, the rest data with each of
+    /// `payloads` in turn.
     pub fn spoofed_flood(
         &self,
         destination: SocketAddr,
@@ -169,18 +170,18 @@ impl Sender {
     }
 }
 
-/// The error says that the interface takes no more just now (packet(7)).
+/// Check for the error that the interface is full at the moment (packet(7)).
 fn full(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// Network of an IPv4 flood's sources: shared address space (RFC 6598), not routed between
-/// networks, with room for four million.
+/// Network of an IPv4 flood's sources, with room for four million.
+/// It is shared address space (RFC 6598), not routed between networks.
 pub const SPOOFED: &str = "100.64.0.0/10";
 const SPOOFED_BITS: u32 = 0x003F_FFFF;
 
-/// The source after `last`, of [`SPOOFED`] or a random one of IPv6's benchmarking range (RFC 5180), and
-/// a random port.
+/// Return the source after `last`, with a random port.
+/// It is of [`SPOOFED`], or a random one of IPv6's benchmarking range (RFC 5180).
 fn next_source(last: &mut u32, like: SocketAddr) -> SocketAddr {
     *last = last.wrapping_add(1);
     let ip: IpAddr = match like.ip() {
@@ -192,7 +193,7 @@ fn next_source(last: &mut u32, like: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, fastrand::u16(1024..))
 }
 
-/// A packet socket bound to [`INTERFACE`] of the namespace this thread is in.
+/// Open a packet socket bound to [`INTERFACE`] of this thread's namespace.
 fn open() -> Result<Socket> {
     // Protocol 0: it only sends.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
@@ -201,8 +202,8 @@ fn open() -> Result<Socket> {
     Ok(socket)
 }
 
-/// Bind a packet socket to an interface of the namespace this thread is in; it receives packets of
-/// `protocol`, which is in network byte order (packet(7)).
+/// Bind a packet socket to an interface of this thread's namespace.
+/// It receives packets of `protocol`, which is in network byte order (packet(7)).
 pub(crate) fn bind(socket: &Socket, interface: &str, protocol: u16) -> Result<()> {
     let index = if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
     // SAFETY: the storage is large enough for every kind of address, zero is a valid value of each

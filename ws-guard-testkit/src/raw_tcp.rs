@@ -1,8 +1,7 @@
-//! A client with a TCP of its own, in user space: it decides every field of every segment, and can
-//! lie in each.
+//! Client with its own TCP in user space, which can lie in any field of a segment.
 //!
 //! Its address does not belong to the client namespace's kernel, so that only this client answers
-//! the server. It keeps count of the server's acknowledgements, puts the server's bytes in order,
+//! the server. It tracks the server's acknowledgements, puts the server's bytes in order,
 //! acknowledges them, and counts the frames in them. It retransmits nothing by itself.
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,11 +19,11 @@ use crate::{
     raw::Sender,
 };
 
-/// For what the server must do.
+/// Time-out of the server's actions.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Largest payload of a segment that [`RawTcp::push`] sends.
+/// Maximum payload of a segment that [`RawTcp::push`] sends.
 pub const SEGMENT: usize = 1400;
-/// Segments in flight at most: no queue on the way shall be too short.
+/// Maximum number of segments in flight, so that no queue on the path overflows.
 const BURST: usize = 16;
 
 /// TCP option kinds (IANA, "TCP Option Kind Numbers").
@@ -37,18 +36,18 @@ mod option {
     pub const TIMESTAMPS: u8 = 8;
 }
 
-/// How a [`RawTcp`] opens its connection.
+/// Options for the opening of a [`RawTcp`].
 #[derive(Clone, Debug)]
 pub struct Opening {
-    /// Timestamps are offered (RFC 7323).
+    /// `true` to offer timestamps (RFC 7323).
     pub timestamps: bool,
-    /// Bytes of the largest segment that the server may send.
+    /// Maximum segment size of the server in bytes.
     pub mss: u16,
     /// Receive window in all segments, in bytes.
     pub window: u16,
-    /// A window scale is offered, of 0: the server may have one.
+    /// `true` to offer a window scale of 0: the server may have one.
     pub scale: bool,
-    /// Selective acknowledgements are (RFC 2018).
+    /// `true` to offer selective acknowledgements (RFC 2018).
     pub sack: bool,
 }
 
@@ -58,7 +57,7 @@ impl Default for Opening {
     }
 }
 
-/// Address number `n` of those that no kernel has. Each is a source of its own for the guard.
+/// Return address number `n` of no kernel; each is its own source for the guard.
 pub fn address(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 77, 1, n).into(),
@@ -66,7 +65,7 @@ pub fn address(family: Family, n: u8) -> IpAddr {
     }
 }
 
-/// Where the head of a 101 ends, behind whatever the server answered before.
+/// Return the end of a 101's head, after earlier answers of the server.
 pub(crate) fn end_of_answer(bytes: &[u8]) -> Option<usize> {
     let find = |text: &[u8], from: usize| {
         let at = bytes.get(from..)?.windows(text.len()).position(|part| part == text)?;
@@ -75,7 +74,7 @@ pub(crate) fn end_of_answer(bytes: &[u8]) -> Option<usize> {
     Some(find(b"\r\n\r\n", find(b"HTTP/1.1 101 ", 0)?)? + 4)
 }
 
-/// One connection.
+/// Connection with its own TCP.
 pub struct RawTcp {
     sender: Sender,
     capture: Capture,
@@ -83,40 +82,40 @@ pub struct RawTcp {
     pub server: SocketAddr,
     /// Sequence number of the next byte to send.
     pub next: u32,
-    /// Receive window that is told to the server.
+    /// Receive window announced to the server.
     pub window: u16,
-    /// The server has acknowledged all up to here.
+    /// End of the bytes that the server has acknowledged.
     acked: u32,
-    /// Where the window ends that it has told; bytes that it acknowledged beyond one that it had told.
+    /// Announced end of the window, and number of bytes acknowledged beyond one.
     edge: u32,
     beyond: u64,
     /// Sequence number of the server's next byte.
     expected: u32,
     /// Segments of the server behind a gap, by sequence number.
     early: BTreeMap<u32, Vec<u8>>,
-    /// The server's bytes that were not yet taken for an answer or for frames.
+    /// Bytes of the server not yet processed as an answer or as frames.
     bytes: Vec<u8>,
     upgraded: bool,
     decoder: Decoder,
-    /// Timestamps are agreed.
+    /// `true` if timestamps are negotiated.
     timestamps: bool,
     clock: Instant,
-    /// The server's latest timestamp.
+    /// Latest timestamp of the server.
     echo: u32,
-    /// Acknowledge what comes.
+    /// `true` to acknowledge what arrives.
     pub acknowledges: bool,
-    /// The server has ended its stream, or reset it.
+    /// `true` if the server has ended or reset its stream.
     pub ended: bool,
     pub reset: bool,
-    /// Pongs in the server's stream.
+    /// Number of pongs in the server's stream.
     pub pongs: u64,
-    /// Text and binary messages in it, and what was in them where it is kept.
+    /// Number of text and binary messages in it, and their content where it is kept.
     pub messages: u64,
     pub kept: Option<VecDeque<Vec<u8>>>,
 }
 
 impl RawTcp {
-    /// A peer at `client`, which has sent nothing yet.
+    /// Create a peer at `client`, which has sent nothing yet.
     pub fn new(pair: &Pair, client: SocketAddr, server: SocketAddr) -> Result<RawTcp> {
         let sender = Sender::new(pair)?;
         let mac: Vec<String> = sender.from().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -162,7 +161,7 @@ impl RawTcp {
         Ok(tcp)
     }
 
-    /// Send a SYN with `data` in it, and take the SYN-ACK, without an answer to it.
+    /// Send a SYN with `data` in it, and receive the SYN-ACK, without answering it.
     pub fn open(&mut self, opening: &Opening, data: &[u8]) -> Result<()> {
         self.window = opening.window;
         let mut syn = Packet::new(self.client, self.server, self.next, 0, data.to_vec());
@@ -182,7 +181,7 @@ impl RawTcp {
         self.acked = self.next;
         self.next = self.next.wrapping_add(1 + data.len() as u32);
         let (client, server) = (self.client, self.server);
-        // With data in the SYN, what answers that may be captured first.
+        // With data in the SYN, the answer to that may be captured first.
         let accepts = |flags| flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK;
         let answer = self
             .capture
@@ -195,7 +194,7 @@ impl RawTcp {
         Ok(())
     }
 
-    /// Send a request for an upgrade and wait until it is answered.
+    /// Send a request for an upgrade and wait for its answer.
     pub fn upgrade(&mut self) -> Result<()> {
         self.push(REQUEST)?;
         self.answered()
@@ -214,33 +213,33 @@ impl RawTcp {
         Ok(())
     }
 
-    /// No more timestamps, as if none had been agreed to.
+    /// Stop sending timestamps, as if they had not been negotiated.
     pub fn without_timestamps(&mut self) {
         self.timestamps = false;
     }
 
-    /// Our Ethernet address.
+    /// Return this client's Ethernet address.
     pub fn mac(&self) -> [u8; 6] {
         self.sender.from()
     }
 
-    /// The server's RST was none that ended the connection.
+    /// Continue after a RST of the server that did not end the connection.
     pub fn survives_reset(&mut self) {
         (self.ended, self.reset) = (false, false);
     }
 
-    /// How many bytes of the server came, before the upgrade.
+    /// Return the number of bytes received from the server before the upgrade.
     pub fn answer_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The server's bytes before the upgrade, taken away.
+    /// Take the bytes received from the server before the upgrade.
     pub fn take_bytes(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
 
-    /// A segment `offset` bytes behind the next byte to send, as an honest TCP would make it. Change
-    /// what you like before it is sent.
+    /// Build a segment `offset` bytes after the next byte to send, as by an honest TCP.
+    /// It can be changed before it is sent.
     pub fn segment(&self, offset: i64, payload: impl Into<Vec<u8>>) -> Packet {
         let seq = self.next.wrapping_add(offset as u32);
         let mut packet = Packet::new(self.client, self.server, seq, self.expected, payload.into());
@@ -252,19 +251,19 @@ impl RawTcp {
         packet
     }
 
-    /// The segment as TCP would send it again: with the latest acknowledgement and timestamps.
+    /// Return a segment as TCP would retransmit it: with the latest ACK and timestamps.
     pub fn again(&self, packet: &Packet) -> Packet {
         let fresh = self.segment(0, []);
         let (ack, tcp_options) = (fresh.ack, fresh.tcp_options);
         Packet { ack, tcp_options, ..packet.clone() }
     }
 
-    /// Send a segment. [`RawTcp::next`] stays.
+    /// Send a segment; [`RawTcp::next`] is unchanged.
     pub fn send(&self, packet: &Packet) -> Result<()> {
         self.send_frame(&self.frame(packet)?)
     }
 
-    /// The Ethernet frame around a segment.
+    /// Build the Ethernet frame around a segment.
     pub fn frame(&self, packet: &Packet) -> Result<Vec<u8>> {
         Packet { macs: [self.sender.from(), self.sender.to()], ..packet.clone() }.build()
     }
@@ -273,8 +272,8 @@ impl RawTcp {
         self.sender.send_frame(frame)
     }
 
-    /// Send bytes in order, in segments of at most [`SEGMENT`] bytes, and go on behind them; wait for
-    /// acknowledgements only where it is more than a few segments.
+    /// Send bytes in order, in segments of at most [`SEGMENT`] bytes, and advance.
+    /// It waits for acknowledgements only if there are more than a few segments.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
         for burst in bytes.chunks(SEGMENT * BURST) {
             for part in burst.chunks(SEGMENT) {
@@ -288,52 +287,53 @@ impl RawTcp {
         Ok(())
     }
 
-    /// Go on behind `bytes` more bytes.
+    /// Advance by `bytes`.
     pub fn advance(&mut self, bytes: usize) {
         self.next = self.next.wrapping_add(bytes as u32);
     }
 
-    /// An acknowledgement without data. Past the window's edge the server would not look at it: from
-    /// there it comes with the first sequence number inside (RFC 9293, 3.10.7.4).
+    /// Send an acknowledgement without data.
+    /// Past the window's edge the server would ignore it: from there it has the first sequence
+    /// number inside (RFC 9293, 3.10.7.4).
     pub fn acknowledge(&self) -> Result<()> {
         let back = if self.room() < 0 { self.unacknowledged() } else { 0 };
         self.send(&self.segment(-i64::from(back), []))
     }
 
-    /// Wait until the server has acknowledged all that was sent: `false` when it does not in 2 s.
+    /// Wait for the acknowledgement of everything sent; `false` without it in 2 s.
     pub fn drain(&mut self) -> Result<bool> {
         self.wait(Duration::from_secs(2), |tcp| tcp.ended || tcp.unacknowledged() == 0)
     }
 
-    /// Bytes between what the server has acknowledged and the next byte to send; negative when it has
-    /// acknowledged more.
+    /// Return the number of bytes sent and not acknowledged.
+    /// It is negative if the server has acknowledged more.
     pub fn unacknowledged(&self) -> i32 {
         self.next.wrapping_sub(self.acked) as i32
     }
 
-    /// The server has acknowledged all before this sequence number.
+    /// Return the sequence number up to which the server has acknowledged.
     pub fn acked(&self) -> u32 {
         self.acked
     }
 
-    /// Bytes that may still be sent: from the next one to the farthest edge of a window that the server
-    /// has told, which offers no scale. Negative past it.
+    /// Return the number of bytes that may still be sent in the announced windows.
+    /// It is counted up to the farthest edge, without a scale, and negative past it.
     pub fn room(&self) -> i32 {
         self.edge.wrapping_sub(self.next) as i32
     }
 
-    /// Bytes that the server acknowledged although no window that it had told before went so far. One
-    /// byte each are those of probes that it took.
+    /// Return the number of bytes acknowledged beyond any window announced before.
+    /// One byte each are those of probes that the server accepted.
     pub fn taken_beyond(&self) -> u64 {
         self.beyond
     }
 
-    /// Sequence number of the server's next byte: what it is to be told is acknowledged.
+    /// Return the sequence number of the server's next byte, for acknowledgements.
     pub fn expected(&self) -> u32 {
         self.expected
     }
 
-    /// Wait until `done`, or the time is up: `false`.
+    /// Wait until `done`; `false` when the time is up.
     pub fn wait(
         &mut self,
         timeout: Duration,
@@ -349,13 +349,13 @@ impl RawTcp {
         Ok(true)
     }
 
-    /// Take what comes until nothing has come for `quiet`.
+    /// Process what arrives until nothing has arrived for `quiet`.
     pub fn settle(&mut self, quiet: Duration) -> Result<()> {
         while self.receive(quiet)? {}
         Ok(())
     }
 
-    /// Take one segment: `false` when none comes in time.
+    /// Receive one segment; `false` if none comes in time.
     fn receive(&mut self, timeout: Duration) -> Result<bool> {
         let (client, server) = (self.client, self.server);
         let segment =
@@ -411,7 +411,7 @@ impl RawTcp {
         }
     }
 
-    /// The server's next bytes.
+    /// Process the server's next bytes.
     fn take(&mut self, bytes: Vec<u8>) {
         if !self.upgraded {
             self.bytes.extend(bytes);
@@ -432,13 +432,13 @@ impl RawTcp {
         }
     }
 
-    /// Our clock, milliseconds.
+    /// Return this client's clock in milliseconds.
     pub fn now(&self) -> u32 {
-        // Not from 0: there shall be older ones.
+        // Not from 0, so that older values exist.
         0x4000_0000 + self.clock.elapsed().as_millis() as u32
     }
 
-    /// The timestamps option with this value, padded.
+    /// Build the timestamps option with this value, padded.
     pub fn timestamp(&self, value: u32) -> Vec<u8> {
         let mut bytes = vec![option::NOP, option::NOP, option::TIMESTAMPS, 10];
         bytes.extend(value.to_be_bytes());
@@ -446,7 +446,7 @@ impl RawTcp {
         bytes
     }
 
-    /// Keep the segment's timestamp; `false` when it has none.
+    /// Keep the segment's timestamp; `false` if it has none.
     fn note_timestamp(&mut self, segment: &Captured) -> bool {
         let mut options = &segment.options[..];
         loop {
@@ -466,13 +466,13 @@ impl RawTcp {
         }
     }
 
-    /// End the stream where the server's view of it ends, and wait until it has ended its own.
+    /// End the stream where the server's view of it ends; wait for the server's end.
     pub fn finish(&mut self) -> Result<()> {
         self.next = self.acked;
         let fin = self.segment(0, []).flags(flag::FIN | flag::ACK);
         self.send(&fin)?;
         self.wait(PATIENCE, |tcp| tcp.ended)?;
-        // The server's socket shall not wait for us.
+        // The server's socket shall not wait for this one.
         self.next = self.next.wrapping_add(1);
         self.send(&self.segment(0, []).flags(flag::RST | flag::ACK))
     }

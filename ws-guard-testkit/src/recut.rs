@@ -1,7 +1,7 @@
-//! What a path does to TCP segments: cuts them, puts them together, or says that they are too long.
+//! Transformations of TCP segments on a path: cutting, merging, and MTU reports.
 //!
-//! On whole Ethernet frames with IPv4 without options, or IPv6 without extension headers, right behind
-//! the Ethernet header. All checksums are computed, whatever stood there.
+//! On whole Ethernet frames with IPv4 without options, or IPv6 without extension headers, right
+//! after the Ethernet header. All checksums are computed, whatever they were.
 use etherparse::checksum::Sum16BitWords;
 
 use crate::ip::ETHERNET;
@@ -10,10 +10,10 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
-/// Bytes of the two ports and two numbers that a message of ICMP has to carry of a TCP header.
+/// Length of a TCP header's ports and numbers, which ICMP messages have to quote.
 const PORTS: usize = 8;
 
-/// Where things are in a frame with a TCP segment.
+/// Positions in a frame with a TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     v6: bool,
@@ -23,7 +23,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Of a frame; none if it is no TCP segment.
+    /// Determine the layout of a frame; `None` if it is not a TCP segment.
     pub fn of(frame: &[u8]) -> Option<Layout> {
         let kind = frame.get(12..14)?;
         let (v6, tcp, length) = match (kind, *frame.get(ETHERNET)?) {
@@ -40,7 +40,7 @@ impl Layout {
         (payload <= end && end <= frame.len()).then_some(Layout { v6, tcp, payload, end })
     }
 
-    /// Bytes of payload.
+    /// Return the length of the payload in bytes.
     pub fn len(&self) -> usize {
         self.end - self.payload
     }
@@ -49,7 +49,7 @@ impl Layout {
         self.len() == 0
     }
 
-    /// Bytes of the packet, Ethernet's header not counted.
+    /// Return the length of the packet in bytes, without the Ethernet header.
     pub fn packet(&self) -> usize {
         self.end - ETHERNET
     }
@@ -59,7 +59,7 @@ impl Layout {
         frame[at..at + 4].iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
     }
 
-    /// The frame with another payload, at another place of the stream.
+    /// Build the frame with another payload, at another position in the stream.
     fn with(&self, frame: &[u8], seq: u32, payload: &[u8]) -> Vec<u8> {
         let mut made = frame[..self.payload].to_vec();
         made.extend(payload);
@@ -85,19 +85,19 @@ fn set(frame: &mut [u8], at: usize, value: usize) {
     frame[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
 }
 
-/// Source and destination.
+/// Return source and destination.
 fn addresses(frame: &[u8], v6: bool) -> Vec<u8> {
     let range = if v6 { 8..40 } else { 12..20 };
     frame[ETHERNET..][range].to_vec()
 }
 
-/// The sum of the pseudo-header; the same bytes count for both families.
+/// Return the sum of the pseudo-header, whose bytes are the same for both families.
 fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> Sum16BitWords {
     let length = (len as u32).to_be_bytes();
     Sum16BitWords::new().add_slice(addresses).add_4bytes(length).add_4bytes([0, 0, 0, protocol])
 }
 
-/// Write the sum of all from `from` on, over `begun`, to `at` behind that.
+/// Write the checksum from `from` on, added to `begun`, at offset `at` from there.
 fn seal(frame: &mut [u8], from: usize, at: usize, begun: Sum16BitWords) {
     frame[from + at..from + at + 2].fill(0);
     let sum = begun.add_slice(&frame[from..]).ones_complement();
@@ -110,12 +110,12 @@ fn sum_v4(frame: &mut [u8]) {
     frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_ne_bytes());
 }
 
-/// The frame, with checksums that are right.
+/// Return the frame with valid checksums.
 pub fn sealed(frame: &[u8], layout: Layout) -> Vec<u8> {
     layout.with(frame, layout.seq(frame), &frame[layout.payload..layout.end])
 }
 
-/// The frame in segments of at most `longest` bytes of payload.
+/// Cut the frame into segments of at most `longest` bytes of payload.
 pub fn cut(frame: &[u8], layout: Layout, longest: usize) -> Vec<Vec<u8>> {
     let payload = &frame[layout.payload..layout.end];
     let seq = layout.seq(frame);
@@ -125,7 +125,7 @@ pub fn cut(frame: &[u8], layout: Layout, longest: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Both in one, if the second follows the first and the packet has no more than `longest` bytes then.
+/// Merge two frames, if the second follows the first, into at most `longest` bytes.
 pub fn merge(first: &[u8], second: &[u8], longest: usize) -> Option<Vec<u8>> {
     let (one, two) = (Layout::of(first)?, Layout::of(second)?);
     let follows = one.seq(first).wrapping_add(one.len() as u32) == two.seq(second);
@@ -135,11 +135,11 @@ pub fn merge(first: &[u8], second: &[u8], longest: usize) -> Option<Vec<u8>> {
         return None;
     }
     let payload = [&first[one.payload..one.end], &second[two.payload..two.end]].concat();
-    // The second one's header: it has the later acknowledgement.
+    // The second one's header, with the later acknowledgement.
     Some(two.with(second, one.seq(first), &payload))
 }
 
-/// What a router says that cannot send the frame on, because its next link takes `mtu` bytes at most.
+/// Build the report of a router whose next link takes at most `mtu` bytes.
 pub fn too_long(frame: &[u8], layout: Layout, mtu: u16) -> Vec<u8> {
     let mut answer = [&frame[6..12], &frame[..6], &frame[12..14]].concat();
     let source = addresses(frame, layout.v6);

@@ -16,10 +16,10 @@ use tempfile::TempDir;
 
 use crate::{tools, wait::wait_for};
 
-/// How long one may take to start.
+/// Maximum time to start.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A process of Redis that ends when it is dropped.
+/// Process of Redis that ends when it is dropped.
 pub struct Redis {
     child: Option<Child>,
     pub port: u16,
@@ -27,14 +27,14 @@ pub struct Redis {
     arguments: Vec<String>,
 }
 
-/// What a Redis needs for TLS: a certificate, which it trusts others with too, and its key.
+/// TLS files of a Redis: a certificate, which also verifies others, and its key.
 pub struct Tls {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
 impl Tls {
-    /// Settings of a Redis that takes TLS at this port too, and speaks it with others of its kind.
+    /// Return the settings for TLS at this port too, and for TLS with other instances.
     fn settings(&self, port: u16) -> [(&'static str, String); 7] {
         let [certificate, key] =
             [&self.certificate, &self.key].map(|file| file.display().to_string());
@@ -49,7 +49,7 @@ impl Tls {
         ]
     }
 
-    /// These settings as options.
+    /// Return these settings as options.
     pub fn options(&self, port: u16) -> Vec<String> {
         self.settings(port)
             .into_iter()
@@ -58,13 +58,13 @@ impl Tls {
     }
 }
 
-/// A port that is free for now.
+/// Return a port that is free for now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Redis {
-    /// One that keeps nothing on disk, unless the options say so.
+    /// Start a server that keeps nothing on disk, unless the options say so.
     pub fn start(options: &[&str]) -> Redis {
         let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
         let place = dir.path().display().to_string();
@@ -74,15 +74,15 @@ impl Redis {
         Redis::run(port, dir, arguments)
     }
 
-    /// A node of a cluster that is to be made.
+    /// Start a node of a future cluster.
     pub fn node(options: &[&str]) -> Redis {
         let bus = free_port().to_string();
         let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
         Redis::start(&[&cluster[..], &["--cluster-node-timeout", "1000"], options].concat())
     }
 
-    /// A Sentinel that decides alone, and soon, about the primary at this port; with TLS, at the port
-    /// given with it.
+    /// Start a Sentinel that decides alone, and soon, about the primary at this port.
+    /// With TLS, the port is the one given with it.
     pub fn sentinel(name: &str, primary: u16, tls: Option<(&Tls, u16)>) -> Redis {
         let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
         let file = dir.path().join("sentinel.conf");
@@ -105,7 +105,7 @@ impl Redis {
         redis
     }
 
-    /// Start it again, with what it has on disk.
+    /// Start it again, with its data on disk.
     pub fn again(&mut self) {
         let child = tools::redis_server()
             .args(&self.arguments)
@@ -127,7 +127,7 @@ impl Redis {
         (&answer == b"+PONG").then_some(())
     }
 
-    /// SIGKILL.
+    /// Send SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -135,12 +135,12 @@ impl Redis {
         }
     }
 
-    /// Of a process that runs.
+    /// Return the id of the running process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
-    /// SIGSTOP, or SIGCONT.
+    /// Send SIGSTOP or SIGCONT.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
     }

@@ -1,12 +1,13 @@
-//! Echo servers made with other people's WebSocket libraries.
+//! Echo servers on third-party WebSocket libraries.
 //!
-//! The one on gorilla/websocket pauses where a ping asks for it, and says for how long by its own clock.
-//! The one on npm's `ws` also gives ordinary requests their own body back, and makes the head of its
-//! 101 longer where `/?pad=N` asks for it.
+//! The one on gorilla/websocket pauses where a ping asks for it, and reports the duration by its
+//! own clock. The one on npm's `ws` also returns the body of ordinary requests, and extends the
+//! head of its
+//! 101 where `/?pad=N` asks for it.
 //!
-//! Each echoes text and binary messages and answers pings as its library does by itself. Each prints
-//! JSON lines: `{"event":"listening","port":N}`, `connected` with `peer`, `closed` with `peer` and what
-//! came on the connection, `{"messages":N,"pings":N,"pongs":N}`, and on SIGTERM
+//! Each echoes text and binary messages and answers pings as its library does by itself. Each
+//! prints JSON lines: `{"event":"listening","port":N}`, `connected` with `peer`, `closed` with
+//! `peer` and the counts of the connection, `{"messages":N,"pings":N,"pongs":N}`, and on SIGTERM
 //! `{"event":"totals","connections":N,"messages":N,"pings":N,"pongs":N}`.
 use std::{
     collections::HashMap,
@@ -22,10 +23,10 @@ use serde::Deserialize;
 
 use crate::{netns::Namespace, process::Process, tools};
 
-/// How long a server may take to listen.
+/// Maximum time for a server to listen.
 const START: Duration = Duration::from_secs(20);
 
-/// Whose WebSocket library a server is made with.
+/// WebSocket library of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
     TokioTungstenite,
@@ -88,40 +89,40 @@ impl std::str::FromStr for Library {
     }
 }
 
-/// What a server counted, printed when it ends.
+/// Totals of a server, printed when it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Totals {
     pub connections: u64,
     pub messages: u64,
-    /// Pings its library received.
+    /// Pings received by its library.
     pub pings: u64,
-    /// Unsolicited and solicited pongs its library received.
+    /// Solicited and unsolicited pongs received by its library.
     pub pongs: u64,
 }
 
-/// What a server counted on one connection, printed when that one ends.
+/// Counts of one connection, printed when it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Closed {
     pub peer: SocketAddr,
-    /// What its library said, or `None` for an end in order.
+    /// Error from its library, or `None` for an end in order.
     pub why: Option<String>,
     pub messages: u64,
-    /// Pings that its library received and answered.
+    /// Pings received and answered by its library.
     pub pings: u64,
     pub pongs: u64,
 }
 
-/// A running echo server.
+/// Running echo server.
 pub struct Server {
     process: Process,
     port: u16,
-    /// Number of connections' ends returned, by peer: its port may be used again.
+    /// Number of ended connections returned, by peer: its port may be used again.
     returned: Mutex<HashMap<SocketAddr, usize>>,
 }
 
 impl Server {
-    /// Start a server that listens on all addresses of `namespace`, both families, at `port`, and
-    /// wait until it does. `limit` bounds the bytes of its data segment (RLIMIT_DATA).
+    /// Start a server on all addresses of `namespace`, both families, and wait for it.
+    /// It listens at `port`. `limit` bounds the bytes of its data segment (RLIMIT_DATA).
     pub fn start(
         namespace: &Namespace,
         library: Library,
@@ -131,8 +132,8 @@ impl Server {
         Server::spawn(library.command(namespace, limit)?, library, port)
     }
 
-    /// As [`Server::start`], with permessage-deflate for who offers it: of Python `websockets` and npm
-    /// `ws` alone.
+    /// Start with permessage-deflate for clients that offer it.
+    /// Only Python `websockets` and npm `ws` support that.
     pub fn start_deflating(namespace: &Namespace, library: Library, port: u16) -> Result<Server> {
         ensure!(matches!(library, Library::Python | Library::Ws), "{library:?} does not deflate");
         let mut command = library.command(namespace, None)?;
@@ -159,8 +160,8 @@ impl Server {
         SocketAddr::new(address, self.port)
     }
 
-    /// Wait for the end of this number of connections of `peer`, behind those that were returned before, and
-    /// return what the server counted on each.
+    /// Wait for the ends of `count` further connections of `peer`; return their counts.
+    /// Those returned before are left out.
     pub fn closed(&self, peer: SocketAddr, count: usize, timeout: Duration) -> Result<Vec<Closed>> {
         let returned = || self.returned.lock().unwrap_or_else(PoisonError::into_inner);
         let before = returned().get(&peer).copied().unwrap_or(0);
@@ -179,8 +180,8 @@ impl Server {
         Ok(found)
     }
 
-    /// Wait until the gorilla server has made so many pauses, and return the last one's length by its own
-    /// clock, microseconds.
+    /// Wait for this number of pauses of the gorilla server; return the last duration.
+    /// It is in microseconds, by the server's own clock.
     pub fn paused(&self, count: usize, timeout: Duration) -> Result<u64> {
         let mut seen = 0;
         self.process.wait_for(timeout, |line| {
@@ -190,7 +191,7 @@ impl Server {
         })
     }
 
-    /// SIGTERM, and what the server counted.
+    /// Send SIGTERM, and return the server's totals.
     pub fn stop(mut self) -> Result<Totals> {
         let status = self.process.terminate()?;
         let lines = self.process.lines();
@@ -201,7 +202,7 @@ impl Server {
     }
 }
 
-/// The line, when it is the event called `name`.
+/// Parse the line, if it is the event called `name`.
 fn field(line: &str, name: &str) -> Option<serde_json::Value> {
     let value: serde_json::Value = serde_json::from_str(line).ok()?;
     (value["event"] == name).then_some(value)
@@ -217,9 +218,9 @@ fn installed(path: &Path, library: Library) -> Result<()> {
     Ok(())
 }
 
-/// The program of this crate with the server on tokio-tungstenite. Optimised always, as its users
-/// run it. Cargo is asked once a process whether it is up to date; where there is no cargo, as in a
-/// virtual machine, it has to be there.
+/// Return the program of this crate with the server on tokio-tungstenite.
+/// It is always optimised, as its users run it. Cargo checks once a process whether it is up to
+/// date; where there is no cargo, as in a virtual machine, it has to exist.
 fn tungstenite_echo() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let path = tools::tungstenite_echo();

@@ -1,4 +1,4 @@
-//! A server that accepts every upgrade, reads everything, and sends nothing more.
+//! Server that accepts every upgrade, reads everything, and sends nothing more.
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
@@ -11,11 +11,11 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::netns::Namespace;
 
-/// Longest request that is read.
+/// Maximum length of a request in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
 const WAITING: i32 = 128;
 
-/// Ends when dropped; connections end when their clients do.
+/// Server that ends when dropped; connections end with their clients.
 pub struct Sink {
     listener: Socket,
     accepting: Option<JoinHandle<()>>,
@@ -45,7 +45,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        // Tell waiters that there will be no connection.
+        // Wakes waiting clients: there will be no connection.
         let _ = self.listener.shutdown(Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
@@ -53,7 +53,7 @@ impl Drop for Sink {
     }
 }
 
-/// Answer the request, and read on until the client is gone; errors mean that it is.
+/// Answer the request, and read until the client is gone, which an error means.
 fn serve(mut stream: TcpStream) {
     let mut bytes = Vec::new();
     let mut buffer = vec![0; 64 * 1024];

@@ -1,26 +1,28 @@
-//! What a namespace's TCP counts.
+//! TCP counters of a namespace.
 use anyhow::{Context, Result};
 
 use crate::netns::Namespace;
 
-/// A counter of the row `Tcp:` in /proc/net/snmp, such as `InCsumErrors` (both IP versions).
+/// Read a counter of the row `Tcp:` in /proc/net/snmp, such as `InCsumErrors`.
+/// The row is for both IP versions.
 pub fn tcp(namespace: &Namespace, name: &str) -> Result<u64> {
     statistic(namespace, "snmp", "Tcp: ", name)
 }
 
-/// TCP segments that the namespace has sent again since it was made (RFC 4022, tcpRetransSegs).
+/// Return the number of segments retransmitted so far (RFC 4022, tcpRetransSegs).
 pub fn retransmissions(namespace: &Namespace) -> Result<u64> {
     tcp(namespace, "RetransSegs")
 }
 
-/// Segments that were lost on the way and sent again. A machine that is late makes TCP send again what was
-/// not, for one as a tail loss probe (RFC 8985, 7): then the peer has it twice, and says so (RFC 2883).
+/// Return the number of segments that were lost on the path and retransmitted.
+/// A late machine makes TCP retransmit what was not lost, for example as a tail loss probe (RFC
+/// 8985, 7): then the peer has it twice, and reports that (RFC 2883).
 pub fn lost(namespace: &Namespace) -> Result<u64> {
     let had_twice = statistic(namespace, "netstat", "TcpExt: ", "TCPDSACKRecvSegs")?;
     Ok(retransmissions(namespace)?.saturating_sub(had_twice))
 }
 
-/// The same of the row `Udp:` (IPv4 only).
+/// Read a counter of the row `Udp:` (IPv4 only).
 pub fn udp(namespace: &Namespace, name: &str) -> Result<u64> {
     statistic(namespace, "snmp", "Udp: ", name)
 }

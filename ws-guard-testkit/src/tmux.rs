@@ -1,4 +1,4 @@
-//! A terminal as a person has it, in tmux: keys in, the screen out.
+//! Terminal of a user, in tmux: keys in, the screen out.
 use std::{
     fs,
     path::PathBuf,
@@ -11,35 +11,36 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 const TMUX: &str = "tmux";
-/// The only pane.
+/// Single pane.
 const PANE: &str = "=ws-guard:0.0";
-/// For what must come, on a busy machine.
+/// Time-out of expected output, on a machine under load.
 const WAIT: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Says that the shell is back; put together by it, so that the command itself is not taken for it.
+/// Marker of the shell's return.
+/// The shell assembles it, so that it is not found in the command itself.
 const BACK: &str = "back-42";
 
-/// A server of its own with one terminal and a shell in it; killed when dropped.
+/// tmux server with one terminal and a shell in it; killed when dropped.
 pub struct Tmux {
-    /// Of its socket.
+    /// Folder of its socket.
     dir: TempDir,
 }
 
 impl Tmux {
-    /// Why tests in a terminal cannot run here.
+    /// Return the reason why tests in a terminal cannot run here.
     pub fn missing() -> Option<String> {
         let found = Command::new(TMUX).arg("-V").output().is_ok_and(|out| out.status.success());
         (!found).then(|| "there is no tmux: `cargo xtask setup` installs it".into())
     }
 
-    /// A terminal of this size.
+    /// Start a terminal of this size.
     pub fn start(width: u16, height: u16) -> Result<Tmux> {
         let tmux = Tmux { dir: TempDir::with_prefix("wsg-tmux-")? };
         let (width, height) = (width.to_string(), height.to_string());
         let session = ["new-session", "-d", "-s", "ws-guard", "-x", &width, "-y", &height];
         let shell = ["env", "-u", "NO_COLOR", "PS1=$ ", "sh"];
         tmux.ask(&[&session[..], &shell].concat())?;
-        // Not the terminal of whoever runs the tests, and no line for tmux itself.
+        // Not the terminal of the person running the tests, and no line for tmux itself.
         tmux.ask(&["set-option", "-g", "status", "off"])?;
         tmux.ask(&["resize-window", "-t", "ws-guard", "-x", &width, "-y", &height])?;
         Ok(tmux)
@@ -66,22 +67,22 @@ impl Tmux {
         self.press("Enter")
     }
 
-    /// Press a key by tmux's name of it, such as `Enter`, `Down`, `C-c`.
+    /// Press a key by its name in tmux, such as `Enter`, `Down`, `C-c`.
     pub fn press(&self, key: &str) -> Result<()> {
         self.ask(&["send-keys", "-t", PANE, key]).map(drop)
     }
 
-    /// Type text as it is.
+    /// Type text unchanged.
     pub fn type_text(&self, text: &str) -> Result<()> {
         self.ask(&["send-keys", "-t", PANE, "-l", text]).map(drop)
     }
 
-    /// What is on the screen, without colours.
+    /// Return the text on the screen, without colours.
     pub fn screen(&self) -> Result<String> {
         self.ask(&["capture-pane", "-p", "-t", PANE])
     }
 
-    /// The same with the escape sequences that make its colours.
+    /// Return the screen with the escape sequences of its colours.
     pub fn screen_with_colours(&self) -> Result<String> {
         self.ask(&["capture-pane", "-p", "-e", "-t", PANE])
     }
@@ -91,17 +92,17 @@ impl Tmux {
         Ok(self.ask(&["display-message", "-p", "-t", PANE, &format])?.trim().to_owned())
     }
 
-    /// Pid of what the shell runs.
+    /// Return the pid of the program that the shell runs.
     pub fn running(&self) -> Result<Option<i32>> {
         let shell = self.value("pane_pid")?;
         let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"))?;
         children.split_whitespace().next().map(str::parse).transpose().context("a pid")
     }
 
-    /// Wait until the screen satisfies `wanted`; returns it.
+    /// Wait until the screen satisfies `wanted`, and return it.
     ///
     /// # Errors
-    /// When it does not in time; the message holds the screen.
+    /// If that takes too long; the message has the screen.
     pub fn wait(&self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + WAIT;
         loop {
@@ -116,13 +117,13 @@ impl Tmux {
         }
     }
 
-    /// Wait until the screen has this text; returns the screen.
+    /// Wait until the screen has this text, and return the screen.
     pub fn wait_for(&self, text: &str) -> Result<String> {
         self.wait(text, |screen| screen.contains(text))
     }
 
-    /// Wait until what ran has ended, and make sure that the terminal is as a shell wants it: the
-    /// normal screen, a cursor, lines and echo.
+    /// Wait until the program has ended, and check the state of the terminal.
+    /// It has to suit a shell: the normal screen, a cursor, lines and echo.
     pub fn ensure_given_back(&self) -> Result<()> {
         let deadline = Instant::now() + WAIT;
         while self.running()?.is_some() {

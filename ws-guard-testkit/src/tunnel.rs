@@ -1,4 +1,4 @@
-//! Tunnels: a packet inside another one.
+//! Tunnels: packets inside other packets.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
@@ -8,21 +8,21 @@ use crate::ip::ETHERNET;
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]];
 
-/// A tunnel around a frame, or around the IP packet in it.
+/// Tunnel around a frame, or around the IP packet in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnel {
-    /// RFC 7348, with this UDP port.
+    /// VXLAN (RFC 7348), with this UDP port.
     Vxlan(u16),
-    /// RFC 8926, with this UDP port and this number of bytes of options.
+    /// Geneve (RFC 8926), with this UDP port and this number of bytes of options.
     Geneve(u16, u8),
     IpInIp,
 }
 
 impl Tunnel {
-    /// `frame` inside the tunnel between two hosts of either IP version.
+    /// Encapsulate `frame` in the tunnel between two hosts of either IP version.
     ///
     /// # Errors
-    /// When the addresses are not of one version.
+    /// If the addresses are not of one version.
     pub fn around(self, frame: &[u8], outer: (IpAddr, IpAddr)) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(MACS[0], MACS[1]);
         let ip = match outer {
@@ -51,10 +51,10 @@ impl Tunnel {
     }
 }
 
-/// The UDP checksum of a tunnel's packet is right; `true` for a packet without UDP.
+/// Check the UDP checksum of a tunnel's packet; `true` for a packet without UDP.
 ///
 /// # Errors
-/// When it is no IP packet.
+/// If it is not an IP packet.
 pub fn outer_checksum_is_right(frame: &[u8]) -> Result<bool> {
     let sliced = SlicedPacket::from_ethernet(frame).context("parsing a packet")?;
     let Some(TransportSlice::Udp(udp)) = sliced.transport else { return Ok(true) };
@@ -73,7 +73,7 @@ pub fn outer_checksum_is_right(frame: &[u8]) -> Result<bool> {
     Ok(right.context("adding up")? == udp.checksum())
 }
 
-/// Two hosts for the ends of a tunnel.
+/// Return two hosts for the ends of a tunnel.
 pub fn ends(v6: bool) -> (IpAddr, IpAddr) {
     match v6 {
         false => (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::new(192, 0, 2, 2).into()),

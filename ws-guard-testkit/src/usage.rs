@@ -1,4 +1,4 @@
-//! What a process has used, as the kernel tells it under /proc.
+//! Resource usage of a process, as reported under /proc.
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,8 @@ use procfs::process::Process;
 /// Memory and CPU time of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Resident anonymous memory in bytes: what the program allocated, without its code and files.
+    /// Resident anonymous memory in bytes: the program's allocations only.
+    /// Its code and files are not included.
     pub anonymous: u64,
     /// User and system time.
     pub cpu: Duration,
@@ -22,7 +23,7 @@ impl Usage {
         let reading = || format!("reading /proc/{pid}: has it ended?");
         let process = Process::new(pid as i32).with_context(reading)?;
         let status = process.status().with_context(reading)?;
-        // Its clock counts nanoseconds, and threads that have ended; /proc tells ticks of 10 ms.
+        // Its clock has nanoseconds, and includes ended threads; /proc has ticks of 10 ms.
         let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).with_context(reading)?;
         let cpu = clock_gettime(clock).with_context(reading)?.into();
         Ok(Usage { anonymous: status.rssanon.unwrap_or(0) * 1024, cpu })

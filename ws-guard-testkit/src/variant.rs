@@ -1,28 +1,30 @@
-//! Other kernel programs that do the same: what an upgrade loads.
+//! Different but equivalent kernel programs, as an upgrade loads them.
 use std::mem::offset_of;
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionKind, SymbolKind};
 use ws_guard_common::maps::{Counter, Event, EventKind, name};
 
-/// An instruction's bytes (RFC 9669, 3).
+/// Length of an instruction in bytes (RFC 9669, 3).
 const INSTRUCTION: usize = 8;
-/// `MOV | K | ALU64` and `MOV | K | ALU` (RFC 9669, 4.1): a constant to 64 bits, and to the lower 32
-/// with the upper ones zero. Both are the same where the constant is not negative.
+/// Opcodes `MOV | K | ALU64` and `MOV | K | ALU` (RFC 9669, 4.1).
+/// They move a constant to 64 bits, or to the lower 32 with the upper ones zero. Both are
+/// equivalent where the constant is not negative.
 const MOVES: [u8; 2] = [0xb7, 0xb4];
-/// `LDX | MEM | DW`, `STX | MEM | DW` and `STX | MEM | B` (RFC 9669, 5.1).
+/// Opcodes `LDX | MEM | DW`, `STX | MEM | DW` and `STX | MEM | B` (RFC 9669, 5.1).
 const LOAD_64: u8 = 0x79;
 const STORE_64: u8 = 0x7b;
 const STORE_8: u8 = 0x73;
-/// `JMP | JA`, `JMP | CALL` and `JMP | EXIT` (RFC 9669, 4.3).
+/// Opcodes `JMP | JA`, `JMP | CALL` and `JMP | EXIT` (RFC 9669, 4.3).
 const GOTO: u8 = 0x05;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
-/// The object with one instruction of each function written another way; which one, `number` says.
+/// Return the object with one instruction of each function changed.
+/// `number` selects the instruction.
 ///
 /// # Errors
-/// When it is no object, or has nothing that could be changed.
+/// If it is not an object, or has nothing that could be changed.
 pub fn variant(object: &[u8], number: usize) -> Result<Vec<u8>> {
     let file = object::File::parse(object).context("reading the kernel programs' object")?;
     let mut changed = object.to_vec();
@@ -49,8 +51,8 @@ pub fn variant(object: &[u8], number: usize) -> Result<Vec<u8>> {
     Ok(changed)
 }
 
-/// One more counter and one more kind of event than in the object: both take over what one of the old
-/// ones counted and reported.
+/// One counter and one kind of event in addition to those of the object.
+/// Both take over what one of the old ones counted and reported.
 #[derive(Clone, Copy, Debug)]
 pub struct Added {
     pub old_counter: Counter,
@@ -59,10 +61,10 @@ pub struct Added {
     pub kind: u8,
 }
 
-/// The object of a version with one more counter and one more kind of event.
+/// Return the object of a version with one more counter and one more kind of event.
 ///
 /// # Errors
-/// When it is no object, or does not count or report so.
+/// If it is not an object, or does not count or report so.
 pub fn with_added(object: &[u8], added: &Added) -> Result<Vec<u8>> {
     let file = object::File::parse(object).context("reading the kernel programs' object")?;
     let mut changed = object.to_vec();
@@ -86,8 +88,8 @@ pub fn with_added(object: &[u8], added: &Added) -> Result<Vec<u8>> {
     Ok(changed)
 }
 
-/// Behind a look-up of the counters their address is in the first register: number of accesses
-/// changed.
+/// Change accesses to a counter after a look-up, and return their number.
+/// The address of the counters is in the first register then.
 fn count_in(code: &mut [u8], look_up: usize, added: &Added) -> usize {
     let [old, new] = [added.old_counter as usize, added.counter].map(|number| (8 * number) as u16);
     let mut changed = 0;
@@ -108,8 +110,8 @@ fn count_in(code: &mut [u8], look_up: usize, added: &Added) -> usize {
     changed
 }
 
-/// The kind is asked about before a record is reserved, and then written to it: whether both are
-/// changed.
+/// Change the kind where a record is reserved and written; return whether both are.
+/// It is checked before a record is reserved, and then written to it.
 fn report_in(code: &mut [u8], reserve: usize, added: &Added) -> usize {
     let offset = (offset_of!(Event, kind) as u16).to_le_bytes();
     let mut parts: Vec<&mut [u8]> = code.chunks_exact_mut(INSTRUCTION).collect();

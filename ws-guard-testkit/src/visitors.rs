@@ -1,4 +1,4 @@
-//! Thousands of clients behind one proxy that each connect, ping once, and go.
+//! Thousands of clients behind one proxy that each connect, ping once, and leave.
 //!
 //! The proxy is this process: it opens a connection for each client and names it in
 //! `X-Forwarded-For`, which is all that the guard sees of one.
@@ -24,20 +24,20 @@ use crate::{
     pool::upgrade,
 };
 
-/// For one visit.
+/// Time-out of one visit.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Visits at a time.
+/// Maximum number of concurrent visits.
 const AT_ONCE: usize = 32;
 
-/// What came of all visits.
+/// Results of all visits.
 #[derive(Clone, Debug, Default)]
 pub struct Visits {
     pub answered: u64,
-    /// Why a visitor's ping was not answered.
+    /// Reasons of unanswered pings.
     pub failures: Vec<String>,
 }
 
-/// Connect from inside `namespace` for each of the clients, and send a ping that has to be answered.
+/// Connect from inside `namespace` for each client, and send a ping to be answered.
 pub fn visit(
     namespace: &Namespace,
     server: SocketAddr,
@@ -64,7 +64,7 @@ pub fn visit(
     })?
 }
 
-/// Connect for one client, send this number of pings, and return how many are answered.
+/// Connect for one client, send this number of pings; return the number of answers.
 pub fn flood(namespace: &Namespace, server: SocketAddr, client: IpAddr, pings: u64) -> Result<u64> {
     namespace.run(|| {
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -77,7 +77,7 @@ pub fn flood(namespace: &Namespace, server: SocketAddr, client: IpAddr, pings: u
     })?
 }
 
-/// A client's connection.
+/// Connection of a client.
 struct Visit {
     stream: TcpStream,
     decoder: Decoder,
@@ -103,7 +103,7 @@ impl Visit {
         Ok(Visit { stream, decoder })
     }
 
-    /// Send pings, and a text behind them, whose echo says that all answers are here.
+    /// Send pings, and a text after them, whose echo shows that all answers are here.
     async fn answered(&mut self, pings: u64) -> Result<u64> {
         let mut frames: Vec<Frame> = (0..pings).map(|n| Frame::ping(format!("{n}"))).collect();
         frames.push(Frame::text("the last"));

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Ask until there is an answer, or the time is up: `None`.
+/// Poll until there is an answer; `None` when the time is up.
 pub fn wait_for<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {

@@ -1,6 +1,6 @@
-//! The bytes of a TCP connection, plain or inside TLS.
+//! Bytes of a TCP connection, plain or inside TLS.
 //!
-//! Both halves can be used from threads of their own: reading waits for the network without a lock.
+//! Both halves can be used from different threads: reading waits for the network without a lock.
 use std::{
     io::{self, Read, Write},
     net::TcpStream,
@@ -15,16 +15,16 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Encrypted bytes that are read at a time: less than TLS keeps unread.
+/// Number of encrypted bytes read at a time: less than TLS keeps unread.
 const READ: usize = 8 * 1024;
-/// Plain bytes that one write encrypts at most.
+/// Maximum number of plain bytes that one write encrypts.
 const WRITE: usize = 16 * 1024;
 
-/// A connection.
+/// Connection, plain or inside TLS.
 pub struct Wire {
     tcp: TcpStream,
     tls: Option<Arc<Mutex<ClientConnection>>>,
-    /// Plain bytes of a record at most.
+    /// Maximum number of plain bytes of a record.
     record: usize,
 }
 
@@ -67,7 +67,7 @@ impl Wire {
         Ok(Wire { tcp: self.tcp.try_clone()?, tls: self.tls.clone(), record: self.record })
     }
 
-    /// Something that was written has not been handed to the socket.
+    /// Check whether written bytes have not been handed to the socket.
     pub fn pending(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| lock(tls).wants_write())
     }
@@ -97,7 +97,7 @@ impl Read for Wire {
 }
 
 impl Write for Wire {
-    /// Takes nothing while the socket has no room for what was written before.
+    /// Accept nothing while the socket has no room for earlier bytes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return (&self.tcp).write(bytes) };
         let mut tls = lock(tls);
@@ -124,7 +124,7 @@ fn send(tls: &mut ClientConnection, mut tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The socket's buffer is full.
+/// Check whether the error means that the socket's buffer is full.
 pub(crate) fn no_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
@@ -133,7 +133,7 @@ fn lock(tls: &Mutex<ClientConnection>) -> MutexGuard<'_, ClientConnection> {
     tls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every certificate is accepted: the run made it itself.
+/// Verifier that accepts every certificate: the run created it itself.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

@@ -1,5 +1,5 @@
-//! Flooders, and clients with a TCP of their own that heed a window or do not, against servers without
-//! the guard.
+//! Flooders, and clients with their own TCP, against servers without the guard.
+//! Some of those clients heed a window, and some do not.
 use std::{
     io::Read,
     net::{SocketAddr, TcpListener},
@@ -46,7 +46,7 @@ fn raw_client() -> SocketAddr {
     SocketAddr::new(raw_tcp::address(Family::V4, 0), 40_000)
 }
 
-/// Flood and finish; all that the flooder said itself has to come back.
+/// Flood and finish; all of the flooder's own messages have to come back.
 fn flood(kind: Kind, clients: Vec<Client>) -> Result<u64> {
     let connections = clients.len() as u64;
     let mut flooders = Flooders::new(kind, clients)?;
@@ -70,7 +70,7 @@ fn what_a_flooder_says_itself_comes_back_between_all_kinds_of_floods() -> Result
             Kind::Pings => totals.pings,
             Kind::Pongs => totals.pongs,
             Kind::Messages => totals.messages,
-            // They are no messages.
+            // They are not messages.
             Kind::Fragments => continue,
         };
         ensure!(seen >= frames, "{kind:?}: {frames} frames got through, {totals:?}");
@@ -97,14 +97,15 @@ fn floods_and_echoes_work_inside_tls() -> Result<()> {
     Ok(())
 }
 
-/// Where the window ends that the server has told, by segments as they passed.
+/// Return the end of the server's announced window, by segments as they passed.
 fn told(edge: Option<u32>, segment: &Captured) -> Option<u32> {
     let told = segment.ack.wrapping_add(segment.window.into());
     let further = edge.is_none_or(|edge| told.wrapping_sub(edge) as i32 > 0);
     if further { Some(told) } else { edge }
 }
 
-/// How many segments of the client reach past the edge, and how many of them are its next byte alone.
+/// Return the number of client segments past the edge, and of probes among them.
+/// A probe is the next byte alone.
 fn past_the_edge(capture: &mut Capture) -> (u64, u64) {
     let (mut edge, mut past, mut probes) = (None, 0, 0);
     for segment in capture.take() {

@@ -1,4 +1,4 @@
-//! The kit itself, without the guard: what a client counts is what a server counts.
+//! Test kit itself, without the guard: clients and servers have the same counts.
 use std::{
     path::PathBuf,
     thread,
@@ -56,7 +56,7 @@ fn every_server_counts_what_the_client_counts() -> Result<()> {
     Ok(())
 }
 
-/// One port for all connections: what a server says of each is told apart.
+/// One port for all connections: the server's reports on each are distinguished.
 #[test]
 fn a_port_that_is_used_again_is_another_connection() -> Result<()> {
     needs_root!();
@@ -68,7 +68,7 @@ fn a_port_that_is_used_again_is_another_connection() -> Result<()> {
     for pings in [1, 2] {
         let start = Instant::now();
         let mut client = loop {
-            // The port is free a second after it was in use, in TIME_WAIT.
+            // The port is free a second after its use, in TIME_WAIT.
             match Client::connect(&pair.client, at, ConnectOptions::default()) {
                 Err(_) if start.elapsed() < WAIT => thread::sleep(Duration::from_millis(20)),
                 result => break result?,
@@ -84,7 +84,7 @@ fn a_port_that_is_used_again_is_another_connection() -> Result<()> {
     server.stop().map(drop)
 }
 
-/// A bit of everything; each answer is checked.
+/// Send some frames of each kind, and check each answer.
 fn talk(client: &mut Client) -> Result<()> {
     client.send(&[Frame::text("one byte a segment")], &Cut::Every(1))?;
     client.send(&Frame::fragments(opcode::BINARY, &[1; 1000], 300), &Cut::Whole)?;
@@ -93,7 +93,7 @@ fn talk(client: &mut Client) -> Result<()> {
     ensure!(client.wait(WAIT, |r| r.messages == 3), "{:?}", client.received().messages);
     let pings: Vec<Frame> = (0..40u8).map(|n| Frame::ping([n])).collect();
     client.send(&pings, &Cut::Whole)?;
-    // Not each ping has a pong of its own: answering the latest alone is allowed (RFC 6455, 5.5.3).
+    // Not each ping has its own pong: answering only the latest is allowed (RFC 6455, 5.5.3).
     ensure!(client.wait(WAIT, |r| r.pong_payloads.back() == Some(&vec![39])), "the last pong");
     let received = client.received();
     let payloads: Vec<&[u8]> = received.kept.iter().map(|(_, payload)| &**payload).collect();
@@ -112,12 +112,12 @@ fn one_byte_writes_are_one_byte_segments() -> Result<()> {
     client.send(&[Frame::text(&"x".repeat(194))], &Cut::Every(1))?;
     ensure!(client.wait(WAIT, |r| r.messages == 1), "no echo");
     let segments = packets(&pair)? - before;
-    // 194 bytes of payload, 8 of header; the acknowledgement of the echo may come on top.
+    // 194 bytes of payload, 8 of header; the acknowledgement of the echo may be added.
     ensure!((202..=204).contains(&segments), "{segments} segments");
     Ok(())
 }
 
-/// Packets that have left the client namespace.
+/// Return the number of packets that have left the client namespace.
 fn packets(pair: &Pair) -> Result<u64> {
     let path = PathBuf::from("/proc/thread-self/net/dev");
     let devices = pair.client.run(|| std::fs::read_to_string(path))??;

@@ -1,8 +1,10 @@
-//! The ws-guard daemon and command line. Read it from the outside in: [`cli`] is what a user types,
-//! [`daemon`] what `run` does, [`companion`] the process that serves for it, [`metrics`] what is
-//! scraped, [`api`] how daemon and command line talk, [`state`] what the daemon's parts share,
-//! [`operator`] what is decided, [`domain`] what they talk about, [`guard`] where the kernel begins.
-//! Each of these imports only from those named after it, from [`config`] and from [`listener`].
+//! The ws-guard daemon and command line.
+//!
+//! From the outside in: [`cli`] is the command line, [`daemon`] the work of `run`, [`companion`]
+//! the process that serves for it, [`metrics`] the scraped figures, [`api`] the interface between
+//! daemon and command line, [`state`] the shared state of the daemon's parts, [`operator`] the
+//! decisions, [`domain`] their vocabulary, [`guard`] the interface to the kernel. Each of these
+//! imports only from those named after it, from [`config`] and from [`listener`].
 pub mod api;
 pub mod cli;
 pub mod companion;

@@ -1,4 +1,4 @@
-//! The log of `run` and `serve`, whose level can be changed while they run.
+//! Log of `run` and `serve`; its level can be changed while they run.
 
 use std::{io::IsTerminal, sync::OnceLock};
 
@@ -6,7 +6,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::config::LogFormat;
 
-/// The filter in force, whatever the format of the log.
+/// Filter in force, whatever the format of the log.
 trait Level: Send + Sync {
     fn get(&self) -> Result<String, reload::Error>;
     fn set(&self, filter: EnvFilter) -> Result<(), reload::Error>;
@@ -22,7 +22,7 @@ impl<S: Send + Sync + 'static> Level for reload::Handle<EnvFilter, S> {
     }
 }
 
-/// There is one log.
+/// The only log.
 static LEVEL: OnceLock<Box<dyn Level>> = OnceLock::new();
 
 /// Log to standard error, from `level` on unless RUST_LOG says otherwise.
@@ -31,7 +31,7 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
     let log = fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
-        // They would go to standard error as well, and panic if that is closed.
+        // Internal errors would go to standard error as well, and panic if that is closed.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let level: Box<dyn Level> = match format {
@@ -51,15 +51,15 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
     let _ = LEVEL.set(level);
 }
 
-/// What is logged now, as RUST_LOG has it; nothing where there is no log.
+/// Return the log filter in RUST_LOG's syntax; `None` without a log.
 pub fn level() -> Option<String> {
     LEVEL.get()?.get().ok()
 }
 
-/// Log this from now on, until the process ends.
+/// Set the log filter until the process ends.
 ///
 /// # Errors
-/// What is wrong with the text, or that there is no log.
+/// The problem of the text, or the lack of a log.
 pub fn set_level(text: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
     let log = LEVEL.get().ok_or("there is no log")?;

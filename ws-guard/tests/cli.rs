@@ -1,4 +1,4 @@
-//! The binary as its users see it, where no guard is loaded: messages, exit codes, help.
+//! The binary for its users, without a loaded guard: messages, exit codes, help.
 
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
@@ -11,8 +11,8 @@ struct Run {
     err: String,
 }
 
-/// The binary with a control socket and a pin directory where nothing is, and no settings of the
-/// machine's environment.
+/// Return a command whose control socket and pin directory do not exist.
+/// The machine's environment adds no settings.
 fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
     command
@@ -96,7 +96,7 @@ fn an_unknown_kind_of_event_is_answered_with_the_known_ones() {
     }
 }
 
-/// A capture with a header and no packet, and `more` behind it.
+/// Write a capture with a header and no packet, followed by `more`.
 fn capture(dir: &Path, more: &[u8]) -> String {
     let path = dir.join("app.pcap");
     let head = [0xD4, 0xC3, 0xB2, 0xA1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
@@ -182,7 +182,7 @@ fn without_privileges_run_exits_77_and_names_them() {
         return;
     }
     let dir = TempDir::new().expect("a directory");
-    // Copied to where a user without rights can run it from.
+    // Copied to where an unprivileged user can run it from.
     let binary = dir.path().join("ws-guard");
     std::fs::copy(env!("CARGO_BIN_EXE_ws-guard"), &binary).expect("a copy");
     open(dir.path());
@@ -199,7 +199,7 @@ fn without_privileges_run_exits_77_and_names_them() {
     }
 }
 
-/// Let everybody into a directory.
+/// Make a directory accessible to everyone.
 fn open(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let everybody = std::fs::Permissions::from_mode(0o755);

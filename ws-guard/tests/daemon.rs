@@ -1,5 +1,5 @@
-//! The daemon's parts on a real kernel's maps: control API, metrics, reload. No traffic: what
-//! packets do to the maps is tested end to end elsewhere.
+//! Parts of the daemon on a real kernel's maps: control API, metrics, reload.
+//! No traffic: the effects of packets on the maps are tested end to end elsewhere.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use ws_guard::{
     state::State,
 };
 
-/// A loaded guard with a pin directory of its own, removed at the end.
+/// A loaded guard with its own pin directory, removed at the end.
 struct Loaded {
     state: State,
     pin_dir: PathBuf,
@@ -37,7 +37,7 @@ impl Drop for Loaded {
     }
 }
 
-/// Load, or say why not.
+/// Load the guard, or say why not.
 fn load() -> Option<Loaded> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     if let Some(reason) = ws_guard_testkit::skip_reason() {
@@ -192,7 +192,7 @@ async fn networks_and_ports_get_settings_of_their_own_and_lose_them() {
     let (_, policy) = ask(&api, "PATCH", "/v1/policy/port", port).await;
     assert_eq!(policy["port_policies"], json!([{"port": 9001, "window_seconds": 60}]));
     assert_eq!((&policy["ports"], &policy["window_seconds"]), (&json!([9001]), &json!(10)));
-    // Another configuration takes nothing of it away.
+    // Another configuration removes none of it.
     loaded.state.operator.configure(&settings(&[])).expect("configured");
     let (_, policy) = ask(&api, "GET", "/v1/policy", "").await;
     assert_eq!(policy["cidrs"], whole);
@@ -316,7 +316,7 @@ async fn metrics_parse_and_name_no_address() {
     for label in labels {
         assert!(!["source", "client", "ip", "address"].contains(&label.as_str()));
     }
-    // No server has figures of its own yet: those of all others are there, and name none.
+    // No server has separate figures yet: the totals of all others exist, without a name.
     let servers = scrape.samples.iter().filter_map(|sample| sample.labels.get("server"));
     assert!(servers.clone().count() > 30);
     assert!(servers.into_iter().all(|server| server == "other"));
@@ -366,7 +366,7 @@ async fn ready_is_attached_with_a_policy_in_force() {
     assert_eq!(all, Ok(()));
 }
 
-/// Every path that is documented, or named where there is none, is answered.
+/// Check that every documented path, and every path named in an error, is answered.
 #[tokio::test]
 async fn documented_paths_are_the_codes() {
     let Some(loaded) = load() else { return };

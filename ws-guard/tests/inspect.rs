@@ -1,4 +1,4 @@
-//! `ws-guard inspect` as its users see it: what is listed, shown and written.
+//! `ws-guard inspect` for its users: lists, displays and files.
 
 #[path = "../../ws-guard-inspect/tests/common/mod.rs"]
 mod common;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use ws_guard_inspect::Side;
 
-/// A client's pings, each a second after the one before, and their answers.
+/// Write a capture of a client's pings, one a second, and their answers.
 fn pings(folder: &Path, name: &str, port: u16) -> String {
     let mut talk = Talk::new(false, [7, 9]);
     talk.client.set_port(port);
@@ -27,7 +27,7 @@ fn pings(folder: &Path, name: &str, port: u16) -> String {
     path.display().to_string()
 }
 
-/// Exit code, standard output, standard error.
+/// Run it; return exit code, standard output and standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
     let output = command.env_clear().arg("inspect").args(arguments).output().unwrap();
@@ -41,7 +41,7 @@ fn document(arguments: &[&str]) -> Value {
     serde_json::from_str(&out).unwrap()
 }
 
-/// Frame numbers of the pings that are listed.
+/// Return the frame numbers of the listed pings.
 fn listed(arguments: &[&str]) -> Vec<u64> {
     let all = document(&[arguments, &["--kind", "ping"]].concat());
     let findings = all["findings"].as_array().unwrap().iter();
@@ -141,7 +141,7 @@ fn layouts_come_from_a_file() {
     std::fs::write(&layouts, fields).unwrap();
     let flow = &document(&[&capture, "--layouts", &layouts])["flows"][0];
     assert_eq!((&flow["frames_client"], &flow["violations_total"]), (&2.into(), &0.into()));
-    // The command line prevails.
+    // The command line takes precedence.
     let given = [&capture, "--layouts", &layouts, "--protocol", "9000=length-prefix"];
     assert_eq!(document(&given)["flows"][0]["protocol"], "length-prefix");
     std::fs::write(&layouts, "[[protocol]]\nport = 9000\nheader = 0\n").unwrap();
@@ -164,7 +164,7 @@ fn a_page_is_written() {
     assert!(code == 1 && error.contains("/nonexistent/page.html"), "{error}");
 }
 
-/// Without root, where the system lets users make namespaces.
+/// The demonstration, without root, where the system lets users make namespaces.
 #[test]
 fn the_demonstration_shows_what_it_says() {
     use std::os::unix::process::CommandExt;
@@ -202,7 +202,7 @@ fn the_demonstration_shows_what_it_says() {
             (&1.into(), &1.into())
         );
         assert_eq!(flows[3]["violations"][0]["kind"], "unmasked");
-        // A program that reads slowly, and nothing on the path that holds its window.
+        // A program that reads slowly, with nothing on the path that holds its window.
         assert!(flows[4]["of_server"]["zero_windows"].as_u64() > Some(0), "{out}");
         assert_eq!(flows[4]["of_server"]["held_windows"], 0, "{out}");
         assert!(flows.iter().all(|flow| flow["of_client"]["gaps"] == 0), "{out}");
@@ -218,7 +218,7 @@ struct Live(std::process::Child);
 
 impl Drop for Live {
     fn drop(&mut self) {
-        // It has ended already where all went well.
+        // It has ended already if all went well.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -243,11 +243,11 @@ fn an_interface_is_inspected_live() -> anyhow::Result<()> {
         return Ok(());
     }
     let pair = Pair::new(PairOptions::default())?;
-    // First, for it may have to be compiled.
+    // First, since it may have to be compiled.
     let server = Server::start(&pair.server, Library::TokioTungstenite, 9001, None)?;
     let mut command = pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
     command.args(["inspect", "--interface", INTERFACE, "-o", "jsonl", "--payload"]);
-    // Where nothing is found it ends all the same.
+    // It ends even if nothing is found.
     command.args(["--seconds", "20"]);
     command.args(["--kind", "message,split_point,close"]);
     let mut live = Live(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
@@ -262,7 +262,7 @@ fn an_interface_is_inspected_live() -> anyhow::Result<()> {
     let wait = std::time::Duration::from_secs(20);
     assert!(client.wait(wait, |received| received.messages == 2));
     client.close()?;
-    // Lines come while it runs: that of the server's close is the last but for the totals.
+    // Lines appear while it runs: that of the server's close is the last but for the totals.
     let mut found: Vec<Value> = Vec::new();
     while found.iter().filter(|line| line["kind"] == "close").count() < 2 {
         found.push(serde_json::from_str(&lines.next().unwrap()?)?);
@@ -285,7 +285,7 @@ fn an_interface_is_inspected_live() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packets that went over the interface of a namespace, both ways.
+/// Return the packets that went over the interface of a namespace, both ways.
 fn packets_over(namespace: &ws_guard_testkit::netns::Namespace, interface: &str) -> u64 {
     let mut command = namespace.command("ip");
     let out = command.args(["-json", "-statistics", "link", "show", interface]).output().unwrap();
@@ -307,7 +307,7 @@ fn what_comes_too_fast_is_counted_to_the_packet() -> anyhow::Result<()> {
         skip_reason,
     };
     const WAIT: Duration = Duration::from_secs(20);
-    /// Twice as much as the ring holds, of which the echoes are as much again.
+    /// Twice the capacity of the ring; the echoes are as much again.
     const MEGABYTES: usize = 32;
     if let Some(reason) = skip_reason() {
         println!("skipped: {reason}");
@@ -331,7 +331,7 @@ fn what_comes_too_fast_is_counted_to_the_packet() -> anyhow::Result<()> {
         assert!(client.wait(WAIT, |received| received.messages == messages));
     }
     live.signal(Signal::SIGCONT)?;
-    // What comes now is read again, and acknowledges what was lost.
+    // Bytes from now on are read again, and acknowledge those that were lost.
     let start = Instant::now();
     let has = |live: &Process, what: &str| live.lines().iter().any(|line| line.contains(what));
     while !has(&live, "\"kind\":\"gap\"") {
@@ -367,7 +367,7 @@ fn an_interface_has_to_be_there() {
     assert_eq!(run(&["file.pcap", "--seconds", "1"]).0, 2);
 }
 
-/// A ping without an answer is known at the end, and listed where it was.
+/// A ping without an answer is known at the end, and listed at its place.
 #[test]
 fn findings_are_listed_in_order_of_their_packets() {
     let folder = TempDir::new().unwrap();
@@ -389,7 +389,7 @@ fn findings_are_listed_in_order_of_their_packets() {
     assert_eq!(listed(&["--last", "2"]), [joined, closed]);
 }
 
-/// Packets are counted by file: which one it is has to be seen, and each damaged one is named.
+/// Packets are counted by file: the file is shown, and each damaged one named.
 #[test]
 fn several_files_are_numbered_and_damaged_ones_named() {
     let folder = TempDir::new().unwrap();
@@ -410,7 +410,7 @@ fn several_files_are_numbered_and_damaged_ones_named() {
         broken.iter().all(|path| error.contains(path)) && error.lines().count() == 2,
         "{error}"
     );
-    // Also where what is wanted of them is not there.
+    // Even if the requested connection is not in them.
     let (code, _, error) = run(&[&broken[0], &one, "--hexdump", "client:9"]);
     assert!(code == 1 && error.contains(&broken[0]) && error.contains("client:9"), "{error}");
     let (_, out, _) = run(&[&one, "--kind", "ping"]);

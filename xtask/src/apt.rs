@@ -1,5 +1,5 @@
-//! Lists of packages beside the machine's own: with sources, or of another architecture. Nothing of them
-//! is installed.
+//! Package lists separate from the machine's own:
+//! with sources, or of another architecture. Nothing of them is installed.
 use std::{
     ffi::OsStr,
     fmt::Write as _,
@@ -13,19 +13,19 @@ use ws_guard_testkit::tools;
 
 use crate::{image::Architecture, step};
 
-/// What apt-get and apt-cache are asked with.
+/// Options of apt-get and apt-cache.
 pub struct Lists {
     config: PathBuf,
     updated: PathBuf,
 }
 
 impl Lists {
-    /// Of this machine's architecture, with sources too.
+    /// Return lists of this machine's architecture, with sources too.
     pub fn with_sources() -> Result<Lists> {
         Lists::new(&tools::target().join("k8s/apt"), "deb deb-src", None)
     }
 
-    /// Of another architecture.
+    /// Return lists of another architecture.
     pub fn of(architecture: Architecture) -> Result<Lists> {
         let name = architecture.oci();
         Lists::new(&tools::target().join("apt").join(name), "deb", Some(name))
@@ -61,14 +61,14 @@ impl Lists {
         Ok(Lists { config, updated: folder.join("updated") })
     }
 
-    /// One of apt's programs, asked about these lists.
+    /// Return a command of one of apt's programs on these lists.
     pub fn command(&self, program: &str, words: &[impl AsRef<OsStr>], folder: &Path) -> Command {
         let mut apt = Command::new(program);
         apt.arg("-q").args(words).env("APT_CONFIG", &self.config).current_dir(folder);
         apt
     }
 
-    /// Fetch the lists anew.
+    /// Fetch the lists again.
     pub fn update(&self) -> Result<()> {
         let folder = self.config.parent().unwrap_or(Path::new("/"));
         step::run("fetching the package lists", self.command("apt-get", &["update"], folder))?;
@@ -80,7 +80,7 @@ impl Lists {
         if self.updated.exists() { Ok(()) } else { self.update() }
     }
 
-    /// Fetch packages, and unpack them in `root`; `folder` is where they are fetched to.
+    /// Fetch packages into `folder`, and unpack them in `root`.
     pub fn unpack(&self, packages: &[&str], folder: &Path, root: &Path) -> Result<()> {
         for needed in [folder, root] {
             fs::create_dir_all(needed).with_context(|| needed.display().to_string())?;

@@ -1,4 +1,5 @@
-//! `cargo xtask test autobahn`: all cases of Autobahn|Testsuite against the companion server.
+//! `cargo xtask test autobahn`: Autobahn|Testsuite against the companion server.
+//! All cases are run.
 use std::{
     collections::BTreeMap,
     fs,
@@ -23,14 +24,15 @@ use crate::{
     setup, step,
 };
 
-/// How many cases there are in all groups, and in those that take seconds.
+/// Number of cases in all groups, and in those that take seconds.
 const CASES: usize = 517;
 const QUICK_CASES: usize = 301;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Of the server behind the guard.
+/// Port of the server behind the guard.
 const PORT: u16 = 9001;
-/// A limit that no burst of Autobahn's reaches: whatever the guard drops or changes is a fault.
+/// A limit that no burst of Autobahn's reaches:
+/// any frame dropped or changed by the guard is a fault.
 const LIMIT: u32 = 1_048_576;
 
 #[derive(clap::Args)]
@@ -57,7 +59,7 @@ impl Args {
         (QUICK.into_iter().chain(COMPRESSION).collect(), CASES)
     }
 
-    /// Name of the report's folder.
+    /// Return the name of the report's folder.
     fn name(&self) -> &'static str {
         match (self.guarded, self.defaults) {
             (_, true) => "autobahn-defaults",
@@ -84,7 +86,7 @@ fn plain(args: &Args, folder: &Path) -> Result<()> {
     run(args, server.wait_for(PATIENCE, address)?, folder, None)
 }
 
-/// The same, with the guard's programs on the server's interface.
+/// Do the same, with the guard's programs on the server's interface.
 fn guarded(args: &Args, folder: &Path) -> Result<()> {
     if let Some(reason) = skip_reason() {
         bail!("{reason}");
@@ -92,7 +94,7 @@ fn guarded(args: &Args, folder: &Path) -> Result<()> {
     let pair = Pair::new(PairOptions::default())?;
     let server = SocketAddr::new(Family::V4.server(), PORT);
     let interface = format!("--interface {INTERFACE} --attach xdp-native --port {PORT}");
-    // A server inside the daemon has the policy's limit on pings as well.
+    // A server inside the daemon applies the policy's limit on pings as well.
     let (own, words) = if args.defaults {
         let own = serve(pair.server.command(program()), &server.to_string())?;
         own.wait_for(PATIENCE, address)?;
@@ -113,15 +115,15 @@ fn guarded(args: &Args, folder: &Path) -> Result<()> {
     passed.and(unharmed)
 }
 
-/// See that everything was followed, and passed as it was.
+/// Check that everything was followed, and passed unchanged.
 fn unharmed(status: &Value) -> Result<()> {
     let packets = &status["packets"];
     println!("packets: {packets}");
     println!("dropped: {}", status["drops"]);
     let count = |name: &str| packets[name].as_u64().with_context(|| format!("no count of {name}"));
     ensure!(count("tracked")? > 0, "the guard followed no connection");
-    // On a busy machine packets overtake each other between two CPUs. What comes behind a second gap is
-    // dropped, and comes again.
+    // On a busy machine packets overtake each other between two CPUs. Segments behind a second gap
+    // are dropped, and retransmitted.
     let late = status["drops"]["gap"].as_u64().unwrap_or(0);
     let (dropped, defused) = (count("dropped")? - late, count("defused")?);
     ensure!(
@@ -141,12 +143,12 @@ fn run(args: &Args, server: SocketAddr, folder: &Path, client: Option<&Namespace
     judge(&verdicts, count)
 }
 
-/// As users run it.
+/// Return the path of the binary, built as for users.
 fn program() -> PathBuf {
     Profile::Release.program()
 }
 
-/// The companion server, with no limit on pings: some cases send them in bursts.
+/// Start the companion server, unlimited: some cases send pings in bursts.
 fn serve(mut command: Command, listen: &str) -> Result<Process> {
     command.args(["serve", "--listen", listen, "--max-ping-rate", "0"]);
     // The cases of compression keep a machine busy.
@@ -154,12 +156,12 @@ fn serve(mut command: Command, listen: &str) -> Result<Process> {
     Process::spawn("ws-guard serve", command)
 }
 
-/// Where a line of its log says that it listens.
+/// Parse the listening address in a line of its log.
 fn address(line: &str) -> Option<SocketAddr> {
     line.split("serving WebSocket connections on ").nth(1)?.trim().parse().ok()
 }
 
-/// Verdicts by group.
+/// Print verdicts by group.
 fn show(verdicts: &Verdicts) {
     let mut groups: BTreeMap<u32, BTreeMap<&str, usize>> = BTreeMap::new();
     for (case, verdict) in verdicts {

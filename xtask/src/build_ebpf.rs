@@ -1,4 +1,4 @@
-//! `cargo xtask build-ebpf`: compile the kernel programs and renew the committed object.
+//! `cargo xtask build-ebpf`: build the kernel programs, renew the committed object.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -16,19 +16,20 @@ use crate::{
 const TARGET: &str = "bpfel-unknown-none";
 /// The program whose object is committed and embedded.
 const PRODUCT: &str = "ws-guard";
-/// Flags that decide what the object looks like. `bpf_target_arch` is what aya-ebpf asks for the
-/// layout of `pt_regs`, which none of our programs looks at.
-/// Version 3 of the instruction set (Linux 5.12) has 32 bit arithmetic, which sequence numbers want.
-/// Small values are zeroed and copied in line: expanding copies "in order" leaves a call to a loop
-/// over bytes in place of each, a function call that costs the verifier stack and time.
+/// Flags that determine the object.
+/// The crate aya-ebpf needs `bpf_target_arch` for the layout of `pt_regs`, which none of our
+/// programs uses. Version 3 of the instruction set (Linux 5.12) has 32-bit arithmetic, needed for
+/// sequence numbers. Small values are zeroed and copied in line: expanding copies "in order" leaves
+/// a call to a loop over bytes in place of each, a function call that costs the verifier stack and
+/// time.
 pub const RUSTFLAGS: [&str; 6] = [
     "--cfg=bpf_target_arch=\"x86_64\"",
     "-Ctarget-cpu=v3",
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
     "-Clink-arg=--disable-expand-memcpy-in-order",
-    // All functions in one section: aya 0.14 tells them apart by their offset alone, and takes one
-    // for another when a second section, that of cold functions, has one at the same offset.
+    // All functions in one section: aya 0.14 identifies them by their offset alone, and confuses
+    // two when a second section, that of cold functions, has one at the same offset.
     "-Clink-arg=--llvm-args=-profile-guided-section-prefix=false",
 ];
 
@@ -58,12 +59,12 @@ pub fn main(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The object in the repository.
+/// Return the path of the object in the repository.
 pub fn committed() -> PathBuf {
     tools::workspace().join("ws-guard/bpf/ws-guard.bpf.o")
 }
 
-/// Fail when the committed object was not built from the sources as they are.
+/// Fail when the committed object was not built from the present sources.
 pub fn check() -> Result<()> {
     let path = committed();
     let wanted = sources::hash()?;
@@ -80,7 +81,7 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Compile all programs; returns the finished objects, `target/ebpf/NAME.bpf.o`.
+/// Compile all programs; return the finished objects, `target/ebpf/NAME.bpf.o`.
 pub fn build(toolchain: &Toolchain) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo(toolchain, "build");
     cargo.args(["--release", "--bins"]);
@@ -98,14 +99,14 @@ pub fn build(toolchain: &Toolchain) -> Result<Vec<PathBuf>> {
     Ok(objects)
 }
 
-/// The product among what [`build`] made.
+/// Return the product among the objects of [`build`].
 pub fn product(objects: &[PathBuf]) -> Result<PathBuf> {
     let wanted = object_path(PRODUCT.as_ref());
     let found = objects.iter().find(|path| **path == wanted);
     found.cloned().with_context(|| format!("the build did not make {}", wanted.display()))
 }
 
-/// Lints of the kernel programs, warnings as errors; returns how they were checked.
+/// Lint the kernel programs, warnings as errors; return how they were checked.
 pub fn lint(toolchain: &Toolchain) -> Result<&'static str> {
     let clippy = toolchain.bin.join("cargo-clippy");
     let (mut cargo, how) = if clippy.exists() {
@@ -129,7 +130,7 @@ fn cargo(toolchain: &Toolchain, subcommand: &str) -> Command {
 
 fn cargo_at(toolchain: &Toolchain, program: &Path, subcommand: &str) -> Command {
     let mut command = Command::new(program);
-    // What the cargo that runs us has set for its own toolchain.
+    // Settings of the calling cargo for its own toolchain.
     for name in ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         command.env_remove(name);
     }
@@ -152,8 +153,9 @@ fn cargo_at(toolchain: &Toolchain, program: &Path, subcommand: &str) -> Command 
     command
 }
 
-/// Flags as CARGO_ENCODED_RUSTFLAGS has them. No path of this machine gets into the object, so that
-/// the same sources make the same bytes anywhere.
+/// Format flags for CARGO_ENCODED_RUSTFLAGS.
+/// No path of this machine gets into the object, so that the same sources make the same bytes
+/// anywhere.
 fn encoded(toolchain: &Toolchain, more: &[&str]) -> String {
     let home = std::env::var("CARGO_HOME").map(PathBuf::from);
     let home = home.unwrap_or_else(|_| std::env::home_dir().unwrap_or_default().join(".cargo"));
@@ -166,9 +168,9 @@ fn encoded(toolchain: &Toolchain, more: &[&str]) -> String {
     flags.join("\x1f")
 }
 
-/// Strip the debug information and the line information, keep BTF, and add the hash of the sources.
+/// Strip debug and line information, keep BTF, and add the hash of the sources.
 ///
-/// What the compiler built stays in `target/ebpf/bpfel-unknown-none/release`: a verifier log of that
+/// The compiler's output stays in `target/ebpf/bpfel-unknown-none/release`: a verifier log of that
 /// object names source lines.
 fn finish(toolchain: &Toolchain, built: &Path) -> Result<PathBuf> {
     let name = built.file_name().unwrap_or_default();
@@ -197,7 +199,7 @@ const BTF_EXT: &str = ".BTF.ext";
 /// Its magic number, first two bytes, little endian.
 const BTF_MAGIC: [u8; 2] = 0xEB9F_u16.to_le_bytes();
 
-/// A file with the object's [`BTF_EXT`] without line information, which is half of the object.
+/// Write the object's [`BTF_EXT`] without line information, half of the object.
 fn function_info(objcopy: &Path, object: &Path) -> Result<PathBuf> {
     let file = target().join("function-info");
     let mut dump = Command::new(objcopy);
@@ -209,13 +211,14 @@ fn function_info(objcopy: &Path, object: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// `struct btf_ext_header` and the function information that it points to, in front of all else.
+/// Return `struct btf_ext_header` and its function information, in front.
 fn functions_only(section: &[u8]) -> Option<Vec<u8>> {
     let field = |at: usize| Some(u32::from_le_bytes(section.get(at..at + 4)?.try_into().ok()?));
     let (header, functions) = (field(4)?, field(12)?);
     let known = section.starts_with(&BTF_MAGIC) && field(8)? == 0 && field(28)? == 0;
     let mut info = section.get(..(header + functions) as usize)?.to_vec();
-    // Offset and length of the line information, then those of relocations, of which there are none.
+    // Offset and length of the line information, then those of relocations, of which there are
+    // none.
     for (at, value) in [(16, functions), (20, 0), (24, functions)] {
         info.get_mut(at..at + 4)?.copy_from_slice(&value.to_le_bytes());
     }
@@ -230,7 +233,7 @@ fn quietly(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-/// A target directory of its own: other flags would rebuild everything each time.
+/// Return a separate target directory, as other flags would rebuild everything.
 fn target() -> PathBuf {
     tools::target().join("ebpf")
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: pages that are made from the code.
+//! `cargo xtask docs`: pages generated from the code.
 use std::process::Command;
 
 use anyhow::Result;
@@ -6,7 +6,7 @@ use ws_guard_testkit::tools;
 
 use crate::step;
 
-/// The test that makes each page, and compares it otherwise.
+/// Test that writes each page on request, and otherwise compares it.
 const CATALOGUE: [&str; 6] = ["test", "--package", "ws-guard", "--lib", "--", "metrics::page::"];
 
 pub fn main() -> Result<()> {

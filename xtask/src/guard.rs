@@ -1,4 +1,4 @@
-//! `ws-guard run` in a namespace, and what it says.
+//! `ws-guard run` in a namespace, and its reports.
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -14,15 +14,15 @@ use ws_guard_testkit::{netns::Namespace, process::Process, tools};
 
 use crate::step;
 
-/// How long it may take until the programs are attached.
+/// Time limit until the programs are attached.
 const START: Duration = Duration::from_secs(60);
 
-/// How it is compiled. The kernel programs are the same.
+/// Build profile. The kernel programs are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// In less time: for what only the kernel programs do.
+    /// Compiled faster: for work that only the kernel programs do.
     Dev,
-    /// As users run it.
+    /// Compiled as for users.
     Release,
 }
 
@@ -42,21 +42,21 @@ impl Profile {
     }
 }
 
-/// A guard with pins and a socket of its own; unloaded when dropped.
+/// A guard with separate pins and a separate socket; unloaded when dropped.
 pub struct Guard {
     program: PathBuf,
     process: Process,
-    /// How the daemon was started.
+    /// Command line of the daemon.
     start: Vec<String>,
     namespace: String,
-    /// The arguments by which the CLI finds it.
+    /// Arguments by which the CLI finds it.
     place: [String; 4],
     socket: PathBuf,
     unloaded: bool,
 }
 
 impl Guard {
-    /// Start it in `namespace` with these words behind `run`, and wait until it is attached.
+    /// Start it in `namespace` with these arguments; wait until it is attached.
     pub fn start(profile: Profile, namespace: &Namespace, words: &str) -> Result<Guard> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ws-guard-xtask-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
@@ -69,7 +69,7 @@ impl Guard {
         ];
         let program = profile.program();
         let mut start: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
-        // What an earlier one was told is not to hold for this one.
+        // Decisions of an earlier daemon must not apply to this one.
         let state = socket.with_extension("state.json").display().to_string();
         start.extend(["--state-file".to_owned(), state]);
         let process = daemon(&program, namespace, &place, &start)?;
@@ -86,14 +86,14 @@ impl Guard {
         self.process.terminate().map(drop)
     }
 
-    /// Start the daemon again, which takes over what is in the kernel.
+    /// Start the daemon again, which takes over from the pins.
     pub fn again(&mut self) -> Result<()> {
         let namespace = Namespace::borrow(&self.namespace);
         self.process = daemon(&self.program, &namespace, &self.place, &self.start)?;
         self.wait_attached()
     }
 
-    /// The command line that reaches this guard, for a person to type.
+    /// Return the command line that reaches this guard, for a person to type.
     pub fn shown(&self) -> String {
         format!("{} {}", self.program.display(), self.place.join(" "))
     }
@@ -102,19 +102,19 @@ impl Guard {
         self.process.pid()
     }
 
-    /// Where its tables are.
+    /// Return the directory of its tables.
     pub fn pin_dir(&self) -> &Path {
         Path::new(&self.place[1])
     }
 
-    /// The command line that reaches it, without a subcommand.
+    /// Return the command that reaches it, without a subcommand.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.place);
         command
     }
 
-    /// The modes it is attached in, as `status` shows them.
+    /// Return its attach modes, as `status` shows them.
     pub fn modes(&self) -> Result<String> {
         let status = self.ask("status")?;
         let interface = &status["interfaces"][0];
@@ -122,7 +122,7 @@ impl Guard {
         Ok(format!("{} in, {} out", mode("ingress"), mode("egress")))
     }
 
-    /// End the daemon and take its programs and pins away.
+    /// End the daemon and remove its programs and pins.
     pub fn unload(mut self) -> Result<()> {
         self.unloaded = true;
         self.remove()
@@ -144,13 +144,13 @@ impl Guard {
         }
     }
 
-    /// What a subcommand says with `-o json`.
+    /// Return the output of a subcommand with `-o json`.
     pub fn ask(&self, subcommand: &str) -> Result<Value> {
         serde_json::from_slice(&self.tell(&[subcommand, "-o", "json"])?)
             .with_context(|| format!("`ws-guard {subcommand} -o json` is not JSON"))
     }
 
-    /// Run the command line with these words; what it says.
+    /// Run the command line with these arguments; return its output.
     pub fn tell(&self, words: &[&str]) -> Result<Vec<u8>> {
         let output = self.command().args(words).output().context("running ws-guard")?;
         ensure!(
@@ -178,7 +178,7 @@ impl Guard {
     }
 }
 
-/// `ws-guard run` in this namespace.
+/// Build the command of `ws-guard run` in this namespace.
 fn daemon(
     program: &Path,
     namespace: &Namespace,

@@ -1,4 +1,4 @@
-//! Ctrl-C: what runs stops where it is and cleans up.
+//! Ctrl-C: running work stops where it is and cleans up.
 use std::{
     io::{BufRead, stdin},
     sync::atomic::{AtomicBool, Ordering},
@@ -9,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// From now on SIGINT, SIGTERM and SIGHUP do no more than [`stopped`] tells.
+/// Reduce SIGINT, SIGTERM and SIGHUP from now on to the flag of [`stopped`].
 pub fn watch() -> Result<()> {
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("watching for Ctrl-C")
 }
 
-/// Enter stops too.
+/// Stop on Enter too.
 pub fn watch_enter() {
     thread::spawn(|| {
         // The end of the input is not Enter: there may be no terminal.

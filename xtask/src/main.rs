@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up, build, image, demonstration, tests and benchmarks of ws-guard.
+//! `cargo xtask`: set-up, build, image, demonstration, tests and benchmarks.
 mod apt;
 mod autobahn;
 mod bench;

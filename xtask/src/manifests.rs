@@ -1,5 +1,6 @@
-//! `cargo xtask manifests`: the folders of `deploy/kubernetes`, from the chart in `deploy/helm`; and the
-//! chart's copies of rules and dashboards.
+//! `cargo xtask manifests`:
+//! the folders of `deploy/kubernetes`, from the chart in `deploy/helm`; and the chart's copies of
+//! rules and dashboards.
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +11,7 @@ use crate::setup;
 const HEADER: &str =
     "# Made from deploy/helm/ws-guard by `cargo xtask manifests`: change the chart instead.\n";
 
-/// A rendering of the chart, and the files that are made of its templates.
+/// A rendering of the chart, and the files made of its templates.
 struct Rendering {
     values: &'static [&'static str],
     /// Template, and its file below `deploy/kubernetes`.
@@ -34,7 +35,8 @@ const RENDERINGS: [Rendering; 3] = [
     Rendering { values: &["unload=true"], files: &[("unload.yaml", "unload/unload.yaml")] },
 ];
 
-/// Folders below `deploy`, and their files that the chart has copies of: Helm reads none outside of a chart.
+/// Folders below `deploy`, and their files that the chart has copies of:
+/// Helm reads none outside of a chart.
 const COPIED: [(&str, &[&str]); 2] = [
     ("prometheus", &["alerts.yaml", "recording.yaml"]),
     (
@@ -88,7 +90,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// The text below `guard.toml: |` in a ConfigMap.
+/// Return the text below `guard.toml: |` in a ConfigMap.
 fn literal(text: &str) -> Option<String> {
     let (_, literal) = text.split_once("guard.toml: |\n")?;
     let lines = literal.lines().map(|line| line.strip_prefix("    ").unwrap_or(line));

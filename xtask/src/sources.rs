@@ -1,4 +1,4 @@
-//! What the compiled object was made from, as a hash that it carries in a section of its own.
+//! Sources of the compiled object, as a hash that it carries in a separate section.
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -14,13 +14,14 @@ use ws_guard_testkit::tools;
 
 use crate::{build_ebpf::RUSTFLAGS, setup::linker};
 
-/// The ELF section that holds a [`Stamp`].
+/// The ELF section that holds a hash.
 pub const SECTION: &str = ".ws_guard.sources";
-/// The crates whose sources go into the object.
+/// Crates whose sources go into the object.
 const CRATES: [&str; 2] = ["ws-guard-ebpf", "ws-guard-common"];
 
-/// Hash of everything that decides what the object looks like, in hexadecimal: sources and manifests
-/// of both crates, the versions of what they depend on, the build profile, flags and linker.
+/// Hash everything that determines the object, in hexadecimal:
+/// sources and manifests of both crates, the versions of their dependencies, the build profile,
+/// flags and linker.
 pub fn hash() -> Result<String> {
     let root = tools::workspace();
     let mut hash = Sha256::new();
@@ -45,7 +46,7 @@ pub fn hash() -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The hash in the object at `path`; `None` when it carries none.
+/// Return the hash in the object at `path`; `None` when it carries none.
 pub fn of_object(path: &Path) -> Result<Option<String>> {
     let bytes = read(path)?;
     let elf = object::File::parse(&*bytes)
@@ -55,10 +56,11 @@ pub fn of_object(path: &Path) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(text).trim().to_owned()))
 }
 
-/// Manifest and sources of a crate, in order; its tests, benchmarks and fuzz targets are no part.
+/// Return manifest and sources of a crate, in order.
+/// Its tests, benchmarks and fuzz targets are excluded.
 fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     let mut files = vec![folder.join("Cargo.toml")];
-    // The benchmark's programs make an object of their own, which is not committed.
+    // The benchmark's programs make a separate object, which is not committed.
     let benchmark = folder.join("src/bin");
     let entries = WalkDir::new(folder.join("src")).sort_by_file_name().into_iter();
     for entry in entries.filter_entry(|entry| entry.path() != benchmark) {
@@ -91,7 +93,7 @@ struct Package {
     dependencies: Vec<String>,
 }
 
-/// Versions of all packages from a registry that the kernel programs are built from.
+/// Return the versions of the registry packages that the programs are built from.
 fn locked(root: &Path) -> Result<BTreeMap<String, String>> {
     let path = root.join("Cargo.lock");
     let lock: Lock = toml::from_str(&fs::read_to_string(&path)?)

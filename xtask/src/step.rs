@@ -1,4 +1,4 @@
-//! Running commands as steps that a person can follow.
+//! Commands run as steps that a person can follow.
 use std::{
     io::{BufRead, BufReader, IsTerminal, Read},
     process::{Command, ExitStatus, Stdio},
@@ -22,7 +22,7 @@ pub struct Outcome {
     pub lines: Vec<String>,
 }
 
-/// Run `command` as the step `what`, with progress; its output is shown when it fails.
+/// Run `command` as the step `what`, with progress; show its output if it fails.
 pub fn run(what: &str, mut command: Command) -> Result<()> {
     let start = Instant::now();
     let progress = Progress::new(what);
@@ -44,7 +44,7 @@ pub fn run(what: &str, mut command: Command) -> Result<()> {
     )
 }
 
-/// Run `command`, give each line of its output to `each` as it comes, and keep all of them.
+/// Run `command`, pass each line of its output to `each`, and keep all of them.
 pub fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<Outcome> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
@@ -71,13 +71,13 @@ fn forward(stream: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
     });
 }
 
-/// The standard output of a command that should succeed at once, or `None`.
+/// Return the standard output of a command that should succeed at once, or `None`.
 pub fn output(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// A spinner on a terminal; elsewhere a line at the start, one at the end, and one now and then.
+/// A spinner on a terminal; elsewhere lines at start and end, and occasional ones.
 struct Progress {
     what: String,
     spinner: ProgressBar,

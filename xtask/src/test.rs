@@ -16,19 +16,20 @@ use events::Events;
 use kernels::{Choice, Suite};
 use report::{Report, Tally};
 
-/// Where the daemon takes its object from instead of the one it holds.
+/// Environment variable with the daemon's object, in place of the one it holds.
 const OBJECT: &str = "WS_GUARD_OBJECT";
-/// How many cases each property test runs instead of its ordinary number.
+/// Environment variable with the number of cases of each property test.
 const CASES: &str = "WS_GUARD_CASES";
 const NIGHTLY_CASES: &str = "1000000";
-/// The test target that says how much work the verifier has with each program, and holds a budget.
+/// Test target that reports the verifier's work, and holds a budget for it.
 const VERIFIER: &str = "programs";
-/// The step that looks whether the kernel benchmark's rows do what they say.
+/// Step that checks that the kernel benchmark's rows do their work.
 const BENCH: &str = "rows of the kernel benchmark";
-/// The test target that runs the kernel programs on streams that it makes up.
+/// Test target that runs the kernel programs on generated streams.
 const DIFFERENTIAL: &str = "differential";
-/// The test targets whose tests run at the same time, each in namespaces or with a server of its own.
-/// Those of the others measure times, or take all the descriptors that a process may have.
+/// Test targets whose tests run at the same time.
+/// Each has separate namespaces or a separate server. Those of the others measure times, or take
+/// all the descriptors that a process may have.
 const TOGETHER: [&str; 7] =
     ["adversary", "attach", "deploy", "guard", "loader", "proxies", "server"];
 
@@ -54,7 +55,7 @@ pub struct Args {
     only: Option<Only>,
 }
 
-/// What can be run by itself.
+/// Tests that can be run alone.
 #[derive(clap::Subcommand)]
 enum Only {
     /// Run all cases of Autobahn|Testsuite, compression included, against the companion server
@@ -91,7 +92,7 @@ pub fn main(mut args: Args) -> Result<()> {
     Ok(())
 }
 
-/// All that can be tested on this machine's kernel.
+/// Run everything that can be tested on this machine's kernel.
 fn everything(report: &mut Report, args: &Args) -> Result<()> {
     eprintln!("On 2 cores all of it takes about an hour, and what it builds first a quarter more.");
     let toolchain = setup::all()?;
@@ -120,7 +121,7 @@ fn everything(report: &mut Report, args: &Args) -> Result<()> {
     client::check(report, args.nightly);
     match skip_reason() {
         Some(reason) => report.skip("container image", &reason),
-        // The deployment tests run what is in it.
+        // The deployment tests run its content.
         None => report.check("container image", || image::for_tests().map(drop)),
     }
     if let Some(fresh) = fresh {
@@ -128,7 +129,7 @@ fn everything(report: &mut Report, args: &Args) -> Result<()> {
     }
     match skip_reason() {
         Some(reason) => report.skip(BENCH, &reason),
-        // What a row measures may become something else unnoticed.
+        // The packet that a row measures may change unnoticed.
         None => report.check(BENCH, bench::kernel::prove),
     }
     Ok(())
@@ -141,7 +142,7 @@ fn host_tests(report: &mut Report, args: &Args) {
         common.arg("--release").env(CASES, NIGHTLY_CASES);
     }
     tests(report, "tests, tracker", common, args);
-    // The committed object has a step of its own above.
+    // The committed object has a separate step above.
     let each = ["--tests", "--no-fail-fast"];
     let mut inspector = cargo(&["test", "--package", "ws-guard-inspect"]);
     inspector.args(each);
@@ -161,7 +162,7 @@ fn host_tests(report: &mut Report, args: &Args) {
     tests(report, "tests, documentation", docs, args);
 }
 
-/// The tests on the real kernel, against the fresh object and against the committed one.
+/// Run the tests on the real kernel, with the fresh object and the committed one.
 fn kernel_tests(report: &mut Report, args: &Args, fresh: &Path) -> Result<()> {
     let committed = build_ebpf::committed();
     let same = std::fs::read(fresh).ok() == std::fs::read(&committed).ok();
@@ -185,8 +186,9 @@ fn kernel_tests(report: &mut Report, args: &Args, fresh: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The daemon's test targets, each a program of its own: those that load the kernel programs. What
-/// the verifier thinks of them comes first: where it refuses, nothing else can work.
+/// Return the daemon's test targets, each a separate program:
+/// those that load the kernel programs. The verifier's comes first: where it refuses, nothing else
+/// can work.
 fn kernel_targets() -> Result<Vec<String>> {
     let output = cargo(&["metadata", "--no-deps", "--format-version", "1"])
         .output()
@@ -204,7 +206,7 @@ fn kernel_targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// One test target against one build of the kernel programs.
+/// Run one test target against one build of the kernel programs.
 fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): (&str, &Path)) {
     let what = if target == VERIFIER { "verifier and programs" } else { target };
     let name = format!("kernel tests, {what}, {build} object");
@@ -223,8 +225,8 @@ fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): 
     tests(report, &name, command, args);
 }
 
-/// Run a `cargo test` command, and add up its results. Its failures are printed; a few failed tests run
-/// once more, alone.
+/// Run a `cargo test` command, and add up its results.
+/// Its failures are printed; a few failed tests run once more, alone.
 fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
     // rustdoc runs its tests itself, without cargo's runner.
     if command.get_args().any(|argument| argument == "--doc") {
@@ -248,10 +250,10 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
     report.add(name, start.elapsed(), attempt.tally);
 }
 
-/// Run the tests that failed once more, without others at the same time.
+/// Run the failed tests once more, without others at the same time.
 ///
-/// Many tests drive real servers over real networks, and a machine with two processors that does
-/// something else for a second fails one of hundreds. What passes then is told apart from the rest.
+/// Many tests drive real servers over real networks, and on a machine with two processors a second
+/// of other work fails one of hundreds. Tests that then pass are reported separately.
 fn repeat(
     report: &mut Report,
     name: &str,
@@ -271,7 +273,7 @@ fn repeat(
     }
 }
 
-/// What one run of a `cargo test` command said.
+/// Results of one run of a `cargo test` command.
 struct Attempt {
     tally: Tally,
     told: Vec<String>,
@@ -308,7 +310,7 @@ fn show(line: &str) {
     }
 }
 
-/// Progress of a long step: one line a test, and cargo's own.
+/// Return progress of a long step: one line a test, and cargo's own.
 fn telling(line: &str) -> Option<&str> {
     let line = line.trim_end();
     let result = line.starts_with("test ") && !line.starts_with("test result");

@@ -1,4 +1,4 @@
-//! A server's memory, looked at while it is attacked.
+//! Memory of a server, watched during an attack.
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -8,10 +8,10 @@ use std::{
 use anyhow::Result;
 use ws_guard_testkit::usage::Usage;
 
-/// How often it is looked at.
+/// Interval between two looks at it.
 const EVERY: Duration = Duration::from_millis(5);
 
-/// Looks at the memory of a process from another thread.
+/// Watcher of a process's memory from another thread.
 pub struct Watch {
     pid: u32,
     before: Usage,
@@ -25,8 +25,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watch the process; the attack begins `calm` later, and stops at this number of bytes of
-    /// growth.
+    /// Watch the process from now; the attack begins `calm` later.
+    /// It stops at this number of bytes of growth.
     pub fn new(pid: u32, max_growth: u64, calm: Duration) -> Result<Watch> {
         let before = Usage::of(pid)?;
         Ok(Watch {
@@ -41,7 +41,7 @@ impl Watch {
         })
     }
 
-    /// Look until [`Watch::done`].
+    /// Watch until [`Watch::done`].
     pub fn run(&self) {
         while !self.done.load(Ordering::Relaxed) {
             match Usage::of(self.pid) {
@@ -62,12 +62,12 @@ impl Watch {
         self.done.store(true, Ordering::Relaxed);
     }
 
-    /// Most anonymous memory it had, less what it had at first, in bytes.
+    /// Return peak anonymous memory, less that at first, in bytes.
     pub fn growth(&self) -> u64 {
         self.peak.load(Ordering::Relaxed).saturating_sub(self.before.anonymous)
     }
 
-    /// CPU time since the beginning; nothing of a process that is gone.
+    /// Return CPU time since the beginning; nothing for a process that is gone.
     pub fn cpu(&self) -> Duration {
         Usage::of(self.pid).unwrap_or_default().cpu.saturating_sub(self.before.cpu)
     }
@@ -76,12 +76,12 @@ impl Watch {
         self.died.load(Ordering::Relaxed)
     }
 
-    /// It lives, and has not grown by too much.
+    /// Check that it lives, and has not grown by too much.
     pub fn go_on(&self) -> bool {
         !self.died() && self.stopped.load(Ordering::Relaxed) == 0
     }
 
-    /// When it had grown by too much.
+    /// Return when it had grown by too much.
     pub fn stopped_at(&self) -> Option<Duration> {
         let after = self.stopped.load(Ordering::Relaxed);
         (after > 0).then(|| Duration::from_millis(after))

@@ -28,14 +28,14 @@ BOARD = Board(
                 Lines(
                     3,
                     "Split frames",
-                    "Client frames a second that a segment border cut: in the header, which a reader that takes a read for a frame gets wrong, or anywhere.",
+                    "Client frames a second that a segment boundary cut: in the header, which a reader that takes a read for a frame gets wrong, or anywhere.",
                     "cps",
                     [rate_by("part", "wsguard_splits_total")],
                 ),
                 Lines(
                     4,
                     "Coalesced and split",
-                    "Share of client segments with payload in which more than one frame begins, and of client frames that a segment border cuts.",
+                    "Share of client segments with payload in which more than one frame begins, and of client frames that a segment boundary cuts.",
                     "percentunit",
                     [
                         (

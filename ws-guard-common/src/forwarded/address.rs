@@ -248,7 +248,7 @@ mod tests {
         reader.finish().map(IpAddr::from)
     }
 
-    /// What the standard library makes of it.
+    /// The standard library's reading of it.
     fn expected(text: &str) -> Option<IpAddr> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let v6 = bare.and_then(|bare| bare.parse::<std::net::Ipv6Addr>().ok());

@@ -72,7 +72,7 @@ pub struct ClientReader {
     /// Chains in the headers, by their index in [`HeaderNames`].
     hops: [Hops; HEADERS],
     field: FieldReader,
-    /// One of [`line`].
+    /// One of [`line`](mod@line).
     line: u8,
     /// Bytes of the line's name so far.
     length: u8,

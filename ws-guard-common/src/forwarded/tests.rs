@@ -19,7 +19,7 @@ fn trusts(address: &Address) -> bool {
     }
 }
 
-/// Who the head, with or without a preface, comes from.
+/// Client that the head, with or without a preface, comes from.
 fn read(head: &[u8], peer: &str) -> (String, &'static str) {
     let mut reader = ClientReader::default();
     let names = HeaderNames::usual();
@@ -268,7 +268,7 @@ fn line() -> impl Strategy<Value = String> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
-    /// What is skipped eight bytes at a time is what matters to nothing.
+    /// Bytes skipped eight at a time are those that matter to nothing.
     #[test]
     fn words_that_are_skipped_matter_to_nothing(
         fields in prop::option::of(0u16..300),
@@ -303,7 +303,7 @@ proptest! {
             at += skipping.client.preface.skip((head.len() - at) as u32) as usize;
             if word_at(at).is_some_and(|word| skipping.skip(word, &names)) {
                 at += 8;
-                // The rest of the line by words that nobody shows to the reader.
+                // The rest of the line word by word, none of which is shown to the reader.
                 let line = skipping.head.skips_line();
                 while line && word_at(at).is_some_and(|word| !has_control(word)) {
                     at += 8;

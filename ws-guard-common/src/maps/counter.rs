@@ -105,7 +105,7 @@ pub enum Counter {
     FramesOver,
     /// TLS records that began in client streams, on TLS ports.
     Records,
-    /// Those among them that may hold a ping; counted where they have a limit.
+    /// Small records that may hold a ping; counted where they have a limit.
     SmallRecords,
     /// Clients' SYNs whose Multipath TCP option was removed.
     MptcpRefused,

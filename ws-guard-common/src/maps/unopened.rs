@@ -95,11 +95,17 @@ pub struct Unopened {
     pub spoke_ms: u32,
     /// One of [`talks`], of a chunked body.
     pub talks: u8,
-    pub _pad: [u8; 3],
-    /// Bytes passed unread: [`Unopened::pass_unread`].
+    /// Not 0: the server has answered while bytes had passed unread, see [`Unopened::turn`].
+    pub turned: u8,
+    pub _pad: [u8; 2],
+    /// Bytes passed unread since then: [`Unopened::pass_unread`].
     pub unheard: u32,
     /// End of the bytes that passed as read, for which nothing was paid: [`Unopened::behind`].
     pub free_high: u32,
+    /// End of the windows that the server has offered, with room for [`FAR`] bytes at most.
+    pub edge: u32,
+    /// End of the window in the client's latest segment.
+    pub offered: u32,
 }
 
 /// [`Unopened::talks`].
@@ -115,6 +121,8 @@ mod talks {
 /// Unread bytes of a connection that pass before the server is silent, while the client offers it room. More
 /// of them are shared by all connections of the source.
 const UNHEARD: u32 = 4 * 1024;
+/// The same behind each of the server's answers.
+const UNHEARD_SINCE: u32 = 16 * 1024;
 /// Unread bytes of a connection behind which a silent server has read some of them, and had nothing to say:
 /// more than its receive buffer and a library's hold at first.
 const HEARD: u32 = 192 * 1024;
@@ -124,6 +132,13 @@ const SILENT_MS: u32 = 2;
 /// Window with room for the next segment of an answer, on links with jumbo frames, too: into a smaller one
 /// than a segment a TCP sends nothing for a while (RFC 9293, 3.8.6.2.1).
 pub const ANSWER_ROOM: u32 = 9000;
+
+/// Window with room for an answer to a body, and to any other bytes that were read: less than that of
+/// devices with little memory, which send files.
+const BODY_ROOM: u32 = 2048;
+
+/// Largest window of a SYN-ACK, which has no scale (RFC 7323, 2.2).
+const UNSCALED: u32 = 0xFFFF;
 
 /// Distance in bytes that honest segments and acknowledgements keep within.
 pub const FAR: u32 = 1 << 24;
@@ -152,8 +167,8 @@ impl Unopened {
         let stage = stage::SILENT;
         let (unread, begun, asks, unread_high) = (0, 0, 0, first);
         let (body, body_end, framed, chunks) = (first, first, first, Chunks::NONE);
-        let (shut, spoke_ms, talks, unheard) = (Shut::NONE, 0, talks::NOT_YET, 0);
-        let free_high = first;
+        let (shut, spoke_ms, talks, turned, unheard) = (Shut::NONE, 0, talks::NOT_YET, 0, 0);
+        let (free_high, edge, offered) = (first, first.wrapping_add(UNSCALED), server_high);
         Unopened {
             began,
             acked,
@@ -173,9 +188,12 @@ impl Unopened {
             shut,
             spoke_ms,
             talks,
-            _pad: [0; 3],
+            turned,
+            _pad: [0; 2],
             unheard,
             free_high,
+            edge,
+            offered,
         }
     }
 
@@ -192,12 +210,13 @@ impl Unopened {
         let back = if sent < FAR { sent } else { FAR };
         // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
         // What fills a hole in a chunked body may be framing, or other bytes in its place. A silent server has
-        // answered no request in it.
-        let talks = self.talks == talks::TALKS && self.unread == 0;
-        let gap = talks && self.chunks.is_open() && after(seq, self.high);
+        // answered no request in it, but what is past the chunk could not be followed.
+        let from = if self.talks == talks::TALKS { self.high } else { self.body_end };
+        let gap = self.unread == 0 && self.chunks.is_open() && after(seq, from);
         let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
-        let far = seq.wrapping_add(len).wrapping_sub(self.acked) as i32 > FAR as i32;
         let end = seq.wrapping_add(len);
+        // The server takes no segment that begins past its window (RFC 9293, 3.10.7.4).
+        let far = end.wrapping_sub(self.acked) as i32 > FAR as i32 || after(seq, self.edge);
         let first = !after(self.high, self.answered);
         let ahead = first && after(seq, self.acked);
         let reaches = before(seq, self.acked) && after(end, self.acked);
@@ -246,6 +265,11 @@ impl Unopened {
     #[inline(always)]
     pub const fn pass(&mut self, seq: u32, len: u32, read: bool) {
         let end = seq.wrapping_add(len);
+        if self.unread != 0 || !read {
+            let new = if after(end, self.high) { end.wrapping_sub(self.high) } else { 0 };
+            let new = if new < len { new } else { len };
+            self.unheard = self.unheard.saturating_add(new);
+        }
         self.high = later(self.high, end);
         if read {
             self.free_high = later(self.free_high, end);
@@ -257,11 +281,11 @@ impl Unopened {
     }
 
     /// Note that a request begins at `seq`: what has passed behind that belonged to another one, of which
-    /// the server may have any part. The same behind a request that has no answer yet: of two answers the
-    /// first one may be all that is looked at.
+    /// the server may have any part. The same behind a request of whose head the server has said nothing yet:
+    /// of two answers the first one may be all that is looked at.
     #[inline(always)]
     pub const fn begin(&mut self, seq: u32) {
-        let pipelined = after(self.body_end, self.answered);
+        let pipelined = before(self.answered, self.body);
         if pipelined || after(self.high, seq) {
             self.unread = 1;
         }
@@ -325,11 +349,12 @@ impl Unopened {
         before(ack, self.body_end) || self.chunks.is_open()
     }
 
-    /// Take over the `window` of a client's segment, as in a TCP header. Not of one that [`Unopened::judge`]
+    /// Take over the `window` of a client's segment that acknowledges `ack`, as in a TCP header. Not of one that [`Unopened::judge`]
     /// refuses. `true` when the server may answer under it.
     #[inline(always)]
-    pub const fn offers(&mut self, seq: u32, window: u32) -> bool {
+    pub const fn offers(&mut self, seq: u32, ack: u32, window: u32) -> bool {
         let room = offer::has_room(window, self.began.client_scale, ANSWER_ROOM);
+        self.offered = offer::end(ack, window, self.began.client_scale, FAR);
         self.shut.offers(seq, room)
     }
 
@@ -365,11 +390,11 @@ impl Unopened {
         len: u32,
         now: u32,
     ) -> u32 {
-        let room = self.offers(seq, window);
+        let room = self.offers(seq, ack, window);
         let silent = ack == self.server_high && now.wrapping_sub(self.spoke_ms) >= SILENT_MS;
         let heard = room && silent && self.unheard >= HEARD;
-        let decided = unread::decide(room, if heard { 0 } else { self.unheard }, UNHEARD);
-        self.unheard = self.unheard.saturating_add(len);
+        let most = if self.turned != 0 { UNHEARD_SINCE } else { UNHEARD };
+        let decided = unread::decide(room, if heard { 0 } else { self.unheard }, most);
         match decided {
             unread::PASSES | unread::REFUSED if self.behind(seq.wrapping_add(len)) > 0 => {
                 unread::FEW
@@ -377,6 +402,35 @@ impl Unopened {
             unread::PASSES => unread::UNHEARD,
             unread::REFUSED => unread::SHARED,
             other => other,
+        }
+    }
+
+    /// Decide whether a segment of `len` bytes passes that was read: one of [`unread`].
+    ///
+    /// A server may read it otherwise, as another request and frames behind that one: then its answer shows
+    /// them, if the client lets it. On a connection with unread bytes it is one of those.
+    #[inline(always)]
+    pub const fn pass_read(&mut self, seq: u32, ack: u32, window: u32, len: u32, now: u32) -> u32 {
+        if self.unread != 0 {
+            return self.pass_unread(seq, ack, window, len, now);
+        }
+        let open = !self.shut.is_after(seq);
+        self.offers(seq, ack, window);
+        let room = open && offer::has_room(window, self.began.client_scale, BODY_ROOM);
+        unread::decide(room, if room { 0 } else { self.unheard }, UNHEARD)
+    }
+
+    /// Note that the server's segment from `seq` to `end`, which acknowledges `ack`, begins an answer that is
+    /// no 101.
+    ///
+    /// Answers come in the order of requests (RFC 9112, 9.3.2): no upgrade that is hidden in front of this one
+    /// has taken place. Unless the client lets so little out that the server's words are older ones.
+    #[inline(always)]
+    pub const fn turn(&mut self, seq: u32, end: u32, ack: u32) {
+        let room = self.offered.wrapping_sub(end) as i32 >= ANSWER_ROOM as i32;
+        let all = seq == self.server_high && ack == self.high;
+        if self.unread != 0 && room && all && self.unheard < HEARD {
+            (self.turned, self.unheard) = (1, 0);
         }
     }
 
@@ -403,12 +457,21 @@ impl Unopened {
         after(self.acked, next)
     }
 
-    /// Take over a server's segment that ends at `end`; it `speaks` where it has data or a FIN, which says
-    /// nothing if it says it again. `true` where it says something.
-    /// What passed under another policy was not followed: the connection is followed anew from here.
+    /// Take over a server's segment that ends at `end` and offers `window`, as in a TCP header; it `speaks` where it has data or a FIN, which says
+    /// nothing if it says it again. Returns `true` where it says something.
+    /// Bytes passed under another policy and were not followed: start to follow the connection from here.
     #[inline(always)]
-    pub const fn acknowledge(&mut self, ack: u32, end: u32, speaks: bool, generation: u32) -> bool {
+    pub const fn acknowledge(
+        &mut self,
+        ack: u32,
+        end: u32,
+        window: u32,
+        speaks: bool,
+        generation: u32,
+    ) -> bool {
         let anew = self.generation != generation;
+        let edge = offer::end(ack, window, self.began.scale, FAR);
+        self.edge = if anew { edge } else { later(self.edge, edge) };
         if anew {
             self.generation = generation;
             // Where nothing was followed in between, the numbers are anywhere.

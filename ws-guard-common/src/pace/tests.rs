@@ -119,7 +119,7 @@ impl Client {
         Client { hold, budget: Budget::default(), rate, now: 10_000, bytes: 0, frames: 0 }
     }
 
-    /// Ask for so many bytes, and send them in frames of this size; how many there were.
+    /// Ask for `bytes`, and send them in frames of this size. Returns the number of frames.
     fn send(&mut self, wanted: u32, size: u32) -> u32 {
         self.now += 1;
         let more = self.hold.count(self.bytes, self.frames);
@@ -255,7 +255,7 @@ fn first_edges_are_used_up() {
     assert!(hold.is_cut());
 }
 
-/// What happens at the server.
+/// Event at the server.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// So many milliseconds pass.

@@ -5,7 +5,7 @@ use crate::{frame, trail::Trace};
 /// New headers of a step: the position and mark of the first of them, and the first two bytes of
 /// each. They leave a [trace](crate::trail).
 ///
-/// Stored in the walk, not passed to the [`Segment`]: functions called in a step have no stack left
+/// Stored in the walk, not passed to the [`Segment`](super::Segment): functions called in a step have no stack left
 /// in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {

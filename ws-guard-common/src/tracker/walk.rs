@@ -11,7 +11,7 @@ use crate::{
 /// Flags that [`Walk::sprint`] and [`Walk::only`] compare: a client's frames, no message open.
 const COMMON: u8 = IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT | RECORDS;
 
-/// Maximum of headers per step: as many as one [trace](Trace) has room for.
+/// Maximum of headers per step: as many as one [trace](crate::trail::Trace) has room for.
 /// Eight are 8 % faster where a segment has many, but bring Linux 6.1 to the limit of what it
 /// verifies.
 pub const SPRINT: u32 = crate::trail::TOGETHER;

@@ -2,7 +2,13 @@
 
 use ws_guard_common::{flow::Flow, maps::Counter, source::millis, verifier::forget};
 
-use crate::{context::Context, cpu, limits::sources, maps::locked, report};
+use crate::{
+    context::Context,
+    cpu,
+    limits::{at_hand, charge},
+    maps::locked,
+    report,
+};
 
 /// Charge the current connection with the frames of the committed walk, by class.
 /// `true` when the segment is to be dropped.
@@ -13,7 +19,7 @@ pub fn charge(context: &Context, flow: &mut Flow) -> bool {
         return false;
     }
     report::add(Counter::FramesOver, over.into());
-    sources::flood(context, flow, over)
+    charge::flood(context, flow, over)
 }
 
 /// Number of frames over a limit.
@@ -21,7 +27,7 @@ pub fn charge(context: &Context, flow: &mut Flow) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_floods(now: u64) -> u32 {
-    let (Some(state), Some((flow, policy))) = (cpu::resume(), sources::at_hand()) else {
+    let (Some(state), Some((flow, policy))) = (cpu::resume(), at_hand()) else {
         return 0;
     };
     let (now_ms, window_ms) = (millis(now), policy.rate.window_ms);

@@ -12,7 +12,7 @@ use ws_guard_common::{
 
 use crate::{
     context::Context,
-    limits::{budgets, sources},
+    limits::{at_hand, budgets, charge, rules},
     maps::locked,
     opening::role,
     packet::{self, RST, Segment},
@@ -26,11 +26,11 @@ const UNHEARD_MS: i32 = 1000;
 /// `None` to leave it as it is.
 #[inline(always)]
 pub fn window(now: u64) -> Option<u16> {
-    let (Some((flow, policy)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
+    let (Some((flow, policy)), Some(segment)) = (at_hand(), packet::segment()) else {
         return None;
     };
     if flow.over_generation != policy.generation {
-        sources::judge_again(now);
+        rules::judge_again(now);
     }
     if !flow.is_paced(now) {
         end(flow, now);
@@ -134,7 +134,7 @@ pub fn drops(context: &Context, flow: &mut Flow) -> bool {
     let decided = flow.drops != 0 && flow.over_generation == context.policy.generation;
     let drops = decided && role::follows(flow.owner) && context.segment.flags & RST == 0;
     if drops {
-        sources::count_dropped(flow);
+        charge::count_dropped(flow);
     }
     drops
 }
@@ -149,7 +149,7 @@ pub fn refuses(now: u64) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_refuses(now: u64) -> u32 {
-    let (Some((flow, policy)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
+    let (Some((flow, policy)), Some(segment)) = (at_hand(), packet::segment()) else {
         return 0;
     };
     if !role::follows(flow.owner) {
@@ -164,10 +164,10 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     // Egress may have ended the pacing just before the connection went over its limit again.
     let untreated = flow.paced == paced::NO && flow.drops == 0;
     if untreated || flow.over_generation != policy.generation {
-        sources::judge_again(now);
+        rules::judge_again(now);
     }
     if flow.drops != 0 {
-        sources::count_dropped(flow);
+        charge::count_dropped(flow);
         return 1;
     }
     if flow.paced != paced::YES || segment.len == 0 {
@@ -228,7 +228,7 @@ pub fn refuses_first(now: u64) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_refuses_first(now: u64) -> u32 {
-    let (Some((flow, _)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
+    let (Some((flow, _)), Some(segment)) = (at_hand(), packet::segment()) else {
         return 0;
     };
     if flow.paced != paced::YES || flow.hold.held != 0 {

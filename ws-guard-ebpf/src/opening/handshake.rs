@@ -225,7 +225,7 @@ pub enum Request {
     /// A request of a banned source.
     Banned,
     /// None of these.
-    Stranger,
+    Other,
 }
 
 /// Read the head of a request for an upgrade, if a client's payload without a flow is one.
@@ -249,7 +249,7 @@ pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
     // Without a request there may be the beginning of an answer.
     let mut under_way = pending_upgrades::find().is_some_and(|pending| pending.length != 0);
     let (Some(pending), Some(state)) = (pending_upgrades::scratch(), cpu::state()) else {
-        return Request::Stranger;
+        return Request::Other;
     };
     let mut walker = Walker { state, packet };
     let answered = under_way && pending.flags & ANSWERED != 0 && segment.seq == pending.next;
@@ -289,7 +289,7 @@ pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
     } else if judged == judged::REACHES && hides_request(segment, &walker.packet) {
         return Request::Early;
     } else if judged != judged::BEGINS || !begin(segment, pending, &walker.packet) {
-        return Request::Stranger;
+        return Request::Other;
     }
     let mut reading = Reading { walker, context };
     let trusted = identify::trusts(&segment.key.client, context.policy.proxies);
@@ -326,7 +326,7 @@ fn piece<P: Packet>(
     known: u32,
 ) -> Request {
     if pending.flags & LOST != 0 {
-        return Request::Stranger;
+        return Request::Other;
     }
     if !role::follows(pending.owner) {
         return Request::Head;
@@ -342,19 +342,19 @@ fn piece<P: Packet>(
         let before = pieces.count > 0 && !after(end, pieces.from) && judged == judged::BEGINS;
         if before && !begins_request(packet) {
             // A part of an upload was lost, in which a request seemed to begin later.
-            return Request::Stranger;
+            return Request::Other;
         }
         // Another piece of this request, or something unknown. The server may have old bytes, or
         // keep what follows a gap: only in order is it certain what it reads.
         let distance = segment.seq.wrapping_sub(pending.next).wrapping_add(MAX_HEAD);
-        return if distance < MAX_HEAD + FAR { Request::Early } else { Request::Stranger };
+        return if distance < MAX_HEAD + FAR { Request::Early } else { Request::Other };
     }
     if begins_another(packet, whole) && !pending_upgrades::is_first_request() {
         // No frame begins like this (RFC 6455, 5.1 and 5.2). Either what was taken for a request
         // was in the body of another one, or this is.
         pending.flags |= LOST;
         pending_upgrades::keep();
-        return Request::Stranger;
+        return Request::Other;
     }
     if whole { Request::Early } else { Request::Head }
 }
@@ -437,7 +437,7 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
     if pending.length > MAX_HEAD || came_to == identify::TOO_COSTLY {
         pending.flags |= LOST;
         pending_upgrades::keep();
-        return Request::Stranger;
+        return Request::Other;
     }
     // Empty lines may be a part of an upload; a request behind them begins again.
     let blank = pending.client.preface.is_over() && pending.head.is_blank();
@@ -449,7 +449,7 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
         pending.owner = role::own();
         pending_upgrades::answered();
         return match body {
-            Body::Unknown => Request::Stranger,
+            Body::Unknown => Request::Other,
             Body::Known => Request::Head,
             Body::Chunked => Request::Chunks,
         };
@@ -465,7 +465,7 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
         }
         // Not behind the first bytes of another method, which may have been a preface's.
         pending_upgrades::answered();
-        return Request::Stranger;
+        return Request::Other;
     }
     if done && context.policy.flags & MAY_BAN != 0 && is_banned(context) {
         return Request::Banned;

@@ -238,16 +238,17 @@ extern "C" fn ws_guard_passes(read: u32) -> u32 {
     0
 }
 
-/// Decide whether the client's unread segment passes: one of [`unread`], see [`Unopened::pass_unread`].
+/// Decide whether the client's segment passes, which was `read` or not: one of [`unread`], see
+/// [`Unopened::pass_read`] and [`Unopened::pass_unread`].
 #[inline(always)]
-pub fn pass_unread(generation: u32) -> u32 {
-    ws_guard_pass_unread(generation)
+pub fn decide(read: bool, generation: u32) -> u32 {
+    ws_guard_decide(read as u32, generation)
 }
 
-/// [`pass_unread`], as a global function.
+/// [`decide`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_pass_unread(generation: u32) -> u32 {
+extern "C" fn ws_guard_decide(read: u32, generation: u32) -> u32 {
     let Some((segment, unopened)) = unopened() else {
         return unread::PASSES;
     };
@@ -257,7 +258,27 @@ extern "C" fn ws_guard_pass_unread(generation: u32) -> u32 {
     }
     // SAFETY: the helper has no preconditions.
     let now_ms = millis(unsafe { bpf_ktime_get_ns() });
-    unopened.pass_unread(segment.seq, segment.ack, segment.window, segment.len, now_ms)
+    let Segment { seq, ack, window, len, .. } = *segment;
+    match read {
+        0 => unopened.pass_unread(seq, ack, window, len, now_ms),
+        _ => unopened.pass_read(seq, ack, window, len, now_ms),
+    }
+}
+
+/// Note that the server's segment begins an answer that is no 101, see [`Unopened::turn`].
+#[inline(always)]
+pub fn turn() {
+    ws_guard_turn();
+}
+
+/// [`turn`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_turn() -> u32 {
+    if let Some((segment, unopened)) = unopened() {
+        unopened.turn(segment.seq, segment.seq.wrapping_add(segment.len), segment.ack);
+    }
+    0
 }
 
 /// Number of bytes that have passed as read behind the client's segment, see [`Unopened::behind`].
@@ -299,7 +320,7 @@ extern "C" fn ws_guard_hear() -> u32 {
         && segment.flags & (SYN | ACK | RST) == ACK
         && unopened.judge(segment.seq, 0, segment.ack) != judged::REFUSED
     {
-        unopened.offers(segment.seq, segment.window);
+        unopened.offers(segment.seq, segment.ack, segment.window);
     }
     0
 }
@@ -624,7 +645,7 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
     // A RST may answer a segment of no connection, with the numbers that this one has.
     if let (ACK, Some((_, unopened))) = (segment.flags & (ACK | RST), unopened()) {
         let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
-        if unopened.acknowledge(segment.ack, end, speaks, generation) {
+        if unopened.acknowledge(segment.ack, end, segment.window, speaks, generation) {
             // SAFETY: the helper has no preconditions.
             unopened.spoke_ms = millis(unsafe { bpf_ktime_get_ns() });
         }

@@ -43,7 +43,7 @@ const IPV4_MORE: u16 = 0x2000;
 const IPV6_OFFSET: u16 = 0xFFF8;
 const IPV6_MORE: u16 = 0x0001;
 
-/// What the outer headers say about an IP packet, as bits.
+/// Properties of an IP packet by its outer headers, as bits.
 #[derive(Clone, Copy)]
 pub struct Around(pub u32);
 

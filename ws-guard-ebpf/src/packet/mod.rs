@@ -125,7 +125,7 @@ pub fn no_longer_short<H: Hook>(hook: &H, found: u32) -> Parsed {
     if hook.size() as usize > end - data { Parsed::Hidden } else { Parsed::Unreadable }
 }
 
-/// Where parsing begins.
+/// Offset at which parsing begins.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Place {
@@ -157,7 +157,7 @@ pub fn current() -> Option<*mut Current> {
     CURRENT.get_ptr_mut(0)
 }
 
-/// Where [`crate::packet::headers::parse`] begins.
+/// Offset at which [`crate::packet::headers::parse`] begins.
 #[inline(always)]
 pub fn place() -> Option<&'static mut Place> {
     // SAFETY: this CPU's element, which lives as long as the map; no two of these are in use at
@@ -219,7 +219,7 @@ pub trait Packet: tracker::Segment {
     /// `len` bytes may be written at `to`.
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool;
     /// The [`CHUNK`] bytes of payload from `at` on, until more of it is read.
-    /// `None` where it does not hold so many.
+    /// `None` where it holds fewer.
     fn chunk(&self, at: u32) -> Option<&'static [u8; CHUNK as usize]>;
     /// Fix the TCP checksum after `even` and `odd` headers at such offsets were rewritten.
     fn fix_checksum(&mut self, segment: &Segment, even: u32, odd: u32);

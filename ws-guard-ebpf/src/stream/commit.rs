@@ -10,7 +10,7 @@ use ws_guard_common::{
 use crate::{
     context::{Context, Verdict},
     cpu::{self, State},
-    limits::sources,
+    limits::charge,
     maps::locked,
     packet::{Packet, Segment},
     report::{self, Side},
@@ -108,11 +108,11 @@ pub fn settle<P: Packet>(
 fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
     let (pings, passed) = (walker.state.walk.pings, walker.state.counted.passed);
     let segment = context.segment;
-    let answer = sources::charge(context.now, pings);
-    if answer & sources::OBSERVED != 0 {
+    let answer = charge::charge(context.now, pings);
+    if answer & charge::OBSERVED != 0 {
         return true;
     }
-    let charged = answer & sources::KEPT;
+    let charged = answer & charge::KEPT;
     let kept = if charged < passed { charged } else { passed };
     if kept < passed {
         take_back(flow, passed - kept, pings - kept);
@@ -121,7 +121,7 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
     if kept == pings {
         return true;
     }
-    if answer & sources::DROP != 0 {
+    if answer & charge::DROP != 0 {
         return false;
     }
     report::add(Counter::Defused, (pings - kept) as u64);

@@ -16,7 +16,7 @@ use ws_guard_common::{
 
 use crate::{
     context::{Context, Verdict},
-    limits::sources,
+    limits::charge,
     maps::locked,
     packet::{Packet, Segment},
     report,
@@ -157,14 +157,14 @@ pub fn ping<P: Packet>(
 ) -> Verdict {
     let share = (ping & came_to::FITS_SHARE != 0) as u32;
     let most = (ping & came_to::FITS_CONNECTION != 0) as u32;
-    let answer = sources::charge_one(context, flow, share, most);
+    let answer = charge::charge_one(context, flow, share, most);
     let at = ping >> came_to::AT;
-    if answer & (sources::KEPT | sources::OBSERVED) != 0 {
+    if answer & (charge::KEPT | charge::OBSERVED) != 0 {
         payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS);
         return Verdict::Pass;
     }
     take_back(flow, 1, 1);
-    if answer & sources::DROP != 0 {
+    if answer & charge::DROP != 0 {
         return Verdict::Drop;
     }
     report::count(Counter::Defused);

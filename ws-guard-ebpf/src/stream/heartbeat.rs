@@ -75,7 +75,7 @@ fn digest_at<H: Hook>(hook: &H, at: u32, masked: u32) -> u32 {
     digest(words, mask, len)
 }
 
-/// What a control frame is, in two bits: the side whose ping it is or answers, and [`ASKS`].
+/// Kind of a control frame, in two bits: the side whose ping it is or answers, and [`ASKS`].
 ///
 /// The client's ping, which was passed on.
 pub const CLIENT_ASKS: u32 = Side::Client as u32 | ASKS;

@@ -7,7 +7,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     flow::{self, Flow},
-    maps::{Counter, EventKind, Stranger},
+    maps::{Counter, EventKind, Midstream},
     offer::unread::PASSES,
     record,
     search::{Candidate, Search},
@@ -19,8 +19,8 @@ use ws_guard_common::{
 use crate::{
     context::{Context, Outcome, Verdict},
     cpu,
-    limits::{sources, unread},
-    maps::{STRANGERS, locked},
+    limits::{charge, unread},
+    maps::{MIDSTREAM, locked},
     opening::{pending_upgrades, role},
     packet::{self, Packet, Segment},
     report,
@@ -37,7 +37,7 @@ use crate::{
 pub fn remember<P: Packet>(context: &Context, packet: P) {
     let segment = context.segment;
     let server_high = segment.seq.wrapping_add(segment.len);
-    if let Some(known) = STRANGERS.get_ptr_mut(context.key()) {
+    if let Some(known) = MIDSTREAM.get_ptr_mut(context.key()) {
         // SAFETY: an LRU entry may be reused for another key meanwhile, whose search then begins with a
         // wrong candidate and detects that.
         unsafe { (*known).hear(segment.ack, server_high) };
@@ -50,8 +50,8 @@ pub fn remember<P: Packet>(context: &Context, packet: P) {
     if !speaks {
         return;
     }
-    let new = Stranger { candidate: Candidate::default(), acked: segment.ack, server_high };
-    let _ = STRANGERS.insert(context.key(), &new, BPF_ANY.into());
+    let new = Midstream { candidate: Candidate::default(), acked: segment.ack, server_high };
+    let _ = MIDSTREAM.insert(context.key(), &new, BPF_ANY.into());
 }
 
 /// Check whether the server's segment consists of whole frames.
@@ -71,7 +71,7 @@ fn is_whole<P: Packet>(context: &Context, packet: P) -> bool {
 #[inline(never)]
 pub fn find<P: Packet>(context: &Context, packet: P) -> bool {
     let segment = context.segment;
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), cpu::state()) else {
+    let (Some(known), Some(state)) = (MIDSTREAM.get_ptr_mut(context.key()), cpu::state()) else {
         return false;
     };
     // SAFETY: as in `remember`.
@@ -95,7 +95,7 @@ pub fn find<P: Packet>(context: &Context, packet: P) -> bool {
 #[cold]
 #[inline(never)]
 pub fn open(context: &Context) -> bool {
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), cpu::resume()) else {
+    let (Some(known), Some(state)) = (MIDSTREAM.get_ptr_mut(context.key()), cpu::resume()) else {
         return false;
     };
     // SAFETY: as in `remember`.
@@ -125,7 +125,7 @@ pub fn open(context: &Context) -> bool {
     flow.oldest_ack = known.server_high.wrapping_sub(flow::OLDEST_ACK);
     let joined = tables::insert_flow(context);
     if joined {
-        let _ = STRANGERS.remove(context.key());
+        let _ = MIDSTREAM.remove(context.key());
         report::count(Counter::FlowsJoined);
         report::flow_event(EventKind::FlowOpened, context.key(), context.now, 0);
     }
@@ -204,5 +204,5 @@ fn pass_unread(flow: &mut Flow, segment: &Segment, now_ms: u32) -> u32 {
 #[inline(never)]
 pub fn witnessed(context: &Context, pings: u32) {
     report::add(Counter::Witnessed, pings.into());
-    sources::charge(context.now, pings);
+    charge::charge(context.now, pings);
 }

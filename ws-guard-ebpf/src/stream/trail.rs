@@ -10,7 +10,7 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
 
 use ws_guard_common::{
     flow::Flow,
-    held,
+    out_of_order,
     tracker::Tracker,
     trail::{self, Trace, Trail},
 };
@@ -90,7 +90,7 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
         // For a walk that is not committed.
         state.violations = counters.violations_in;
     }
-    let owner = held::owner(&segment.key, flow.generation);
+    let owner = out_of_order::owner(&segment.key, flow.generation);
     let own = flow.trail as u32;
     let index = if own != 0 { own - 1 } else { trail::slot(owner) };
     if own == 0 && is_anothers(index, owner, now) {
@@ -150,7 +150,7 @@ fn is_over(trail: &Trail) -> bool {
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
     let (generation, kept) = unsafe { ((*flow).generation, (*flow).kept) };
-    kept == 0 || held::owner(&trail.key, generation) != trail.owner
+    kept == 0 || out_of_order::owner(&trail.key, generation) != trail.owner
 }
 
 /// Make room for traces: drop the acknowledged ones.

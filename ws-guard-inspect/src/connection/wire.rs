@@ -1,15 +1,15 @@
-//! One direction of a connection at the level of TCP.
+//! TCP level of one direction of a connection.
 use crate::{
     finding::{At, What},
     reassembly::Taken,
     window::Window,
 };
 
-/// What TCP did in one direction.
+/// TCP statistics of one direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wire {
     pub packets: u64,
-    /// Segments with payload, and their bytes.
+    /// Number of segments with payload, and their bytes.
     pub segments: u64,
     pub bytes: u64,
     pub retransmissions: u64,
@@ -17,14 +17,14 @@ pub struct Wire {
     pub gaps: u64,
     pub missing_bytes: u64,
     pub snapped_bytes: u64,
-    /// How often its receive window closed, and how long in all.
+    /// Number of closures of the receive window, and their total duration.
     pub zero_windows: u64,
     pub zero_window_ns: u64,
     pub(super) closed_since: Option<At>,
-    /// Whether it is held.
+    /// Detection of a held window.
     pub held: Window,
     pub latest_ns: Option<u64>,
-    /// When it sent data last, and its longest time without.
+    /// Time of the latest data, and the longest time without any.
     pub latest_data_ns: Option<u64>,
     pub longest_silence_ns: u64,
     pub has_fin: bool,
@@ -32,7 +32,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// The window that a segment advertises.
+    /// Process the window that a segment advertises.
     pub(super) fn window(&mut self, at: At, window: u16, said: &mut Vec<(At, What)>) {
         match (window, self.closed_since) {
             (0, None) => {
@@ -50,7 +50,7 @@ impl Wire {
         }
     }
 
-    /// A segment with payload.
+    /// Count a segment with payload.
     pub(super) fn count(
         &mut self,
         at: At,

@@ -1,4 +1,4 @@
-//! One pcap or pcapng file, packet by packet, in constant memory.
+//! Packets of one pcap or pcapng file, read in constant memory.
 
 use std::io::Read;
 
@@ -13,51 +13,51 @@ use super::{
 };
 use crate::finding::Place;
 
-/// Bytes that are read at once.
+/// Size of the read buffer in bytes.
 const BUFFER: usize = 256 << 10;
-/// Longest block that is read, in bytes: packets have at most 256 KiB.
+/// Maximum length of a block in bytes: packets have at most 256 KiB.
 const LONGEST_BLOCK: usize = 16 << 20;
-/// Block type of packets that the format has given up.
+/// Block type of the format's obsolete packets.
 const OBSOLETE_PACKET: u32 = 2;
-/// Interfaces of one pcapng section that are remembered.
+/// Maximum number of interfaces kept for one pcapng section.
 const MOST_INTERFACES: usize = 4096;
 
-/// A packet as it was captured.
+/// Captured packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     pub place: Place,
-    /// LINKTYPE of what it was captured on.
+    /// LINKTYPE of the interface.
     pub link: i32,
     pub data: &'a [u8],
-    /// How long the packet was, of which `data` may be a part.
+    /// Original length of the packet, of which `data` may be a part.
     pub original: u32,
 }
 
 impl Packet<'_> {
-    /// The capture has a part of it.
+    /// Check whether the capture truncated the packet.
     pub const fn is_snapped(&self) -> bool {
         self.data.len() < self.original as usize
     }
 }
 
-/// How the packets of one interface are to be read.
+/// Parameters for reading the packets of one interface.
 #[derive(Clone, Copy, Debug)]
 struct Interface {
     link: i32,
     snap_len: u32,
-    /// Units of its time stamps in a second.
+    /// Time stamp units in a second.
     units: u128,
-    /// Seconds that are to be added to them.
+    /// Seconds to be added to time stamps.
     offset_s: i64,
 }
 
-/// Where the packet at hand is in the reader's buffer.
+/// Position of the current packet in the reader's buffer.
 struct Found {
     consumed: usize,
     packet: Option<(Interface, u64, u32)>,
 }
 
-/// A capture.
+/// Reader of one capture.
 pub struct Capture {
     reader: Box<dyn PcapReaderIterator>,
     trouble: Trouble,
@@ -65,12 +65,12 @@ pub struct Capture {
     packets: u64,
     capacity: usize,
     interfaces: Vec<Interface>,
-    /// Bytes of the reader's buffer that the latest packet took.
+    /// Bytes of the reader's buffer that the latest packet occupies.
     pending: usize,
 }
 
 impl Capture {
-    /// Read the first header. `file`: the capture's number, for [`Place`].
+    /// Read the first header. `file`: number of the capture, for [`Place`].
     pub fn new(source: impl Read + 'static, file: u32) -> Result<Capture, Damage> {
         let at_start = |what: String| Damage { offset: 0, what };
         let opened = open(Box::new(source)).map_err(|error| at_start(error.to_string()))?;
@@ -90,14 +90,14 @@ impl Capture {
         Ok(Capture { reader, trouble, file, packets: 0, capacity: BUFFER, interfaces, pending: 0 })
     }
 
-    /// The next packet; `None` at the end.
+    /// Return the next packet; `None` at the end.
     pub fn packet(&mut self) -> Result<Option<Packet<'_>>, Damage> {
         let Some((interface, time_ns, original)) = self.find()? else {
             return Ok(None);
         };
         self.packets += 1;
         let place = Place { file: self.file, packet: self.packets, time_ns };
-        // Read again, because what is borrowed from the reader cannot leave the loop that refills it.
+        // Fetched again: what is borrowed from the reader cannot leave the loop that refills it.
         let offset = self.offset();
         let data = match self.reader.next() {
             Ok((_, PcapBlockOwned::Legacy(block))) => block.data,
@@ -181,7 +181,7 @@ impl Capture {
     }
 }
 
-/// What a block says: the interface, time and original length of its packet, if it has one.
+/// Return interface, time and original length of a block's packet, if it has one.
 fn read_block(
     interfaces: &mut Vec<Interface>,
     block: &PcapBlockOwned<'_>,
@@ -228,7 +228,8 @@ fn read_block(
     Ok(None)
 }
 
-/// Units in a second, of the option `if_tsresol`: a power of ten, or of two where its top bit is set.
+/// Return the units in a second of the option `if_tsresol`.
+/// The option is a power of ten, or of two where its top bit is set.
 fn units(resolution: u8) -> u128 {
     let power = u32::from(resolution & 0x7F);
     if resolution & 0x80 == 0 {
@@ -238,10 +239,10 @@ fn units(resolution: u8) -> u128 {
     }
 }
 
-/// Nanoseconds since 1970; as near as may be where they do not fit.
+/// Convert a time to nanoseconds since 1970, saturating.
 fn nanoseconds(time: u128, interface: &Interface) -> u64 {
     let (seconds, part) = (time / interface.units, time % interface.units);
-    // A part is below a second, and units may be so fine that the product does not fit.
+    // The fraction is below a second, and units may be so fine that the product overflows.
     let part = match part.checked_mul(1_000_000_000) {
         Some(product) => product / interface.units,
         None => part / (interface.units / 1_000_000_000),

@@ -16,21 +16,21 @@ use std::{
 
 pub use capture::{Capture, Packet};
 
-/// Why a capture could not be read, or not to its end.
+/// Failure to read a capture, or to read it to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There is no such file, or it may not be read.
+    /// Missing or unreadable file.
     #[error("{name}: {error}")]
     Open { name: String, error: io::Error },
-    /// The file is there and is no capture, or is damaged.
+    /// File that is not a capture, or a damaged one.
     #[error("{name}: {damage}")]
     Damaged { name: String, damage: Damage },
 }
 
-/// What is wrong with a capture, and where.
+/// Damage to a capture, and its position.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Offset in the capture, after decompression, of the first byte that could not be used.
+    /// Offset, after decompression, of the first byte that could not be used.
     pub offset: u64,
     pub what: String,
 }
@@ -41,21 +41,21 @@ impl fmt::Display for Damage {
     }
 }
 
-/// How much of the files was read, for whoever shows progress.
+/// Number of bytes read, for progress displays.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     read: Arc<AtomicU64>,
-    /// Bytes of all files together, as they are stored; `None` where standard input is among them.
+    /// Stored size of all files in bytes; `None` where standard input is among them.
     pub total: Option<u64>,
 }
 
 impl Progress {
-    /// Bytes read so far.
+    /// Return the number of bytes read so far.
     pub fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// The same bytes, counted as they are read.
+    /// Wrap a source to count its bytes as they are read.
     fn count(&self, source: impl Read + 'static) -> Box<dyn Read> {
         Box::new(Counted { source, read: Arc::clone(&self.read) })
     }
@@ -74,9 +74,9 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Several captures, one after the other.
+/// Sequence of captures.
 pub struct Captures {
-    /// The latest first.
+    /// Files left to read, the latest first.
     left: Vec<PathBuf>,
     current: Option<Capture>,
     names: Vec<String>,
@@ -84,8 +84,8 @@ pub struct Captures {
 }
 
 impl Captures {
-    /// Files in order of their first packets, so that a rotated set is read as it was written, in
-    /// whatever order its names come. `-` is standard input.
+    /// Open files in the order of their first packets; `-` is standard input.
+    /// So a rotated set is read as it was written, whatever the order of its names.
     pub fn open(files: &[PathBuf]) -> Result<Captures, ReadError> {
         let mut total = Some(0);
         let mut timed = Vec::new();
@@ -99,7 +99,7 @@ impl Captures {
             }
             let size = size.filter(|size| size.is_file()).map(|size| size.len());
             total = total.zip(size).map(|(total, size)| total + size);
-            // One file needs no order, and what is no regular file can be read once only.
+            // One file needs no order, and anything but a regular file can be read only once.
             let first = if files.len() > 1 && size.is_some() { first_time(path)? } else { None };
             timed.push((first.unwrap_or(u64::MAX), path.clone()));
         }
@@ -113,12 +113,12 @@ impl Captures {
         self.progress.clone()
     }
 
-    /// Names of the files so far, in the order in which they were read.
+    /// Return the names of the files so far, in reading order.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Go on to the next file. `false` when there is none.
+    /// Go on to the next file; `false` if there is none.
     pub fn next_file(&mut self) -> Result<bool, ReadError> {
         self.current = None;
         let Some(path) = self.left.pop() else {
@@ -132,7 +132,7 @@ impl Captures {
         Ok(true)
     }
 
-    /// The next packet of the file at hand; `None` at its end.
+    /// Return the next packet of the current file; `None` at its end.
     pub fn packet(&mut self) -> Result<Option<Packet<'_>>, ReadError> {
         let Some(capture) = &mut self.current else {
             return Ok(None);
@@ -161,8 +161,8 @@ fn source(path: &Path) -> Result<Box<dyn Read>, ReadError> {
     Ok(Box::new(file))
 }
 
-/// When the first packet of a file was captured; `None` where it has none, or is damaged before it:
-/// that is said when its turn comes.
+/// Return the time of a file's first packet.
+/// `None` where it has none, or is damaged before it: that is reported when its turn comes.
 fn first_time(path: &Path) -> Result<Option<u64>, ReadError> {
     let source = source(path)?;
     let first = Capture::new(source, 0).and_then(|mut capture| {

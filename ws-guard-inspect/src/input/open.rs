@@ -1,4 +1,4 @@
-//! Decompression by what a file begins with, and the errors that the parser would swallow.
+//! Decompression by magic number, and the errors that the parser would swallow.
 
 use std::{
     cell::RefCell,
@@ -10,23 +10,23 @@ use flate2::read::MultiGzDecoder;
 
 use super::zstd::{self, Zstd};
 
-/// Longest section header of a pcapng file that is read, in bytes.
+/// Maximum length of a pcapng section header in bytes.
 const LONGEST_SECTION_HEADER: usize = 1 << 20;
 const GZIP: [u8; 2] = [0x1F, 0x8B];
 /// Block type of a pcapng section header, the same in either byte order.
 const PCAPNG: [u8; 4] = [0x0A, 0x0D, 0x0D, 0x0A];
 
-/// Where an error of reading is kept: the parser only says that there was one.
+/// Store for a read error: the parser only reports that there was one.
 pub type Trouble = Rc<RefCell<Option<io::Error>>>;
 
-/// A capture's bytes, decompressed, and what form they have.
+/// Decompressed bytes of a capture, and their format.
 pub struct Opened {
     pub bytes: Source,
     pub is_pcapng: bool,
     pub trouble: Trouble,
 }
 
-/// What is read: first `head` in one piece, because the parser wants the first header whole.
+/// Source of bytes: first `head` in one piece, for the parser's first header.
 pub struct Source {
     head: Vec<u8>,
     rest: Box<dyn Read>,
@@ -82,7 +82,7 @@ pub fn open(mut source: Box<dyn Read>) -> io::Result<Opened> {
     Ok(Opened { bytes, is_pcapng, trouble })
 }
 
-/// Length of the section header block, from its first 12 bytes.
+/// Return the length of the section header block, from its first 12 bytes.
 fn section_header_len(head: &[u8]) -> usize {
     let (Some(length), Some(order)) = (head.get(4..8), head.get(8..12)) else {
         return 0;
@@ -100,7 +100,7 @@ pub fn up_to(source: &mut impl Read, count: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A gzip stream, whose errors say that they are its own.
+/// Gzip stream that marks its errors as its own.
 struct Gzip<R>(R);
 
 impl<R: Read> Read for Gzip<R> {

@@ -1,4 +1,6 @@
-//! A zstd stream of any number of frames, skippable ones among them: `zstd`, `pzstd` and `cat` make such.
+//! Zstd streams of any number of frames, skippable ones included.
+//!
+//! `zstd`, `pzstd` and `cat` produce such streams.
 
 use std::{
     error::Error,
@@ -11,17 +13,17 @@ use super::open::up_to;
 
 const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 
-/// A stream begins with these four bytes, or another frame in it.
+/// Check for the magic number of a stream, or of another frame in it.
 pub fn is_magic(bytes: &[u8]) -> bool {
     bytes == MAGIC || is_skippable(bytes)
 }
 
-/// RFC 8878, 3.1.2: a frame for others.
+/// Check for a skippable frame (RFC 8878, 3.1.2).
 fn is_skippable(bytes: &[u8]) -> bool {
     matches!(bytes, [0x50..=0x5F, 0x2A, 0x4D, 0x18])
 }
 
-/// What a stream decompresses to.
+/// Decompressed content of a stream.
 pub struct Zstd<R> {
     source: BufReader<R>,
     frame: Option<FrameDecoder>,
@@ -32,7 +34,7 @@ impl<R: Read> Zstd<R> {
         Zstd { source: BufReader::with_capacity(1 << 16, source), frame: None }
     }
 
-    /// The next frame that has data; `None` at the end.
+    /// Begin the next frame that has data; `None` at the end.
     fn begin(&mut self) -> io::Result<Option<FrameDecoder>> {
         loop {
             let magic = up_to(&mut self.source, MAGIC.len())?;
@@ -92,7 +94,7 @@ fn ends_early() -> io::Error {
     io::Error::other("the zstd data end early")
 }
 
-/// What the decoder says, without the layers of its own. Errors of reading stay what they are.
+/// Return the decoder's innermost error; errors of reading are unchanged.
 fn damage(error: impl Error + 'static) -> io::Error {
     let mut cause: &(dyn Error + 'static) = &error;
     loop {

@@ -1,6 +1,6 @@
-//! One self-contained page: each connection's time line, its segments over the frames they carry.
+//! Self-contained page: each connection's timeline, its segments above its frames.
 //!
-//! No request leaves the page: its policy allows the one script by its hash, and nothing from anywhere.
+//! The page makes no request: its policy allows the one script by its hash, and nothing else.
 //! Names and reasons come from the network, so they are data to the script, and never markup.
 
 use std::{
@@ -24,29 +24,31 @@ const MARKUP: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// First bytes of each frame in the page: the longest header, and some payload.
+/// Leading bytes of each frame in the page: the longest header, and some payload.
 pub const SHOWN: usize = 14 + 18;
-/// Segments, frames and findings of a page: a browser has to hold them.
+/// Maximum number of segments, frames and findings, for the browser's sake.
 const MOST: usize = 600_000;
 
-/// Both ends, in an order that does not depend on who sends.
+/// Both ends, in an order independent of the sender.
 type Key = (SocketAddr, SocketAddr);
 
-/// A segment with payload, as the script has it: microseconds since the first, who sent it (0 for the
-/// lower address), sequence number, length, packet, file.
+/// Segment with payload, in the script's format.
+/// Microseconds since the first, sender (0 for the lower address), sequence number, length, packet,
+/// file.
 type Boxed = (u64, u8, u32, u32, u64, u32);
 
-/// A frame: side, number, sequence number, header, length, first byte, packet, packet in which it ends, microseconds,
-/// base64 of its first bytes.
+/// Frame, in the script's format.
+/// Side, number, sequence number, header, length, first byte, packet, packet in which it ends,
+/// microseconds, base64 of its leading bytes.
 #[derive(Serialize)]
 struct Row(u8, u64, u32, u32, u64, u8, u64, u64, u64, String);
 
-/// What was found: side, kind, sequence number, offset, packet, microseconds, words, inside
-/// messages, file.
+/// Finding, in the script's format.
+/// Side, kind, sequence number, offset, packet, microseconds, words, inside messages, file.
 #[derive(Serialize)]
 struct Note(u8, &'static str, u32, u32, u64, u64, String, bool, u32);
 
-/// What is put together for a page.
+/// Page under construction.
 #[derive(Default)]
 pub struct Page {
     segments: HashMap<Key, Vec<Boxed>>,
@@ -59,7 +61,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// There is room for one more.
+    /// Check whether there is room for another entry, and take it.
     fn has_room(&mut self) -> bool {
         let has_room = self.held < MOST;
         self.held += usize::from(has_room);
@@ -71,7 +73,7 @@ impl Page {
         ns.saturating_sub(self.first_ns.unwrap_or(ns)) / 1000
     }
 
-    /// A segment of a connection that is wanted, if it turns out to be one.
+    /// Add a segment of a selected connection, which may turn out to be WebSocket.
     pub fn segment(&mut self, segment: &Segment<'_>) {
         self.first_ns.get_or_insert(segment.place.time_ns);
         if segment.len == 0 || !self.has_room() {
@@ -84,7 +86,7 @@ impl Page {
         self.segments.entry(key).or_default().push(row);
     }
 
-    /// Something was found in one.
+    /// Add a finding.
     pub fn finding(&mut self, ends: &Ends, finding: &Finding) {
         let kind = finding.what.kind();
         if kind == Kind::Unit || !self.has_room() {
@@ -114,15 +116,15 @@ impl Page {
         }
     }
 
-    /// A connection is over.
+    /// Add the report of a finished connection.
     pub fn flow(&mut self, report: &FlowReport) {
         let mut report = report.clone();
-        // The page has all of these of its own.
+        // The page has its own copies of these.
         (report.findings, report.split_points, report.violations) = Default::default();
         self.flows.push(report);
     }
 
-    /// How many segments, frames and findings there was no room for.
+    /// Return the number of segments, frames and findings left out for lack of room.
     pub const fn left_out(&self) -> u64 {
         self.left_out
     }
@@ -160,7 +162,7 @@ impl Page {
         out.flush()
     }
 
-    /// One connection as the script wants it.
+    /// Build the script's data of one connection.
     fn connection(&mut self, flow: &FlowReport) -> Value {
         let (key, is_higher) = key(flow.ends.client, flow.ends.server);
         let range = self.us(flow.first)..=self.us(flow.last);
@@ -204,7 +206,7 @@ fn side(side: Side) -> u8 {
     u8::from(side == Side::Server)
 }
 
-/// The ends in order, and whether the first named is the higher one.
+/// Return the ends in order, and 1 if the first named is the higher one.
 fn key(one: SocketAddr, other: SocketAddr) -> (Key, u8) {
     if one <= other { ((one, other), 0) } else { ((other, one), 1) }
 }

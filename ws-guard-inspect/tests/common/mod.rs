@@ -1,4 +1,4 @@
-//! Captures that tests write from streams they know.
+//! Captures that tests write from known streams.
 #![allow(dead_code)] // Each test target uses a part.
 
 pub mod tshark;
@@ -13,7 +13,7 @@ use ws_guard_inspect::{
 };
 
 pub const ETHERNET: u32 = 1;
-/// First bytes of each frame that are kept.
+/// Number of leading bytes kept of each frame.
 pub const KEPT: usize = 40;
 /// Time of the first packet, in nanoseconds.
 pub const START: u64 = 1_700_000_000_000_000_000;
@@ -23,7 +23,7 @@ pub const REQUEST: &[u8] =
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
-/// The head of a 101.
+/// Build the head of a 101.
 pub fn switching(deflate: bool) -> Vec<u8> {
     let extension = if deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
     format!(
@@ -33,7 +33,7 @@ pub fn switching(deflate: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A frame, masked where a client sends it.
+/// Build a frame, masked where a client sends it.
 pub fn frame(side: Side, first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = if side == Side::Client { 0x80 } else { 0 };
     let mut bytes = vec![first];
@@ -58,16 +58,16 @@ pub fn frame(side: Side, first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A packet of a capture that is being written.
+/// Packet of a capture under construction.
 #[derive(Clone)]
 pub struct Packet {
     pub time_ns: u64,
     pub data: Vec<u8>,
-    /// Bytes that are left out at the end.
+    /// Number of bytes truncated at the end.
     pub cut: usize,
 }
 
-/// A TCP connection that is being made up.
+/// Synthetic TCP connection.
 #[derive(Clone)]
 pub struct Talk {
     pub client: SocketAddr,
@@ -89,7 +89,7 @@ impl Talk {
         Talk { client, server, next: first, now_ns: START, window: 65_000, packets: Vec::new() }
     }
 
-    /// Handshakes of TCP and of WebSocket.
+    /// Perform the handshakes of TCP and of WebSocket.
     pub fn open(v6: bool, first: [u32; 2], deflate: bool) -> Talk {
         let mut talk = Talk::new(v6, first);
         talk.handshake();
@@ -106,14 +106,14 @@ impl Talk {
         self.put(Side::Client, self.next[0], &[], "A");
     }
 
-    /// The side's next bytes, in one segment. Their packet's number.
+    /// Send a side's next bytes in one segment, and return the packet's number.
     pub fn send(&mut self, side: Side, bytes: &[u8]) -> u64 {
         self.put(side, self.next[side as usize], bytes, "PA");
         self.next[side as usize] = self.next[side as usize].wrapping_add(bytes.len() as u32);
         self.packets.len() as u64
     }
 
-    /// An acknowledgement of all that was sent so far.
+    /// Acknowledge everything sent so far.
     pub fn ack(&mut self, side: Side) {
         self.put(side, self.next[side as usize], &[], "A");
     }
@@ -127,7 +127,7 @@ impl Talk {
         self.now_ns += ms * 1_000_000;
     }
 
-    /// A segment with any sequence number.
+    /// Send a segment with any sequence number.
     pub fn put(&mut self, side: Side, seq: u32, bytes: &[u8], flags: &str) {
         let (from, to) = match side {
             Side::Client => (self.client, self.server),
@@ -165,7 +165,7 @@ impl Talk {
     }
 }
 
-/// A pcap file with microseconds, little endian.
+/// Build a pcap file with microseconds, little-endian.
 pub fn pcap(link: u32, packets: &[Packet]) -> Vec<u8> {
     let mut file = Vec::new();
     file.extend(0xA1B2_C3D4u32.to_le_bytes());
@@ -183,7 +183,7 @@ pub fn pcap(link: u32, packets: &[Packet]) -> Vec<u8> {
     file
 }
 
-/// A pcapng file of one interface, big or little endian, with nanoseconds.
+/// Build a pcapng file of one interface, big- or little-endian, with nanoseconds.
 pub fn pcapng(link: u16, packets: &[Packet], big: bool) -> Vec<u8> {
     let word = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let half = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
@@ -209,7 +209,7 @@ pub fn pcapng(link: u16, packets: &[Packet], big: bool) -> Vec<u8> {
     file
 }
 
-/// All that an inspection says.
+/// Results of an inspection.
 #[derive(Default)]
 pub struct Told {
     pub findings: Vec<(Ends, Finding)>,
@@ -227,20 +227,20 @@ impl Visitor for Told {
 }
 
 impl Told {
-    /// The only connection.
+    /// Return the only connection.
     pub fn flow(&self) -> &FlowReport {
         assert_eq!(self.flows.len(), 1);
         &self.flows[0]
     }
 
-    /// What was found in what a side sent, frames left out.
+    /// Return the findings on a side's data, except frames.
     pub fn of(&self, side: Side) -> Vec<&Finding> {
         let of_side = self.findings.iter().map(|(_, finding)| finding);
         let of_side = of_side.filter(|finding| finding.direction == side);
         of_side.filter(|finding| !matches!(finding.what, What::Frame(_))).collect()
     }
 
-    /// A side's frames, and the sequence number and packet where each begins.
+    /// Return a side's frames, each with the sequence number and packet of its start.
     pub fn frames(&self, side: Side) -> Vec<(u32, u64, Frame)> {
         let frames = self.findings.iter().filter(|(_, finding)| finding.direction == side);
         let frames = frames.filter_map(|(_, finding)| match &finding.what {
@@ -251,7 +251,7 @@ impl Told {
     }
 }
 
-/// Two frames in a segment, a ping and its pong: 8 packets.
+/// Build a talk of two frames in a segment, a ping and its pong: 8 packets.
 pub fn talk(v6: bool) -> Talk {
     let mut talk = Talk::open(v6, [100, u32::MAX - 20], false);
     let two = [frame(Side::Client, 0x81, b"one"), frame(Side::Client, 0x82, &[7; 300])].concat();
@@ -266,7 +266,7 @@ pub fn inspect(file: &[u8]) -> (Told, Totals, Option<Damage>) {
     inspect_with(file, Inspector::new(Told::default()))
 }
 
-/// The same with what the inspector knows.
+/// Inspect a capture with the given inspector.
 pub fn inspect_with(file: &[u8], mut inspector: Inspector<Told>) -> (Told, Totals, Option<Damage>) {
     let mut damage = None;
     inspector.keep(KEPT);
@@ -287,7 +287,7 @@ pub fn inspect_with(file: &[u8], mut inspector: Inspector<Told>) -> (Told, Total
     (told, totals, damage)
 }
 
-/// The same of one that is whole.
+/// Inspect an undamaged capture.
 pub fn inspected(file: &[u8]) -> (Told, Totals) {
     let (told, totals, damage) = inspect(file);
     assert_eq!(damage, None);

@@ -1,4 +1,4 @@
-//! What Debian's tshark finds in a capture, to compare with.
+//! Results of Debian's tshark on a capture, for comparison.
 
 use std::process::Command;
 
@@ -6,13 +6,13 @@ use ws_guard_inspect::{Side, What};
 
 use super::inspected;
 
-/// One frame as both see it: from the client, packet in which it ends, FIN, opcode, length.
+/// Frame in both: from the client, packet in which it ends, FIN, opcode, length.
 pub type Seen = (bool, u64, bool, u8, u64);
 
-/// A close: from the client, its code.
+/// Close frame: from the client, its code.
 pub type Close = (bool, u16);
 
-/// What tshark says: its frames, and the code of each close; `None` where there is none.
+/// Run tshark and return its frames and close codes; `None` if not installed.
 pub fn tshark(file: &[u8], port: u16) -> Option<(Vec<Seen>, Vec<Close>)> {
     let capture = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(capture.path(), file).unwrap();
@@ -34,14 +34,14 @@ pub fn tshark(file: &[u8], port: u16) -> Option<(Vec<Seen>, Vec<Close>)> {
     Some((frames, text.lines().flat_map(|line| closes_of(line, port)).collect()))
 }
 
-/// The codes of the close frames in such a line.
+/// Parse the codes of the close frames in a line of tshark.
 fn closes_of(line: &str, port: u16) -> Vec<Close> {
     let fields: Vec<&str> = line.split('\t').collect();
     let codes = fields[7].split(',').filter(|part| !part.is_empty());
     codes.map(|code| (fields[1] == port.to_string(), code.parse().unwrap())).collect()
 }
 
-/// The frames in a line of a packet: each field is a list of what all of them have.
+/// Parse the frames in a packet's line: each field lists the values of all frames.
 fn frames_of(line: &str, port: u16) -> Vec<Seen> {
     let fields: Vec<&str> = line.split('\t').collect();
     let list = |index: usize| fields[index].split(',').filter(|part| !part.is_empty());
@@ -62,7 +62,7 @@ fn frames_of(line: &str, port: u16) -> Vec<Seen> {
     .collect()
 }
 
-/// What the inspector says, in the order in which frames end.
+/// Return the inspector's frames and close codes, in the order in which frames end.
 pub fn inspector(file: &[u8]) -> (Vec<Seen>, Vec<Close>) {
     let (told, _) = inspected(file);
     let mut seen: Vec<Seen> = Vec::new();
@@ -80,7 +80,7 @@ pub fn inspector(file: &[u8]) -> (Vec<Seen>, Vec<Close>) {
     (seen, closes.collect())
 }
 
-/// Both say the same of a capture of connections to `port`; `false` where there is no tshark.
+/// Compare both on connections to `port`; `false` where tshark is not installed.
 pub fn compare(file: &[u8], port: u16) -> bool {
     let Some((theirs, their_closes)) = tshark(file, port) else {
         println!("skipped: there is no tshark here (Debian: apt-get install tshark)");

@@ -1,4 +1,4 @@
-//! The access log: a line of JSON for each connection that opened, closed or was refused.
+//! Access log: a JSON line for each connection that opened, closed or was refused.
 
 mod sink;
 
@@ -29,42 +29,42 @@ use super::{
 };
 use crate::view::TcpView;
 
-/// Lines that may wait for the disk or the terminal; more are lost and counted.
+/// Maximum number of lines that wait to be written; more are lost and counted.
 const WAITING: usize = 8192;
 
-/// What happened.
+/// Event of a line.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     Open,
-    /// What ended a connection was an error; its `Close` follows.
+    /// Error that ended a connection; its `Close` follows.
     Error,
     Close,
     Refused,
 }
 
-/// One line. Fields that do not apply are left out.
+/// Line of the log; inapplicable fields are omitted.
 #[derive(Debug, Serialize)]
 pub struct Line<'a> {
-    /// RFC 3339, in UTC.
+    /// RFC 3339 time in UTC.
     pub time: String,
     pub event: What,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_id: Option<u64>,
-    /// The other end of the TCP connection.
+    /// Other end of the TCP connection.
     pub peer: SocketAddr,
-    /// The client's address, where a trusted proxy says that it is another; the peer's end point,
-    /// where what it says cannot be used.
+    /// Client's address, where a trusted proxy states a different one.
+    /// Where its statement cannot be used, this is the peer's end point.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<Caller>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<&'a str>,
-    /// Whose certificate the client showed.
+    /// Name in the client's certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<&'a str>,
-    /// The subprotocol that was agreed, as `X-WS-Protocol-Version` has it.
+    /// Agreed subprotocol, as in `X-WS-Protocol-Version`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ pub struct Line<'a> {
     pub ping_interval_ms: Option<u64>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub closed: Option<Closed<'a>>,
-    /// Of a refused handshake: why.
+    /// Reason of a refused handshake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +81,7 @@ pub struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// A line with nothing in it yet; its time is set when it is written.
+    /// Create an empty line; its time is set when it is written.
     pub fn new(event: What, peer: SocketAddr) -> Line<'a> {
         Line {
             time: String::new(),
@@ -102,29 +102,29 @@ impl<'a> Line<'a> {
     }
 }
 
-/// How a connection ended.
+/// End of a connection.
 #[derive(Debug, Serialize)]
 pub struct Closed<'a> {
-    /// As in the metric `wsguard_server_closed_total`.
+    /// Cause, as in the metric `wsguard_server_closed_total`.
     pub cause: &'static str,
-    /// The status code that ended it; 1005 and 1006 as RFC 6455, 7.1.5 has them: none came, and no
-    /// close frame came at all.
+    /// Status code that ended it; 1005 or 1006 without one (RFC 6455, 7.1.5).
+    /// 1005: the close frame had no code; 1006: no close frame came.
     pub code: u16,
     pub reason: &'a str,
     pub duration_ms: f64,
     #[serde(flatten)]
     pub totals: Totals,
-    /// Bytes that were not written any more.
+    /// Number of bytes left unwritten.
     pub message_queue_size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_rtt_ms: Option<f64>,
-    /// What the kernel said of its TCP last.
+    /// Last TCP state reported by the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpView>,
 }
 
 impl<'a> Closed<'a> {
-    /// What the log says of a connection that lasted for `duration`, its handshake included.
+    /// Create the fields of a connection that lasted `duration`, handshake included.
     pub fn new(ended: &'a Ended, duration: Duration) -> Closed<'a> {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         Closed {
@@ -140,20 +140,20 @@ impl<'a> Closed<'a> {
     }
 }
 
-/// Where lines go. Never waits.
+/// Destination of log lines; writing never waits.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     writer: Option<(NonBlocking, ErrorCounter)>,
     target: Option<Arc<Target>>,
 }
 
-/// Writes out what waits when it is dropped.
+/// Guard that writes out waiting lines when dropped.
 pub struct Flush {
     _worker: Option<WorkerGuard>,
 }
 
 impl AccessLog {
-    /// No log.
+    /// Create a log that is off.
     pub fn none() -> AccessLog {
         AccessLog { writer: None, target: None }
     }
@@ -163,7 +163,7 @@ impl AccessLog {
         Target::open(path).map(AccessLog::with)
     }
 
-    /// Write to what [`open`] opened by this name.
+    /// Write to a file that [`open`] has opened by this name.
     pub fn on(file: File, path: &Path) -> (AccessLog, Flush) {
         AccessLog::with(Target::on(file, path))
     }
@@ -180,7 +180,7 @@ impl AccessLog {
         }
     }
 
-    /// Write to anything, on a thread of its own.
+    /// Write to any writer, on a thread of its own.
     pub fn to(writer: impl Write + Send + 'static) -> (AccessLog, Flush) {
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING);
         let (writer, worker) = builder.thread_name("access-log").finish(writer);
@@ -188,7 +188,7 @@ impl AccessLog {
         (AccessLog { writer: Some((writer, lost)), target: None }, Flush { _worker: Some(worker) })
     }
 
-    /// Whether lines go anywhere.
+    /// Check whether lines are written anywhere.
     pub fn is_open(&self) -> bool {
         self.writer.is_some()
     }
@@ -198,11 +198,11 @@ impl AccessLog {
         let Some((writer, _)) = &self.writer else { return };
         let Ok(mut text) = serde_json::to_vec(line) else { return };
         text.push(b'\n');
-        // It takes everything, or counts what it could not.
+        // It takes everything, or counts what it could not write.
         let _ = writer.clone().write_all(&text);
     }
 
-    /// Open the file again on each SIGHUP, as whoever renames full logs expects; for ever.
+    /// Reopen the file on each SIGHUP, as log rotation expects; for ever.
     pub async fn reopen_on_hangup(&self) {
         let (Some(target), Ok(mut hangup)) = (&self.target, signal(SignalKind::hangup())) else {
             return std::future::pending().await;
@@ -220,10 +220,10 @@ impl AccessLog {
         }
     }
 
-    /// Show in `registry` how many lines were lost.
+    /// Register the number of lost lines in `registry`.
     ///
     /// # Errors
-    /// Where the registry has that metric already.
+    /// If the registry has that metric already.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         let waiting = self.writer.as_ref().map(|(_, lost)| lost.clone());
         let target = self.target.clone();
@@ -231,12 +231,12 @@ impl AccessLog {
     }
 }
 
-/// What was lost, counted by the log's writer and read with each scrape.
+/// Number of lost lines, counted by the log's writer and read with each scrape.
 struct Lost {
     counter: IntCounter,
-    /// Those that found too many others waiting.
+    /// Lines lost because too many others were waiting.
     waiting: Option<ErrorCounter>,
-    /// Those that could not be written.
+    /// Lines lost because they could not be written.
     target: Option<Arc<Target>>,
 }
 
@@ -253,7 +253,7 @@ impl Collector for Lost {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // One of its own, so that two scrapes at once do not add up.
+        // A counter of its own, so that two concurrent scrapes do not add up.
         let Ok(counter) = lost_counter() else { return Vec::new() };
         counter.inc_by(self.waiting.as_ref().map_or(0, |lines| lines.dropped_lines() as u64));
         counter.inc_by(self.target.as_ref().map_or(0, |target| target.lost()));
@@ -261,7 +261,7 @@ impl Collector for Lost {
     }
 }
 
-/// Now, as the log has it.
+/// Return the current time in the log's format.
 pub fn timestamp() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
@@ -272,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk that takes nothing until the other end of the channel goes.
+    /// Disk that accepts nothing until the other end of the channel is dropped.
     struct Stuck(Receiver<()>);
 
     impl Write for Stuck {
@@ -299,7 +299,7 @@ mod tests {
         for _ in 0..WAITING + 100 {
             log.write(&line);
         }
-        // One or none is with the writer already.
+        // One or none has reached the writer already.
         assert!((99.0..=100.0).contains(&lost()), "{}", lost());
         drop(go);
     }

@@ -1,4 +1,4 @@
-//! Where lines of the access log end: a file that may be replaced, and that may be full.
+//! Destination of access log lines: a file that may be replaced, and may be full.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,12 +13,12 @@ use std::{
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// The file's name, and what happened to what was written there.
+/// File name and write status of a destination.
 #[derive(Debug)]
 pub struct Target {
-    /// None for standard output.
+    /// Path; none for standard output.
     path: Option<PathBuf>,
-    /// Takes the place of the file in use before the next line.
+    /// Replacement of the current file, used from the next line on.
     next: Mutex<Option<File>>,
     lost: AtomicU64,
 }
@@ -29,7 +29,7 @@ impl Target {
         Ok(Target::on(open(path)?, path))
     }
 
-    /// Write to what [`open`] opened by this name.
+    /// Write to a file that [`open`] has opened by this name.
     pub fn on(out: File, path: &Path) -> (Arc<Target>, Sink) {
         let path = (path != Path::new("-")).then(|| path.to_owned());
         let target = Target { path, next: Mutex::new(None), lost: AtomicU64::new(0) };
@@ -38,8 +38,8 @@ impl Target {
         (target, sink)
     }
 
-    /// Open the file again: the old one has another name by now, or is gone. Where that fails, lines
-    /// go on to the old one.
+    /// Reopen the file, as the old one is renamed or removed by now.
+    /// If that fails, lines still go to the old one.
     pub fn reopen(&self) -> io::Result<()> {
         if let Some(path) = &self.path {
             self.replace(append(path)?);
@@ -52,7 +52,7 @@ impl Target {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     }
 
-    /// Lines that were not written, or not whole.
+    /// Return the number of lines that were not written, or not in full.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -65,14 +65,14 @@ impl Target {
 /// Open a file to append to, or standard output where `path` is `-`.
 pub fn open(path: &Path) -> io::Result<File> {
     if path == Path::new("-") {
-        // Not through the library's buffer, which would hide what is lost.
+        // The library's buffer would hide lost lines.
         return Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?));
     }
     append(path)
 }
 
-/// Open a file to append to. A pipe without a reader is an error at once: whoever waits for a reader
-/// may wait for ever, and does not hear that the server shall end.
+/// Open a file to append to. A pipe without a reader is an error at once.
+/// Waiting for a reader may take for ever, and would block shutdown.
 fn append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -82,12 +82,12 @@ fn append(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes lines, and counts those that cannot be written.
+/// Writer of lines, which counts those that cannot be written.
 pub struct Sink {
     out: File,
     target: Arc<Target>,
     failing: bool,
-    /// The last line was written in part.
+    /// `true` if the last line was written in part.
     torn: bool,
 }
 
@@ -112,7 +112,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Say that lines are lost when it begins, and when it is over.
+    /// Log the beginning and the end of losing lines.
     fn note(&mut self, written: io::Result<()>) {
         let failed = written.is_err();
         if let Err(error) = written {
@@ -130,7 +130,7 @@ impl Sink {
 }
 
 impl Write for Sink {
-    /// Takes a line, whatever comes of it: its writer would try the rest of one that failed again.
+    /// Accept a line even if it fails: the caller would retry the rest of a failed one.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let next = self.target.next.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(next) = next {
@@ -181,7 +181,7 @@ mod tests {
         sink.write_all(b"3\n").unwrap();
         assert_eq!(fs::read_to_string(&old).unwrap(), "1\n2\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "3\n");
-        // Where there is no new one, the old one goes on.
+        // Without a new file, the old one is still used.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(target.reopen().is_err());

@@ -1,7 +1,7 @@
-//! What a subprotocol does to messages, between the frames and the handler: Snappy, or encryption.
+//! Coding of messages by a subprotocol, before the handler: Snappy or encryption.
 //!
-//! Both keep to whole messages, and hold nothing for an idle connection but keys. What takes longer
-//! than a turn goes on in the next one: [`Opening`] and [`Sealing`].
+//! Both work on whole messages, and hold nothing for an idle connection but keys. Work longer
+//! than a turn is continued in the next one: [`Opening`] and [`Sealing`].
 
 pub mod noise;
 mod opening;
@@ -19,25 +19,26 @@ use super::{
     turn::Turn,
 };
 
-/// What is done to the messages of one connection.
+/// Coding of one connection's messages.
 #[derive(Debug)]
 pub enum Coding {
-    /// Binary messages are blocks of Snappy; text goes as it is.
+    /// Snappy: binary messages are blocks, text is unchanged.
     Snappy,
     Noise(Noise),
 }
 
-/// What a message from the peer was.
+/// Decoded message from the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened {
     Message(Message),
-    /// A step of a handshake, and its answer, to be sent as it is.
+    /// Handshake step, with its answer, to be sent as it is.
     Answer(Message),
 }
 
 impl Coding {
-    /// Result of a choice: `deflated` is whether permessage-deflate was agreed, and a handshake
-    /// has to be done by `deadline`.
+    /// Create the coding of a choice, if any.
+    /// `deflated` is whether permessage-deflate was agreed; a handshake has to be done by
+    /// `deadline`.
     pub fn of(
         choice: &Choice,
         deflated: bool,
@@ -54,18 +55,17 @@ impl Coding {
         }
     }
 
-    /// What a message of the peer means, found out as a whole. It may be at most `max` bytes,
-    /// decompressed.
+    /// Decode a whole message of the peer, of at most `max` bytes decompressed.
     ///
     /// # Errors
-    /// When it is not what was agreed; then the connection is over.
+    /// If it is not as agreed; then the connection is over.
     pub fn open(&mut self, message: Message, max: usize) -> Result<Opened, ProtocolError> {
         let opened = Opening::new(message).go_on(self, max, &mut Turn::endless())?;
         opened.ok_or(ProtocolError::Encryption)
     }
 
-    /// A message as it goes to the peer, or `None` where nothing can be sent: before the end of a
-    /// handshake.
+    /// Encode a message for the peer.
+    /// Returns `None` before the end of a handshake, when nothing can be sent.
     pub fn seal(&mut self, message: Message) -> Option<Message> {
         match Sealing::default().go_on(self, &message, &mut Turn::endless()) {
             Poll::Ready(sealed) => sealed,
@@ -73,17 +73,17 @@ impl Coding {
         }
     }
 
-    /// Nothing can be sent yet: the handshake is not done.
+    /// Check whether nothing can be sent yet, because the handshake is pending.
     pub fn is_mute(&self) -> bool {
         matches!(self, Coding::Noise(noise) if noise.is_mute())
     }
 
-    /// Whether anything is done to messages of this kind.
+    /// Check whether messages of this kind are changed.
     pub fn changes(&self, kind: Kind) -> bool {
         matches!(self, Coding::Noise(_)) || kind == Kind::Binary
     }
 
-    /// When a handshake that is not done has to be.
+    /// Return the deadline of a pending handshake.
     pub fn deadline(&self) -> Option<Instant> {
         match self {
             Coding::Snappy => None,

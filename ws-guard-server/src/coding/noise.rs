@@ -1,14 +1,14 @@
-//! Messages encrypted with AES-GCM, under keys from a Noise handshake (noiseprotocol.org, rev. 34):
-//! `Noise_NX_25519_AESGCM_SHA256`, done by the crate `snow`.
+//! Messages encrypted with AES-GCM, under keys from a Noise handshake.
 //!
-//! The client's first two messages are the handshake's, `e` from it and `e, ee, s, es` to it, binary
-//! and with empty payloads; the prologue is the name of the protocol as the response has it. The
+//! The handshake is `Noise_NX_25519_AESGCM_SHA256` (noiseprotocol.org, rev. 34), by the crate
+//! `snow`. The client's first two messages are the handshake's, `e` from it and `e, ee, s, es` to
+//! it, binary and with empty payloads; the prologue is the protocol's name as in the response. The
 //! client learns the server's key by that, and has to know which one to expect.
 //!
-//! After it every message is binary, and a row of Noise messages one behind the other: each but the
-//! last is 65,535 bytes, the most that there can be. The first byte of each, encrypted with it, says
-//! whether it is the last and what the whole is, so that messages cannot be cut or joined on the way.
-//! Every 65,536 Noise messages a direction has a new key (11.3).
+//! After it every message is binary, and a sequence of Noise messages: each but the last is 65,535
+//! bytes, the maximum. The first byte of each, encrypted with it, tells whether it is the last and
+//! what the whole is, so that messages cannot be cut or joined on the way. Every 65,536 Noise
+//! messages a direction has a new key (11.3).
 
 use std::{fmt, time::Instant};
 
@@ -23,28 +23,28 @@ use crate::{
     turn::Turn,
 };
 
-/// The handshake's name, which a client has to use as well.
+/// Name of the handshake, which a client has to use as well.
 pub const PATTERN: &str = "Noise_NX_25519_AESGCM_SHA256";
-/// Largest Noise message in bytes.
+/// Maximum length of a Noise message in bytes.
 pub const MAX_NOISE: usize = 65_535;
-/// Authentication tag, in bytes.
+/// Length of the authentication tag in bytes.
 const TAG: usize = 16;
-/// Most bytes of a message in a Noise message.
+/// Maximum number of message bytes in a Noise message.
 const MAX_PART: usize = MAX_NOISE - TAG - 1;
-/// Noise messages under one key.
+/// Number of Noise messages under one key.
 const REKEY: u64 = if cfg!(test) { 100 } else { 1 << 16 };
 
-/// Of the byte in front: nothing of the message follows.
+/// Flag in the first byte: nothing of the message follows.
 pub const LAST: u8 = 1;
-/// The message is text.
+/// Flag of a text message.
 pub const TEXT: u8 = 2;
-/// The message is a block of Snappy.
+/// Flag of a message that is a Snappy block.
 pub const SNAPPY: u8 = 4;
 
-/// One connection's encryption.
+/// Encryption of one connection.
 pub struct Noise {
     state: State,
-    /// What is sent is compressed first.
+    /// `true` if outgoing messages are compressed first.
     compress: bool,
     deadline: Instant,
 }
@@ -52,7 +52,7 @@ pub struct Noise {
 enum State {
     Handshake(Box<HandshakeState>),
     Transport(Box<TransportState>),
-    /// Nothing can be read any more.
+    /// Failure, after which nothing can be read.
     Broken,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Debug for Noise {
 }
 
 impl Noise {
-    /// The server's side, before its handshake.
+    /// Create the server's side, before its handshake.
     pub fn new(key: Option<&NoiseKey>, choice: &Choice, deadline: Instant) -> Noise {
         let state = key.and_then(|key| responder(key, &choice.protocol).ok());
         let state = state.map_or(State::Broken, |state| State::Handshake(Box::new(state)));
@@ -74,7 +74,7 @@ impl Noise {
         matches!(self.state, State::Handshake(_)).then_some(self.deadline)
     }
 
-    /// A message of the client before it is decrypted: the answer to it, if it is a handshake's.
+    /// Process a message before decryption; return the answer to one of the handshake.
     pub fn receive(&mut self, message: &Message) -> Result<Option<Message>, ProtocolError> {
         let answer = match std::mem::replace(&mut self.state, State::Broken) {
             _ if message.kind == Kind::Text => None,
@@ -88,7 +88,8 @@ impl Noise {
         answer.map(Some).ok_or(ProtocolError::Encryption)
     }
 
-    /// Go on decrypting a message, the same until it is done; whether it is, or else the turn is over.
+    /// Continue decrypting a message, the same until done; return whether it is done.
+    /// Otherwise the turn is over.
     pub fn decrypt(
         &mut self,
         message: &[u8],
@@ -101,18 +102,18 @@ impl Noise {
         progress.go_on(state, message, turn).ok_or(ProtocolError::Encryption)
     }
 
-    /// What is sent is compressed first.
+    /// Check whether outgoing messages are compressed first.
     pub fn compresses(&self) -> bool {
         self.compress
     }
 
-    /// Nothing can be sent: the handshake is not done.
+    /// Check whether nothing can be sent, because the handshake is pending.
     pub fn is_mute(&self) -> bool {
         !matches!(self.state, State::Transport(_))
     }
 
-    /// Go on encrypting a message, the same until it is done: what comes of it, or `None` when the turn
-    /// is over. `kind` is that of the message, and whether it was compressed.
+    /// Continue encrypting a message, the same until done; return the result.
+    /// `None`: the turn is over. `kind` is that of the message, and whether it was compressed.
     pub fn encrypt(
         &mut self,
         message: &[u8],
@@ -130,7 +131,7 @@ impl Noise {
         }
     }
 
-    /// The client's half of the handshake, and ours as the answer.
+    /// Process the client's half of the handshake, and return ours.
     fn shake(&mut self, mut state: HandshakeState, theirs: &[u8]) -> Option<Message> {
         let mut buffer = [0; 256];
         let payload = state.read_message(theirs, &mut buffer).ok()?;
@@ -151,17 +152,17 @@ fn responder(key: &NoiseKey, protocol: &str) -> Result<HandshakeState, snow::Err
         .build_responder()
 }
 
-/// How far a message is decrypted.
+/// Progress of decrypting a message.
 #[derive(Debug, Default)]
 pub struct Decrypting {
     taken: usize,
-    /// What the first byte of each part said.
+    /// Flags in the first byte of each part.
     kind: Option<u8>,
     bytes: Vec<u8>,
 }
 
 impl Decrypting {
-    /// Part by part; whether it is done, or else the turn is over. `None` is a failure.
+    /// Decrypt part by part; `false` when the turn is over, `None` on failure.
     fn go_on(
         &mut self,
         state: &mut TransportState,
@@ -192,18 +193,18 @@ impl Decrypting {
         Some(self.taken == message.len())
     }
 
-    /// What kind of message it was, and its bytes.
+    /// Take the decrypted message: its kind, and its bytes.
     pub fn take(&mut self) -> Option<(u8, Vec<u8>)> {
         Some((self.kind?, std::mem::take(&mut self.bytes)))
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.bytes.capacity()
     }
 }
 
-/// How far a message is encrypted.
+/// Progress of encrypting a message.
 #[derive(Debug, Default)]
 pub struct Encrypting {
     taken: usize,
@@ -211,7 +212,7 @@ pub struct Encrypting {
 }
 
 impl Encrypting {
-    /// Part by part; whether it is done, or else the turn is over. `None` is a failure.
+    /// Encrypt part by part; `false` when the turn is over, `None` on failure.
     fn go_on(
         &mut self,
         state: &mut TransportState,
@@ -242,20 +243,20 @@ impl Encrypting {
         Some(done)
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.sealed.capacity()
     }
 }
 
-/// Decrypt a message as a whole: what kind it is, and its bytes.
+/// Decrypt a whole message: return its kind, and its bytes.
 pub fn read(state: &mut TransportState, message: &[u8]) -> Option<(u8, Vec<u8>)> {
     let mut progress = Decrypting::default();
     progress.go_on(state, message, &mut Turn::endless())?;
     progress.take()
 }
 
-/// Encrypt a message of this kind as a whole.
+/// Encrypt a whole message of this kind.
 pub fn write(state: &mut TransportState, message: &[u8], kind: u8) -> Option<Vec<u8>> {
     let mut progress = Encrypting::default();
     progress.go_on(state, message, kind, &mut Turn::endless())?;

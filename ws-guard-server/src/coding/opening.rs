@@ -1,4 +1,4 @@
-//! A message of the peer whose meaning is being found out: decrypted, decompressed, checked.
+//! Message of the peer in decoding: decryption, decompression, check.
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ use crate::{
 /// Cost of checking text, in addition to decompressing it.
 const CHECKING: usize = 8;
 
-/// How far that has come.
+/// Progress of decoding.
 #[derive(Debug)]
 pub struct Opening {
     message: Message,
@@ -32,13 +32,13 @@ enum Stage {
 }
 
 impl Opening {
-    /// A message as it came.
+    /// Begin with a message as received.
     pub fn new(message: Message) -> Opening {
         Opening { message, stage: Stage::New }
     }
 
-    /// Go on: what the message means, or `None` when the turn is over. It may be at most `max` bytes,
-    /// decompressed.
+    /// Continue; return the decoded message, or `None` when the turn is over.
+    /// It may be at most `max` bytes, decompressed.
     pub fn go_on(
         &mut self,
         coding: &mut Coding,
@@ -112,7 +112,7 @@ impl Opening {
         Ok(())
     }
 
-    /// Text is to be checked; nothing else is left to do.
+    /// Begin the check of text, if that is all that is left to do.
     fn check(&mut self) {
         self.stage = match self.message.kind {
             Kind::Text => Stage::Checking(0, utf8::Incremental::default()),
@@ -120,7 +120,7 @@ impl Opening {
         };
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         let more = match &self.stage {
             Stage::Decrypting(progress) => progress.held(),

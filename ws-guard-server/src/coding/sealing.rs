@@ -1,4 +1,4 @@
-//! A message that is being made into what goes to the peer: compressed, encrypted.
+//! Message to the peer in encoding: compression, encryption.
 
 use std::task::Poll;
 
@@ -14,18 +14,18 @@ use crate::{
     turn::Turn,
 };
 
-/// How far that has come.
+/// Progress of encoding.
 #[derive(Debug, Default)]
 pub struct Sealing {
     packing: Packing,
-    /// The message as a block, once it is one.
+    /// Message as a block, once compressed.
     packed: Option<Bytes>,
     encrypting: Encrypting,
 }
 
 impl Sealing {
-    /// Go on with a message, the same until it is done. Pending when the turn is over; nothing comes of
-    /// it where nothing can be sent.
+    /// Continue with a message, the same until done; pending when the turn is over.
+    /// The result is empty where nothing can be sent.
     pub fn go_on(
         &mut self,
         coding: &mut Coding,
@@ -72,7 +72,7 @@ impl Sealing {
         }
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.packing.held() + self.packed.as_ref().map_or(0, Bytes::len) + self.encrypting.held()
     }

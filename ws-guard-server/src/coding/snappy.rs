@@ -1,5 +1,5 @@
-//! Messages as blocks of Snappy (the raw format, without a frame): the block begins with its length,
-//! which is checked before memory is set aside.
+//! Messages as Snappy blocks (raw format, without framing).
+//! A block begins with its length, which is checked before memory is allocated.
 
 use bytes::Bytes;
 use snap::raw::{Encoder, decompress_len};
@@ -9,12 +9,12 @@ use crate::{
     turn::{SLICE, Turn},
 };
 
-/// A copy of 64 bytes takes 3 of the block, so that no honest block is denser than this.
+/// Maximum expansion of an honest block: a copy of 64 bytes takes 3 of the block.
 const DENSEST: usize = 22;
-/// Bytes that are compressed by themselves: nothing in a block refers to what is before them.
+/// Size of pieces compressed independently: nothing in a block refers across them.
 const PIECE: usize = 1 << 16;
 
-/// A message that is being compressed into a block: a piece in a turn.
+/// Message in compression into a block, a piece in a turn.
 #[derive(Debug, Default)]
 pub struct Packing {
     taken: usize,
@@ -22,7 +22,7 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Go on with a message, the same until it is done; whether it is, or else the turn is over.
+    /// Continue with a message, the same until done; `false`: the turn is over.
     pub fn go_on(&mut self, message: &[u8], turn: &mut Turn) -> bool {
         if self.block.is_empty() {
             put_length(message.len(), &mut self.block);
@@ -44,18 +44,18 @@ impl Packing {
         true
     }
 
-    /// The block.
+    /// Return the block.
     pub fn into_block(self) -> Bytes {
         self.block.into()
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.block.capacity()
     }
 }
 
-/// The length in front of a block: seven bits in a byte, the lowest first.
+/// Write the length in front of a block: seven bits in a byte, the lowest first.
 fn put_length(mut length: usize, out: &mut Vec<u8>) {
     while length > 0x7F {
         out.push(length as u8 | 0x80);
@@ -64,17 +64,17 @@ fn put_length(mut length: usize, out: &mut Vec<u8>) {
     out.push(length as u8);
 }
 
-/// How many bytes of a block are that.
+/// Return the number of bytes of that length.
 fn length(block: &[u8]) -> usize {
     block.iter().position(|byte| byte & 0x80 == 0).map_or(block.len(), |last| last + 1)
 }
 
-/// A block that is being decompressed.
+/// Block in decompression.
 #[derive(Debug)]
 pub struct Unpacking {
     block: Bytes,
     at: usize,
-    /// Bytes of a literal that are not copied yet.
+    /// Number of bytes of a literal that are not copied yet.
     literal: usize,
     /// Announced length.
     len: usize,
@@ -82,7 +82,7 @@ pub struct Unpacking {
 }
 
 impl Unpacking {
-    /// A block that may come to at most `max` bytes.
+    /// Begin with a block that decompresses to at most `max` bytes.
     pub fn new(block: Bytes, max: usize) -> Result<Unpacking, ProtocolError> {
         let len = decompress_len(&block).map_err(|_| ProtocolError::Snappy)?;
         if len > max {
@@ -95,7 +95,7 @@ impl Unpacking {
         Ok(Unpacking { block, at, literal: 0, len, out: Vec::new() })
     }
 
-    /// Go on; whether it is done, or else the turn is over.
+    /// Continue; return whether it is done, otherwise the turn is over.
     pub fn go_on(&mut self, turn: &mut Turn) -> Result<bool, ProtocolError> {
         while self.at < self.block.len() {
             if turn.is_over() {
@@ -114,22 +114,22 @@ impl Unpacking {
         if whole { Ok(true) } else { Err(ProtocolError::Snappy) }
     }
 
-    /// What has come of it.
+    /// Return the output.
     pub fn out(&self) -> &[u8] {
         &self.out
     }
 
-    /// Take what has come of it.
+    /// Take the output.
     pub fn take(&mut self) -> Bytes {
         std::mem::take(&mut self.out).into()
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.block.len() + self.out.capacity()
     }
 
-    /// A literal or a copy, or as much of a long literal as is worth it.
+    /// Process a literal or a copy, or a worthwhile part of a long literal.
     fn element(&mut self) -> Option<()> {
         if self.literal > 0 {
             return self.copy_literal();
@@ -155,7 +155,7 @@ impl Unpacking {
         }
     }
 
-    /// A number of `bytes` bytes, little-endian.
+    /// Read a number of `bytes` bytes, little-endian.
     fn number(&mut self, bytes: usize) -> Option<usize> {
         let bytes = self.block.get(self.at..self.at + bytes)?;
         self.at += bytes.len();
@@ -174,13 +174,13 @@ impl Unpacking {
         Some(())
     }
 
-    /// Bytes that are there already; they may reach into themselves.
+    /// Copy bytes of the output, which may overlap with the copy.
     fn copy(&mut self, offset: usize, len: usize) -> Option<()> {
         let from = self.out.len().checked_sub(offset).filter(|_| offset > 0)?;
         self.has_room(len)?;
         let mut left = len;
         while left > 0 {
-            // As much again as there is since `from`: whole turns of what repeats itself.
+            // As much again as there is since `from`: whole turns of a repetition.
             let piece = left.min(self.out.len() - from);
             self.out.extend_from_within(from..from + piece);
             left -= piece;
@@ -188,7 +188,7 @@ impl Unpacking {
         Some(())
     }
 
-    /// Whether there is room for this number of bytes more.
+    /// Check that there is room for this number of further bytes.
     fn has_room(&mut self, more: usize) -> Option<()> {
         let (made, most) = (self.out.len(), self.len);
         let left = (most - made).checked_sub(more)?;
@@ -199,19 +199,20 @@ impl Unpacking {
     }
 }
 
-/// A block of at most `max` bytes, decompressed as a whole.
+/// Decompress a whole block of at most `max` bytes.
 pub fn decompress(block: &[u8], max: usize) -> Result<Bytes, ProtocolError> {
     let mut unpacking = Unpacking::new(Bytes::copy_from_slice(block), max)?;
     unpacking.go_on(&mut Turn::endless())?;
     Ok(unpacking.take())
 }
 
-/// Whether a block of `block` bytes can be one of `len` bytes: else memory is not set aside for it.
+/// Check whether a block of this length can become one of `len` bytes.
+/// If not, no memory is allocated for it.
 fn can_become(block: usize, len: usize) -> bool {
     len <= block.saturating_mul(DENSEST)
 }
 
-/// A block, compressed as a whole.
+/// Compress a whole block.
 pub fn compress(bytes: &[u8]) -> Bytes {
     let mut packing = Packing::default();
     packing.go_on(bytes, &mut Turn::endless());
@@ -237,7 +238,7 @@ mod tests {
         }
     }
 
-    /// As in the format's own description: length, literals, and a copy that overlaps itself.
+    /// As in the format's own description: length, literals, and an overlapping copy.
     #[test]
     fn a_block_by_hand() {
         let block = [&[9, 0x08][..], b"abc", &[0x09, 3]].concat();
@@ -284,7 +285,7 @@ mod tests {
         assert!(unpacking.take() == payload);
     }
 
-    /// Blocks that begin as they should, and go on as they like.
+    /// Generate blocks that begin correctly, and continue arbitrarily.
     fn blocks() -> impl Strategy<Value = Vec<u8>> {
         let honest =
             prop::collection::vec(0u8..4, 0..300).prop_map(|bytes| compress(&bytes).into());

@@ -1,4 +1,4 @@
-//! How a connection ends.
+//! End of a connection.
 
 use std::{task::Poll, time::Instant};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl<I: Stream> Connection<I> {
-    /// The peer's close frame: answer it, if it is not an answer itself, and end (RFC 6455, 7.1.1).
+    /// Process the peer's close frame: answer it unless an answer (RFC 6455, 7.1.1).
     pub(super) fn peer_closes(&mut self, close: Option<Close>, now: Instant) {
         if self.phase == Phase::Open {
             self.cause.get_or_insert(Cause::PeerClosed);
@@ -30,7 +30,7 @@ impl<I: Stream> Connection<I> {
         self.sent_close = Some(code);
     }
 
-    /// Close from this side and wait for the peer to agree.
+    /// Close from this side, and wait for the peer to agree.
     pub(super) fn begin_close(&mut self, cause: Cause, now: Instant) {
         if self.phase == Phase::Open {
             self.cause.get_or_insert(cause);
@@ -42,7 +42,7 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Close from this side for something after which no frame of the peer is worth reading.
+    /// Close from this side for a cause after which the peer's frames are worthless.
     pub(super) fn end(&mut self, cause: Cause, now: Instant) {
         self.begin_close(cause, now);
         self.cause.get_or_insert(cause);
@@ -56,9 +56,9 @@ impl<I: Stream> Connection<I> {
         self.close_by.get_or_insert(now + self.shard.service.config.close_timeout);
     }
 
-    /// End without waiting for the peer; whether there is nothing left to try.
+    /// End without waiting for the peer, and return whether nothing is left to try.
     pub(super) fn give_up(&mut self, cause: Cause, now: Instant) -> bool {
-        // Behind bytes that the socket does not take, a close frame would not go out either.
+        // A close frame would not get past bytes that the socket does not accept either.
         let hopeless = cause == Cause::SlowReader || !self.outbox.is_empty();
         if hopeless {
             self.cause.get_or_insert(cause);
@@ -68,7 +68,7 @@ impl<I: Stream> Connection<I> {
         hopeless
     }
 
-    /// The peer's TCP stream is at its end.
+    /// Process the end of the peer's TCP stream.
     pub(super) fn vanished(&mut self) -> Poll<()> {
         self.cause.get_or_insert(Cause::PeerVanished);
         Poll::Ready(())
@@ -78,7 +78,7 @@ impl<I: Stream> Connection<I> {
         Ended {
             cause: self.cause.unwrap_or(Cause::PeerVanished),
             close: self.close.take().map(|close| *close),
-            // It is the last that is written.
+            // It is the last frame to be written.
             sent: self.sent_close.filter(|_| self.outbox.is_empty()),
             totals: self.totals,
             queued: self.outbox.waiting() + self.handler.waiting(),

@@ -1,4 +1,4 @@
-//! What becomes of what a peer sent.
+//! Processing of the peer's frames and messages.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Go on finding out what a message means, by what the subprotocol does to messages.
+    /// Continue decoding a message by the subprotocol's coding.
     pub(super) fn open(&mut self, mut opening: Opening, now: Instant, turn: &mut Turn) {
         let Some(coding) = self.coding.as_deref_mut() else { return };
         match opening.go_on(coding, self.shard.service.config.limits.message, turn) {
@@ -44,7 +44,7 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// A message is what it means.
+    /// Process a decoded message.
     fn opened(&mut self, message: Message, turn: &mut Turn) {
         self.totals.messages_in += 1;
         if self.phase == Phase::Open {
@@ -87,11 +87,11 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Whether a ping keeps to the limits of its source and its connection: to that of its source, or
-    /// to the connection's share of it.
+    /// Charge a ping, and check it against the limits.
+    /// It keeps to that of its source, or to the connection's share of it.
     fn charge_ping(&mut self) -> bool {
         let pings = &self.shard.service.config.pings;
-        // As the guard: a proxy's limits are not those of a client that is not known.
+        // As in the guard: a proxy's limits are not those of an unknown client.
         let rates = match self.ticket.is_alone() {
             true => pings.rates_of_all(),
             false => pings.rates(self.ticket.source()),
@@ -110,7 +110,7 @@ impl<I: Stream> Connection<I> {
         (by_source || by_share) && by_connection
     }
 
-    /// Let the handler work, and tell what it did.
+    /// Call the handler, and report what it did.
     fn with_handler<T>(
         &mut self,
         turn: &mut Turn,
@@ -131,7 +131,7 @@ impl<I: Stream> Connection<I> {
         done
     }
 
-    /// Send what no message asked for, as far as there is room; whether there was any.
+    /// Send unsolicited messages while there is room; return whether there were any.
     pub(super) fn deliver(&mut self, now: Instant, turn: &mut Turn) -> bool {
         let mut worked = false;
         while self.phase == Phase::Open && !self.is_full() && !turn.is_over() {

@@ -1,4 +1,4 @@
-//! One connection, from its 101 to its end: a single future, without another task or buffer.
+//! Connection from its 101 to its end: one future, with no other task or buffer.
 
 mod closing;
 mod handling;
@@ -44,70 +44,70 @@ use super::{
     turn::{self, Turn},
 };
 
-/// Bytes that are read before others get their turn: as many small frames take their time.
+/// Number of bytes read before others get their turn: small frames take their time.
 const TURN: u64 = turn::TURN as u64;
 
 /// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// This side's close frame is out or queued, the peer's has not come.
+    /// Close frame sent or queued, without the peer's yet.
     Closing,
-    /// Nothing more is read as frames: flush, end this side of TCP, wait for the other to end.
+    /// End of reading frames: flush, end this side of TCP, wait for the other to end.
     Ending,
     /// The same, with this side's end sent.
     Lingering,
 }
 
-/// A WebSocket connection.
+/// WebSocket connection.
 pub struct Connection<I> {
     io: I,
     shard: Rc<Shard>,
-    /// Its place in the shard's wheel.
+    /// Slot in the shard's wheel.
     slot: usize,
     origin: Origin,
     ticket: Ticket,
     decoder: Decoder,
     deflater: Option<Deflater>,
-    /// What the subprotocol does to messages.
+    /// Coding of messages by the subprotocol.
     coding: Option<Box<Coding>>,
-    /// A message for which that takes more than a turn.
+    /// Message whose decoding takes more than a turn.
     opening: Option<Box<Opening>>,
-    /// For what takes more than a turn.
+    /// Place for work that takes more than a turn.
     place: Option<Box<Place>>,
     handler: Box<dyn Handler>,
-    /// Bytes of a frame that is not whole; without memory between frames.
+    /// Bytes of an incomplete frame; without memory between frames.
     input: BytesMut,
     outbox: Outbox,
     heartbeat: Heartbeat,
-    /// Its pings, once it sent one, where they are limited by connection.
+    /// Ping window, once a ping came, where pings are limited by connection.
     pings: Option<Box<RateWindow>>,
     phase: Phase,
-    /// The gauge it is counted in.
+    /// Membership in the gauge of connections.
     standee: Standee,
-    /// What the journal was told of the heartbeat.
+    /// Heartbeat state last reported to the journal.
     told: State,
     cause: Option<Cause>,
     close: Option<Box<Close>>,
     sent_close: Option<u16>,
-    /// When the socket last took bytes, while there are more.
+    /// Time at which the socket last accepted bytes, while there are more.
     stuck_since: Option<Instant>,
-    /// The frame that is being read, once it had to be waited for.
+    /// Frame being read, once its rest had to be waited for.
     frame: Option<FrameTime>,
-    /// Everything that had come was read, and nothing of it had to wait for the peer.
+    /// `true` if everything received was processed, without waiting for the peer.
     caught_up: bool,
-    /// When the ping came that is being answered, if it did not have to wait for the peer.
+    /// Arrival of the ping being answered, unless it had to wait for the peer.
     answering: Option<Instant>,
-    /// When closing has to be over.
+    /// Deadline of closing.
     close_by: Option<Instant>,
     totals: Totals,
     looked: Looked,
-    /// Bytes of memory that it said it holds.
+    /// Number of bytes last reported as held in memory.
     held: usize,
 }
 
 impl<I: Stream> Connection<I> {
-    /// A connection whose handshake is done.
+    /// Create a connection after its handshake.
     pub fn new(
         shard: Rc<Shard>,
         origin: Origin,
@@ -132,7 +132,7 @@ impl<I: Stream> Connection<I> {
             let deadline = Instant::now() + config.handshake_timeout;
             Coding::of(choice, agreed.is_some(), config.negotiation.noise_key(), deadline)
         });
-        // Consecutive numbers times the golden ratio fall evenly.
+        // Consecutive numbers times the golden ratio are distributed evenly.
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
         let slot = shard.wheel.enter(origin.id);
@@ -172,7 +172,7 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Work until there is nothing to do but to wait; returns when the connection is over.
+    /// Work until it has to wait; ready when the connection is over.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let before = self.totals;
         let mut turn = Turn::new(now);
@@ -236,14 +236,14 @@ impl<I: Stream> Connection<I> {
         self.outbox.is_full(self.shard.service.output_limit())
     }
 
-    /// An unfinished message takes more memory than there is for it.
+    /// Check whether an unfinished message takes more memory than there is for it.
     fn hoards(&self, in_time: bool) -> bool {
         let bytes = self.input.len() + self.decoder.held() + self.opening_held();
         let reads = matches!(self.phase, Phase::Open | Phase::Closing);
         reads && bytes > 0 && self.shard.service.is_too_much(bytes, in_time)
     }
 
-    /// Say how much memory is held between now and the next time.
+    /// Report the memory held until the next report.
     fn account(&mut self) {
         let incoming = self.input.capacity() + self.decoder.held() + self.opening_held();
         let now = incoming + self.outbox.held() + self.handler.held();
@@ -279,7 +279,7 @@ impl<I: Stream> Connection<I> {
     /// Read once; `false` at the end of the stream.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<bool>> {
         pool::borrow_read(&mut self.input);
-        // However much more has come: it has to be unmasked and checked before others get their turn.
+        // A bound, as whatever is read has to be unmasked and checked before others get their turn.
         let mut room = (&mut self.input).limit(pool::ROOM);
         let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut room);
         let Poll::Ready(Ok(n)) = read else { return read.map_ok(|_| true) };
@@ -291,14 +291,14 @@ impl<I: Stream> Connection<I> {
         Poll::Ready(Ok(n > 0))
     }
 
-    /// Bytes were read, or the end of a frame was missing.
+    /// Check whether bytes were read, or the end of a frame was missing.
     fn is_to_decode(&self) -> bool {
         !self.input.is_empty() || self.frame.is_some()
     }
 
-    /// Take events out of what was read; whether there was anything to do.
+    /// Process events of the bytes read, and return whether there was anything to do.
     fn decode(&mut self, now: Instant, turn: &mut Turn) -> bool {
-        // The peer has to send more, which has its time; what waits here is not the peer's affair.
+        // The peer has time to send more; what waits here is not its fault.
         let (mut worked, mut starved) = (false, false);
         while !starved && !self.is_full() && !turn.is_over() && self.opening.is_none() {
             match self.decoder.decode_within(&mut self.input, turn) {
@@ -340,7 +340,7 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Keep the gauge of connections by state true.
+    /// Update the gauge of connections by state.
     fn show(&mut self) {
         let state = match (self.phase, self.heartbeat.state()) {
             (Phase::Open, State::Suspect | State::Dead) => Standing::Suspect,
@@ -354,7 +354,7 @@ impl<I: Stream> Connection<I> {
         self.standee.change(state);
     }
 
-    /// Tell the followers of this connection, if any.
+    /// Report to the followers of this connection, if any.
     fn detail(&self, what: impl FnOnce() -> Happened) {
         self.shard.service.journal.detail(self.origin.id, what);
     }
@@ -393,7 +393,7 @@ impl<I: Stream> Future for Connection<I> {
         }
         if over {
             let ended = this.ended();
-            // Also where the peer just went: TLS ends with a close_notify (RFC 8446, 6.1).
+            // Also where the peer just left: TLS ends with a close_notify (RFC 8446, 6.1).
             let _ = Pin::new(&mut this.io).poll_shutdown(cx);
             this.shard.closed(&this.origin, &ended);
             return Poll::Ready(());
@@ -410,7 +410,8 @@ impl<I: Stream> Future for Connection<I> {
     }
 }
 
-/// Be woken once the thread has looked for other events; a plain wake would come before.
+/// Schedule a wake-up after the thread's check for other events.
+/// A plain wake-up would come before it.
 fn yield_turn(cx: &mut Context<'_>) {
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }

@@ -1,21 +1,21 @@
-//! The connection's TCP, looked at now and then: what its path to the client does to it.
+//! Observation of the connection's TCP, for effects of its path to the client.
 
 use std::time::Instant;
 
 use super::Connection;
 use crate::{io::Stream, tcp_info::TcpInfo};
 
-/// What was seen when TCP was last looked at.
+/// Latest observation of TCP.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Looked {
     /// Milliseconds after the connection began.
     at: u32,
-    /// Segments sent again by then.
+    /// Number of segments retransmitted by then.
     retransmitted: u32,
 }
 
 impl<I: Stream> Connection<I> {
-    /// Look at TCP, if a ping interval has passed since the last time.
+    /// Observe TCP, if a ping interval has passed since the last time.
     pub(super) fn look_at_path(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.origin.started).as_millis();
         let age = u32::try_from(age).unwrap_or(u32::MAX);
@@ -26,7 +26,7 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Look at TCP, and add what it shows to the metrics.
+    /// Observe TCP, and update the metrics.
     pub(super) fn show_path(&mut self) -> Option<TcpInfo> {
         let info = self.io.tcp()?;
         let again = info.retransmitted.saturating_sub(self.looked.retransmitted);

@@ -1,25 +1,25 @@
-//! What a connection waits for, and how long.
+//! Time-outs of a connection.
 
 use std::time::{Duration, Instant};
 
 use super::{Connection, Phase};
 use crate::{cause::Cause, heartbeat::Action, io::Stream, journal::Happened};
 
-/// Bytes that come on top of the time a frame may take, for each second.
+/// Bytes that extend the maximum duration of a frame by a second.
 const FRAME_RATE: u64 = 1024;
 
-/// When a frame began to be waited for.
+/// Start of waiting for a frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameTime {
-    /// Whole frames before it.
+    /// Number of complete frames before it.
     number: u64,
     since: Instant,
-    /// Bytes that had come by then.
+    /// Number of bytes received by then.
     bytes: u64,
 }
 
 impl<I: Stream> Connection<I> {
-    /// Note whether a frame has begun and not come to its end.
+    /// Record whether a frame has begun and is incomplete.
     pub(super) fn time_frame(&mut self, now: Instant) {
         let number = self.decoder.frames();
         if self.input.is_empty() && !self.decoder.in_frame() {
@@ -29,7 +29,7 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Do what time has come for; whether the connection is over.
+    /// Handle expired time-outs, and return whether the connection is over.
     pub(super) fn on_time(&mut self, now: Instant) -> bool {
         if self.close_by.is_some_and(|by| by <= now) {
             return true;
@@ -48,7 +48,7 @@ impl<I: Stream> Connection<I> {
         }
         let times = &self.shard.service.config.heartbeat;
         if self.is_working() {
-            // Nothing is read meanwhile, and that is not the peer's fault.
+            // Nothing is read meanwhile, which is not the peer's fault.
             self.heartbeat.heard(now, times);
         }
         match self.heartbeat.poll(now, times) {
@@ -68,19 +68,19 @@ impl<I: Stream> Connection<I> {
     }
 
     fn frame_until(&self) -> Option<Instant> {
-        // Once it is ending, nothing more is read of it.
+        // Once it is ending, nothing more is read from it.
         let reads = matches!(self.phase, Phase::Open | Phase::Closing);
         let frame = self.frame.as_ref().filter(|_| reads)?;
         let came = Duration::from_secs((self.totals.bytes_in - frame.bytes) / FRAME_RATE);
         Some(frame.since + self.shard.service.config.frame_timeout + came)
     }
 
-    /// When keys have to be agreed, where messages are encrypted.
+    /// Return the deadline for agreeing on keys, where messages are encrypted.
     fn keys_until(&self) -> Option<Instant> {
         self.coding.as_ref().filter(|_| self.phase == Phase::Open)?.deadline()
     }
 
-    /// Wait for the earliest of what is to come.
+    /// Arm the timer for the earliest time-out.
     pub(super) fn arm(&self) {
         let heartbeat = (self.phase == Phase::Open).then(|| self.heartbeat.deadline());
         let all =

@@ -1,4 +1,4 @@
-//! The connection behind a sample: exemplars, as OpenMetrics has them.
+//! Exemplars as in OpenMetrics: the connection behind a sample.
 
 use std::{
     borrow::Cow,
@@ -14,24 +14,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::register::Register;
 
-/// One of them.
+/// Exemplar of a sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exemplar {
-    /// Whose sample it belongs to: the family's name, the value of its only label, if it has one,
-    /// and of a histogram the bucket's number.
+    /// Name of the sample's family.
+    /// The value of its only label, if any, and a histogram's bucket number follow.
     pub family: Cow<'static, str>,
     pub label: Option<Cow<'static, str>>,
     pub bucket: Option<usize>,
     pub connection_id: u64,
-    /// The number of its trace in hexadecimal, where traces are exported.
+    /// Trace id in hexadecimal, where traces are exported.
     pub trace_id: Option<String>,
-    /// What was observed of the connection.
+    /// Value observed for the connection.
     pub value: f64,
     /// Seconds since 1970.
     pub time: f64,
 }
 
-/// What distinguishes samples of a family.
+/// Distinction between the samples of a family.
 #[derive(Clone, Copy, Debug)]
 enum Samples {
     Buckets,
@@ -39,7 +39,7 @@ enum Samples {
     Single,
 }
 
-/// The latest exemplar of each sample of a family.
+/// Latest exemplar of each sample of a family.
 #[derive(Clone, Debug)]
 pub struct Exemplars {
     family: &'static str,
@@ -49,8 +49,8 @@ pub struct Exemplars {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// The second in which it was set. A newer one waits for the next second, so that remembering
-    /// costs the same however often something happens.
+    /// Second in which the exemplar was set; the next one has to be of a later second.
+    /// So the cost does not depend on the rate of events.
     second: AtomicU64,
     kept: Mutex<Option<Kept>>,
 }
@@ -67,12 +67,12 @@ impl Exemplars {
         Exemplars { family, samples, slots: (0..count).map(|_| Slot::default()).collect() }
     }
 
-    /// Of a family with one sample.
+    /// Create the exemplars of a family with one sample.
     pub fn single(family: &'static str) -> Exemplars {
         Exemplars::new(family, Samples::Single, 1)
     }
 
-    /// A sample has changed for this connection.
+    /// Offer a connection as the exemplar of a changed sample.
     pub fn offer(&self, sample: usize, connection_id: u64, value: f64) {
         if let Some(slot) = self.slots.get(sample) {
             slot.offer(connection_id, value);
@@ -101,7 +101,7 @@ impl Slot {
         if self.second.load(Ordering::Relaxed) == since.as_secs() {
             return;
         }
-        // One that is being read stays.
+        // An exemplar that is being read is not replaced.
         if let Ok(mut kept) = self.kept.try_lock() {
             self.second.store(since.as_secs(), Ordering::Relaxed);
             *kept = Some(Kept { connection_id, value, time: since.as_secs_f64() });
@@ -109,7 +109,7 @@ impl Slot {
     }
 }
 
-/// A histogram with exemplars.
+/// Histogram with exemplars.
 #[derive(Clone, Debug)]
 pub struct TracedHistogram {
     histogram: Histogram,
@@ -124,7 +124,7 @@ impl TracedHistogram {
         help: &str,
         bounds: Vec<f64>,
     ) -> prometheus::Result<TracedHistogram> {
-        // And the one without a bound.
+        // One more, for the bucket without a bound.
         let exemplars = Exemplars::new(name, Samples::Buckets, bounds.len() + 1);
         let histogram = register.histogram(name, help, bounds.clone())?;
         Ok(TracedHistogram { histogram, bounds: bounds.into(), exemplars })
@@ -138,7 +138,7 @@ impl TracedHistogram {
     }
 }
 
-/// Counters by one label, whose values are known, with exemplars.
+/// Counters by one label with known values, with exemplars.
 #[derive(Clone, Debug)]
 pub struct TracedCounters {
     counters: IntCounterVec,
@@ -187,7 +187,7 @@ mod tests {
         let counts = registry.gather()[0].get_metric()[0].get_histogram().clone();
         assert_eq!(counts.get_bucket()[0].cumulative_count(), 1);
         let shown = |exemplar: &Exemplar| (exemplar.bucket, exemplar.connection_id, exemplar.value);
-        // The third came in the second of the other one, or in the next.
+        // The third came in the same second as the other one, or in the next.
         assert_eq!(shown(&found[0]), (Some(0), 7, 0.5));
         assert!([(Some(2), 8, 1.5), (Some(2), 9, 2.5)].contains(&shown(&found[1])), "{found:?}");
         assert_eq!(found.len(), 2);

@@ -1,4 +1,4 @@
-//! Metrics of the server. No label is an address or an identity: see the access log for those.
+//! Metrics of the server, without addresses and identities: see the access log.
 
 mod exemplars;
 mod region;
@@ -22,7 +22,7 @@ use super::{
     stall::{Circumstances, Level},
 };
 
-/// The reason, in place of a [`Refusal`], of connections that are closed before their handshake.
+/// Reason for connections closed before their handshake, in place of a [`Refusal`].
 pub const HANDSHAKES_FULL: &str = "handshakes_full";
 
 const CHARGED: &str = "wsguard_server_charged_seconds_total";
@@ -34,9 +34,9 @@ pub struct Metrics {
     pub live: IntGaugeVec,
     /// Connections that reached a state, by region.
     pub reached: IntCounterVec,
-    /// What happens to connections, by region: see [`Region`].
+    /// Events of connections, by region: see [`Region`].
     pub events: IntCounterVec,
-    /// What waits to be written once messages were read.
+    /// Pending output in bytes after messages were read.
     pub queue_bytes: Histogram,
     pub opened: IntCounter,
     pub closed: TracedCounters,
@@ -54,23 +54,23 @@ pub struct Metrics {
     pub protocol_errors: IntCounterVec,
     /// Bytes that connections hold in buffers.
     pub buffered: IntGauge,
-    /// How late a thread's canary woke.
+    /// Delay of a thread's canary.
     pub scheduling_delay: Histogram,
-    /// What of that was charged to a connection.
+    /// Part of that delay charged to connections.
     charged: Counter,
     charged_exemplars: Exemplars,
-    /// From a ping's arrival to its pong.
+    /// Time from a ping's arrival to its pong.
     pub pong_seconds: TracedHistogram,
     pub tcp: TcpMetrics,
     pub reconnects: IntCounter,
     pub ping_interval: Gauge,
     pub stalls: IntCounterVec,
-    /// Threads by the level that they are at.
+    /// Threads by their stall level.
     pub threads: IntGaugeVec,
 }
 
 impl Metrics {
-    /// Make the metrics, and register them.
+    /// Create and register the metrics.
     pub fn new(registry: &Registry) -> prometheus::Result<Metrics> {
         let register = Register::new(registry);
         let (stalls, threads) = stalls(register)?;
@@ -180,7 +180,7 @@ impl Metrics {
         })
     }
 
-    /// A connection made its thread late by this number of seconds.
+    /// Charge a connection for a delay of its thread by this number of seconds.
     pub fn charge(&self, connection_id: u64, seconds: f64) {
         self.charged.inc_by(seconds);
         if seconds > 0.0 {
@@ -188,7 +188,7 @@ impl Metrics {
         }
     }
 
-    /// Connections behind samples, the latest of each, without their traces.
+    /// Return the latest connection behind each sample, without its trace.
     pub(crate) fn exemplars(&self) -> Vec<Exemplar> {
         let histograms = [&self.handshake_seconds, &self.pong_seconds].into_iter();
         let all = histograms.chain(self.tcp.all()).map(|histogram| &histogram.exemplars);
@@ -197,7 +197,7 @@ impl Metrics {
     }
 }
 
-/// Counters by the label `direction`: in, out.
+/// Create counters by the label `direction`: in, out.
 fn directions(
     register: Register<'_>,
     name: &str,
@@ -207,7 +207,7 @@ fn directions(
     Ok(["in", "out"].map(|direction| counters.with_label_values(&[direction])))
 }
 
-/// Changes of level, and threads by level, with all their series.
+/// Create the counters of level changes and the gauge of threads, with all series.
 fn stalls(register: Register<'_>) -> prometheus::Result<(IntCounterVec, IntGaugeVec)> {
     let stalls = register.counters(
         "wsguard_server_stall_changes_total",

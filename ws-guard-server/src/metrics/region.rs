@@ -1,4 +1,4 @@
-//! What is counted of the connections of a region.
+//! Counts of a region's connections.
 
 use std::{
     collections::HashMap,
@@ -9,16 +9,16 @@ use prometheus::{IntCounter, IntGauge};
 
 use super::Metrics;
 
-/// Regions that get a time series of their own; further ones are `other`.
+/// Maximum number of regions with their own time series; further ones are `other`.
 const REGIONS: usize = 64;
-/// Connections that name no region.
+/// Region of connections that name none.
 const UNKNOWN: &str = "unknown";
 
-/// State of a live connection, as metrics have it.
+/// State of a live connection, as in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Open,
-    /// Has not answered a ping in time.
+    /// Connection with an overdue pong.
     Suspect,
     Closing,
 }
@@ -26,7 +26,7 @@ pub enum Standing {
 impl Standing {
     pub const ALL: [Standing; 3] = [Standing::Open, Standing::Suspect, Standing::Closing];
 
-    /// The label.
+    /// Return the label's value.
     pub const fn name(self) -> &'static str {
         match self {
             Standing::Open => "open",
@@ -36,24 +36,24 @@ impl Standing {
     }
 }
 
-/// One connection in the counts of its region, until dropped.
+/// Connection in the counts of its region, until dropped.
 #[derive(Debug)]
 pub struct Standee {
     region: Arc<Region>,
     now: Standing,
-    /// The states that it has been counted in, a bit each.
+    /// States in which it has been counted, a bit each.
     reached: u8,
 }
 
 impl Standee {
-    /// A connection that is open.
+    /// Count an open connection.
     pub fn new(region: Arc<Region>) -> Standee {
         let mut standee = Standee { region, now: Standing::Open, reached: 0 };
         standee.enter(Standing::Open);
         standee
     }
 
-    /// Count it in another state, if it is one.
+    /// Count it in another state, if that differs.
     pub fn change(&mut self, to: Standing) {
         if to != self.now {
             self.region.live[self.now as usize].dec();
@@ -78,7 +78,7 @@ impl Drop for Standee {
     }
 }
 
-/// The counters of a region.
+/// Counters of a region.
 #[derive(Debug)]
 pub struct Region {
     name: Box<str>,
@@ -86,9 +86,9 @@ pub struct Region {
     pub message: IntCounter,
     pub close: IntCounter,
     pub error: IntCounter,
-    /// Connections that are in a state.
+    /// Connections now in a state.
     live: [IntGauge; 3],
-    /// Connections that have been in it.
+    /// Connections that have been in a state.
     reached: [IntCounter; 3],
 }
 
@@ -107,24 +107,24 @@ impl Region {
         }
     }
 
-    /// The label.
+    /// Return the label's value.
     pub fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// The regions that clients have named: few, however many they make up.
+/// Regions that clients have named, in bounded number.
 #[derive(Debug)]
 pub struct Regions(Mutex<HashMap<Box<str>, Arc<Region>>>);
 
 impl Regions {
-    /// None named, but those that name none have their series.
+    /// Create an empty set; the series of connections without a region exist.
     pub fn new(metrics: &Metrics) -> Regions {
         let unknown = (UNKNOWN.into(), Arc::new(Region::new(UNKNOWN, metrics)));
         Regions(Mutex::new(HashMap::from([unknown])))
     }
 
-    /// The region that a client names, if it names one.
+    /// Return the region that a client names, or that of clients without one.
     pub fn intern(&self, region: Option<&str>, metrics: &Metrics) -> Arc<Region> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut label = region.unwrap_or(UNKNOWN);

@@ -1,11 +1,11 @@
-//! What the kernel says of connections' TCP, over all of them.
+//! Kernel statistics of all connections' TCP.
 
 use prometheus::exponential_buckets;
 
 use super::TracedHistogram;
 use crate::{register::Register, tcp_info::TcpInfo};
 
-/// Histograms of what each connection shows at most once a ping interval, and at its end.
+/// Histograms of each connection, at most once a ping interval, and at its end.
 #[derive(Clone, Debug)]
 pub struct TcpMetrics {
     round_trip: TracedHistogram,
@@ -41,7 +41,7 @@ impl TcpMetrics {
         [&self.round_trip, &self.retransmitted, &self.unacknowledged]
     }
 
-    /// A connection was looked at; `again` segments were sent again since the last time.
+    /// Record an observation; `again` segments were retransmitted since the last one.
     pub fn observe(&self, connection_id: u64, info: &TcpInfo, again: u32) {
         self.round_trip.observe(connection_id, info.round_trip.as_secs_f64());
         self.retransmitted.observe(connection_id, again.into());

@@ -1,12 +1,12 @@
-//! Connections and their ends by protocol, which is what a rollout is judged by.
+//! Connections and their ends by protocol, for judging a rollout.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 
 use super::NONE;
 use crate::{cause::Cause, register::Register};
 
-/// Counters by the protocol that was agreed. Its names come from the configuration, never from
-/// clients.
+/// Counters by agreed protocol.
+/// Its names come from the configuration, never from clients.
 #[derive(Clone, Debug)]
 pub struct ByProtocol {
     live: IntGaugeVec,
@@ -16,7 +16,7 @@ pub struct ByProtocol {
 }
 
 impl ByProtocol {
-    /// Make the metrics, and register them.
+    /// Create and register the metrics.
     pub fn new(registry: &Registry) -> prometheus::Result<ByProtocol> {
         let register = Register::new(registry);
         Ok(ByProtocol {
@@ -43,7 +43,7 @@ impl ByProtocol {
         })
     }
 
-    /// Make the series of a protocol: there with 0, a share can be worked out before its first end.
+    /// Create the series of a protocol, so that shares are known before its first end.
     pub(crate) fn prepare(&self, protocol: &str) {
         self.live.with_label_values(&[protocol]);
         self.opened.with_label_values(&[protocol]);
@@ -53,7 +53,7 @@ impl ByProtocol {
         }
     }
 
-    /// `protocol`: what was agreed, if anything.
+    /// Count an opened connection. `protocol`: the agreed one, if any.
     pub fn opened(&self, protocol: Option<&str>) {
         let labels = [protocol.unwrap_or(NONE)];
         let opened = self.opened.with_label_values(&labels);
@@ -64,7 +64,7 @@ impl ByProtocol {
         self.live.with_label_values(&labels).inc();
     }
 
-    /// `protocol`: what was agreed, if anything.
+    /// Count a closed connection. `protocol`: the agreed one, if any.
     pub fn closed(&self, protocol: Option<&str>, cause: Cause) {
         let protocol = protocol.unwrap_or(NONE);
         self.live.with_label_values(&[protocol]).dec();

@@ -1,5 +1,5 @@
-//! Which subprotocol a client gets (RFC 6455, 1.9 and 4.2.2): a table of what is rolled out to whom,
-//! which may change while the server runs.
+//! Assignment of subprotocols (RFC 6455, 1.9 and 4.2.2), by a table of rollouts.
+//! The table may change while the server runs.
 
 pub mod metrics;
 pub mod offers;
@@ -13,20 +13,20 @@ pub use table::{Choice, Client, Features, Row, Table};
 
 use super::noise_key::NoiseKey;
 
-/// Name of the response's field that says which protocol it is.
+/// Name of the response's field for the protocol.
 pub const VERSION_FIELD: &str = "x-ws-protocol-version";
 /// Value in the log and in metrics where none was agreed.
 pub const NONE: &str = "none";
 
-/// The table in force, and what its features need.
+/// Table in force, and the requirements of its features.
 #[derive(Debug, Default)]
 pub struct Negotiation {
     table: RwLock<Arc<Table>>,
-    /// This server's key for protocols that encrypt.
+    /// Key of this server for protocols with encryption.
     noise: Option<NoiseKey>,
 }
 
-/// Why a table cannot be put in force.
+/// Reason why a table cannot be put in force.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     #[error(
@@ -36,15 +36,17 @@ pub enum TableError {
 }
 
 impl Negotiation {
+    /// Create the negotiation with a first table.
+    ///
     /// # Errors
-    /// When the table needs a key and there is none.
+    /// If the table needs a key and there is none.
     pub fn new(table: Table, noise: Option<NoiseKey>) -> Result<Negotiation, TableError> {
         let negotiation = Negotiation { table: RwLock::default(), noise };
         negotiation.set(table)?;
         Ok(negotiation)
     }
 
-    /// The table for the next handshake.
+    /// Return the table for the next handshake.
     pub fn table(&self) -> Arc<Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -53,7 +55,7 @@ impl Negotiation {
         self.noise.as_ref()
     }
 
-    /// Whether a table could be put in force.
+    /// Check whether a table could be put in force.
     pub fn check(&self, table: &Table) -> Result<(), TableError> {
         let encrypts = table.rows.iter().find(|row| row.features.encryption);
         match encrypts.filter(|_| self.noise.is_none()) {
@@ -62,7 +64,7 @@ impl Negotiation {
         }
     }
 
-    /// Put a table in force, for handshakes from now on. Connections that are open keep theirs.
+    /// Put a table in force for new handshakes; open connections keep their protocol.
     ///
     /// # Errors
     /// As [`Negotiation::check`]; then the old one stays in force.

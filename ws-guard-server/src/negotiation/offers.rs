@@ -1,11 +1,11 @@
-//! What a client offers in `Sec-WebSocket-Protocol`, RFC 6455, 4.1 and 11.3.4.
+//! Offers of a client in `Sec-WebSocket-Protocol` (RFC 6455, 4.1 and 11.3.4).
 
 use hyper::{HeaderMap, header};
 
-/// Maximum of offers that are read.
+/// Maximum number of offers read.
 const MOST: usize = 32;
 
-/// The protocols of all fields, in the client's order; what is no token is passed over.
+/// Return the valid tokens of all fields, in the client's order.
 pub fn offers(headers: &HeaderMap) -> Vec<&str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     let values = values.filter_map(|value| value.to_str().ok());
@@ -13,7 +13,7 @@ pub fn offers(headers: &HeaderMap) -> Vec<&str> {
     names.filter(|name| is_token(name)).take(MOST).collect()
 }
 
-/// A token as RFC 9110, 5.6.2 has it.
+/// Check for a token (RFC 9110, 5.6.2).
 pub fn is_token(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     !text.is_empty() && text.chars().all(allowed)

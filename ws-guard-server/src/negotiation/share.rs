@@ -1,25 +1,25 @@
-//! The share of users that something is rolled out to: the same users each time, on each server.
+//! Share of users in a rollout: the same users each time, on each server.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Parts of a whole in which shares are given.
+/// Parts of a whole, the unit of shares.
 pub const PARTS: u64 = 10_000;
 
-/// Which users.
+/// Share of users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Share {
-    /// So many of [`PARTS`], by a hash of the user's id and the protocol's name: see [`part`].
+    /// This number of [`PARTS`], by a hash of user id and protocol name: see [`part`].
     Parts(u16),
-    /// Those whose `user_id % 100` is below this. Of an id that is no whole number, the hash is
-    /// taken for one.
+    /// Users whose `user_id % 100` is below this number.
+    /// For an id that is not a whole number, the hash is used.
     UserIdBelow(u8),
 }
 
 impl Share {
     pub const ALL: Share = Share::Parts(PARTS as u16);
 
-    /// Whether a user is among them. A user without an identity is only in a share of all.
+    /// Check for a user in the share; one without identity is only in a full share.
     pub fn includes(self, protocol: &str, user: Option<&str>) -> bool {
         if self == Share::ALL {
             return true;
@@ -32,11 +32,11 @@ impl Share {
     }
 }
 
-/// Where a user is from 0 to [`PARTS`]: the first 8 bytes of SHA-256 over the protocol's name, a zero
-/// byte and the user's id, as a big-endian number, modulo [`PARTS`].
+/// Return a user's part, from 0 and below [`PARTS`].
 ///
-/// The name is in it so that not every rollout begins with the same users; and a larger share of
-/// a protocol always holds all users of a smaller one.
+/// It is the first 8 bytes of SHA-256 over the protocol's name, a zero byte and the user's id, as a
+/// big-endian number, modulo [`PARTS`]. The name is included so that not every rollout begins with
+/// the same users; and a larger share of a protocol always holds all users of a smaller one.
 pub fn part(protocol: &str, user: &str) -> u64 {
     hash(protocol, user) % PARTS
 }
@@ -47,7 +47,7 @@ fn hash(protocol: &str, user: &str) -> u64 {
     digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
-/// `user_id % 100`: of a decimal number, its last two digits.
+/// Return `user_id % 100`: the last two digits of a decimal number.
 fn remainder(protocol: &str, user: &str) -> u64 {
     let decimal = !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit());
     let last = user.get(user.len().saturating_sub(2)..).filter(|_| decimal);

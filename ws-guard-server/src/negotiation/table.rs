@@ -1,63 +1,63 @@
-//! The table of what is rolled out to whom.
+//! Table of rollouts.
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::Share;
 
-/// What a protocol brings with it.
+/// Features of a protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
-    /// permessage-deflate where the client offers it and nothing encrypts, Snappy otherwise.
+    /// permessage-deflate if the client offers it and nothing encrypts, else Snappy.
     pub compression: bool,
-    /// Messages are encrypted with AES-GCM, under keys from a Noise handshake.
+    /// Encryption of messages with AES-GCM, under keys from a Noise handshake.
     pub encryption: bool,
-    /// Where TLS is on, only for clients that showed a certificate.
+    /// With TLS, restriction to clients that showed a certificate.
     pub client_certificate: bool,
-    /// Fragments of messages are handed on as they come.
+    /// Delivery of fragments as they arrive.
     pub streaming: bool,
 }
 
-/// A row of the table.
+/// Row of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// What a client has to offer, all of it.
+    /// Protocols that a client has to offer, all of them.
     pub offer: Vec<Box<str>>,
-    /// What it gets; one of those.
+    /// Protocol chosen for it; one of those.
     pub answer: Arc<str>,
     pub features: Features,
     pub share: Share,
 }
 
-/// Who offers.
+/// Properties of an offering client.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Client<'a> {
     pub user: Option<&'a str>,
-    /// TLS is on.
+    /// `true` on TLS.
     pub tls: bool,
-    /// It showed a certificate that was found good.
+    /// `true` if it showed a valid certificate.
     pub certified: bool,
 }
 
-/// What a client gets.
+/// Protocol chosen for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     pub protocol: Arc<str>,
     pub features: Features,
 }
 
-/// The rows, in the server's order of preference.
+/// Rows in the server's order of preference.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub rows: Vec<Row>,
 }
 
 impl Table {
-    /// What a client gets that offers this: the answer of the first row that fits it.
+    /// Choose the answer of the first row that fits a client with these offers.
     ///
-    /// Of the rows with the same answer only the one that asks for most of what the client offers
-    /// is looked at: a share for clients that offer two protocols also says who of them is not in
-    /// it.
+    /// Of the rows with the same answer only the one that requires most of the client's offers
+    /// counts: a share for clients that offer two protocols also determines which of them are not
+    /// in it.
     pub fn choose(&self, offered: &[&str], client: &Client<'_>) -> Option<Choice> {
         let made = |row: &&Row| row.offer.iter().all(|wanted| offered.contains(&&**wanted));
         let fitting: Vec<&Row> = self.rows.iter().filter(made).collect();
@@ -86,7 +86,7 @@ mod tests {
         Row { offer, answer: answer.into(), features: Features::default(), share }
     }
 
-    /// Clients that offer two protocols at 5 %, those that offer the one alone at 15 %.
+    /// Build a table with 5 % of the clients that offer two protocols, 15 % of others.
     fn table() -> Table {
         Table {
             rows: vec![

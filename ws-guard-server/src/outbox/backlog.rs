@@ -1,4 +1,4 @@
-//! Messages that take longer than a turn to be made into what goes out, and what is behind them.
+//! Backlog of messages whose encoding exceeds a turn, and of those after them.
 
 use std::{collections::VecDeque, task::Poll};
 
@@ -14,37 +14,37 @@ use crate::{
     turn::Turn,
 };
 
-/// Shorter messages do not get shorter by compression.
+/// Minimum length of messages that compression can shorten.
 const WORTH_COMPRESSING: usize = 64;
 
-/// What is done to messages before they go out, as was agreed: one of the two at most.
+/// Agreed encoding of outgoing messages: at most one of the two.
 #[derive(Debug, Default)]
 pub struct Treatment<'a> {
     pub deflater: Option<&'a mut Deflater>,
     pub coding: Option<&'a mut Coding>,
 }
 
-/// A message as it goes out.
+/// Encoded message.
 #[derive(Debug)]
 pub struct Treated {
     pub message: Message,
     pub payload: Payload,
-    /// By permessage-deflate.
+    /// `true` if compressed by permessage-deflate.
     pub compressed: bool,
 }
 
 impl Treatment<'_> {
-    /// The same once more.
+    /// Borrow the treatment once more.
     pub fn again(&mut self) -> Treatment<'_> {
         Treatment { deflater: self.deflater.as_deref_mut(), coding: self.coding.as_deref_mut() }
     }
 
-    /// Nothing can be sent yet.
+    /// Check whether nothing can be sent yet.
     pub fn is_mute(&self) -> bool {
         self.coding.as_ref().is_some_and(|coding| coding.is_mute())
     }
 
-    /// Whether anything is done to this message.
+    /// Check whether this message is changed.
     pub fn applies(&self, message: &Message) -> bool {
         match (&self.coding, &self.deflater) {
             (Some(coding), _) => coding.changes(message.kind),
@@ -54,7 +54,7 @@ impl Treatment<'_> {
     }
 }
 
-/// A message that waits, and how far it is.
+/// Waiting message, and the progress of its encoding.
 #[derive(Debug)]
 struct Waiting {
     message: Message,
@@ -64,7 +64,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Pending when the turn is over; nothing comes of it where nothing can be sent.
+    /// Continue; pending when the turn is over, and empty where nothing can be sent.
     fn go_on(&mut self, treatment: &mut Treatment<'_>, turn: &mut Turn) -> Poll<Option<Treated>> {
         let message = &self.message;
         if !treatment.applies(message) {
@@ -102,27 +102,27 @@ impl Waiting {
     }
 }
 
-/// What waits, in its order.
+/// Waiting messages in order.
 #[derive(Debug, Default)]
 pub struct Backlog {
     messages: VecDeque<Waiting>,
-    /// Code and reason of the close frame behind them, which is the last.
+    /// Code and reason of the close frame after them, which is the last.
     close: Option<(u16, Box<str>)>,
 }
 
-/// What comes next of a backlog.
+/// Progress of a backlog.
 #[derive(Debug)]
 pub enum Next {
-    /// A message, unless nothing can be sent.
+    /// Encoded message, unless nothing can be sent.
     Message(Option<Treated>),
     Close(u16, Box<str>),
-    /// The turn is over.
+    /// End of the turn.
     TurnOver,
     Nothing,
 }
 
 impl Backlog {
-    /// A message behind all others. Nothing goes behind a close frame.
+    /// Append a message; nothing follows a close frame.
     pub fn push(&mut self, message: Message, payload: Payload) {
         if self.close.is_none() {
             let (deflating, sealing) = Default::default();
@@ -130,12 +130,12 @@ impl Backlog {
         }
     }
 
-    /// The close frame, behind all messages.
+    /// Append the close frame, after all messages.
     pub fn close(&mut self, code: u16, reason: &str) {
         self.close.get_or_insert_with(|| (code, reason.into()));
     }
 
-    /// Work on the first message until it is done or the turn over.
+    /// Work on the first message until it is done or the turn is over.
     pub fn next(&mut self, treatment: &mut Treatment<'_>, turn: &mut Turn) -> Next {
         let Some(first) = self.messages.front_mut() else {
             let close = self.close.take();
@@ -150,12 +150,12 @@ impl Backlog {
         }
     }
 
-    /// Bytes of messages that wait.
+    /// Return the number of bytes of waiting messages.
     pub fn waiting(&self) -> usize {
         self.messages.iter().map(|waiting| waiting.message.payload.len()).sum()
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.messages.iter().map(Waiting::held).sum()
     }

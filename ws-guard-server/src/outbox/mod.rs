@@ -1,8 +1,8 @@
-//! Pending output to a peer: bounded, and with control frames ahead of what waits.
+//! Pending output to a peer: bounded, and with control frames ahead of the rest.
 //!
-//! A message that takes longer than a turn to compress or encrypt waits in a backlog, with all that
-//! comes behind it, and is one frame when it is done. So control frames may go out meanwhile, and a
-//! message that does not get shorter can still go as it is.
+//! A message that takes longer than a turn to compress or encrypt waits in a backlog, with
+//! everything after it, and is one frame when it is done. So control frames may be sent meanwhile,
+//! and a message that does not shrink can still be sent unchanged.
 
 mod backlog;
 mod queue;
@@ -32,41 +32,42 @@ use super::{
     turn::{TURN, Turn},
 };
 
-/// While the socket takes what it gets, this multiple of the limit may gather if payloads go from where
-/// they stand: those of a buffer that was read go out together.
+/// Multiple of the limit that may gather while the socket accepts bytes.
+/// It applies to uncopied payloads: those of one read buffer are written together.
 const TOGETHER: usize = 3;
-/// So little is copied when the socket takes no more.
+/// Maximum number of bytes copied when the socket accepts no more.
 const LITTLE: usize = 48 * 1024;
 
-/// Cost of compressing, as a multiple of writing.
+/// Cost of compression, as a multiple of writing.
 const WRITING: usize = 16;
 
-/// The latest ping whose pong could not go out yet. RFC 6455, 5.5.3 allows to answer only the
-/// latest, so that pings of a peer that does not read take no more memory than this.
+/// Latest ping whose pong could not be sent yet.
+/// RFC 6455, 5.5.3 allows to answer only the latest, so that pings of a peer that does not read
+/// take no more memory than this.
 #[derive(Debug)]
 struct Owed {
     len: u8,
     payload: [u8; 125],
 }
 
-/// Frames that the socket has not taken yet.
+/// Frames that the socket has not accepted yet.
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: Queue,
-    /// What is not ready for the queue.
+    /// Messages that are not ready for the queue.
     backlog: Option<Box<Backlog>>,
     pong: Option<Box<Owed>>,
-    /// Where in the queue the first pong ends that is not written.
+    /// Position after the first unwritten pong in the queue.
     pong_end: Option<usize>,
     ping: Option<[u8; 8]>,
-    /// The socket had no room at the last try.
+    /// `true` if the socket had no room at the last try.
     blocked: bool,
-    /// TLS may hold bytes that it has taken.
+    /// `true` if TLS may hold bytes that it has accepted.
     unflushed: bool,
 }
 
 impl Outbox {
-    /// Bytes that are waiting, control frames that are not encoded yet left out.
+    /// Return the number of pending bytes, without unencoded control frames.
     pub fn waiting(&self) -> usize {
         self.queue.waiting() + self.backlog.as_ref().map_or(0, |backlog| backlog.waiting())
     }
@@ -75,12 +76,12 @@ impl Outbox {
         self.is_flushed() && !self.is_working()
     }
 
-    /// Nothing waits for the socket.
+    /// Check whether nothing waits for the socket.
     pub fn is_flushed(&self) -> bool {
         !self.has_frames() && !self.unflushed
     }
 
-    /// Something waits for [`Outbox::work`].
+    /// Check whether anything waits for [`Outbox::work`].
     pub fn is_working(&self) -> bool {
         self.backlog.is_some()
     }
@@ -89,24 +90,24 @@ impl Outbox {
         self.queue.waiting() > 0 || self.pong.is_some() || self.ping.is_some()
     }
 
-    /// The answer to a ping is not with the socket yet.
+    /// Check whether the answer to a ping is not with the socket yet.
     pub fn owes_pong(&self) -> bool {
         self.pong_end.is_some() || self.pong.is_some()
     }
 
-    /// As many bytes are waiting as may: take nothing more in until they are written.
+    /// Check whether pending bytes have reached the limit: nothing more is read then.
     pub fn is_full(&self, most: usize) -> bool {
         let gathers = !self.blocked && self.queue.is_sharing();
         self.is_working() || self.queue.waiting() >= if gathers { TOGETHER * most } else { most }
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.queue.held() + self.backlog.as_ref().map_or(0, |backlog| backlog.held())
     }
 
-    /// Queue a message, once what was agreed is done to it: at once if that takes no longer than a
-    /// turn.
+    /// Queue a message after the agreed encoding.
+    /// It is queued at once if that takes no longer than a turn.
     pub fn message(
         &mut self,
         message: Message,
@@ -147,7 +148,7 @@ impl Outbox {
         pool::return_write(&mut compressed);
     }
 
-    /// Go on with what takes longer than a turn.
+    /// Continue encoding that takes longer than a turn.
     pub fn work(&mut self, mut treatment: Treatment<'_>, turn: &mut Turn) {
         while let Some(backlog) = &mut self.backlog {
             match backlog.next(&mut treatment, turn) {
@@ -162,7 +163,7 @@ impl Outbox {
         }
     }
 
-    /// Queue a ping. It goes ahead of messages that are not encoded yet.
+    /// Queue a ping, ahead of unencoded messages.
     pub fn ping(&mut self, payload: [u8; 8]) {
         if self.blocked {
             self.ping = Some(payload);
@@ -171,8 +172,8 @@ impl Outbox {
         }
     }
 
-    /// Answer a ping: at once if the socket takes bytes, else when it does again, and then only the
-    /// latest. Returns whether an earlier one is not answered for that.
+    /// Answer a ping: at once if the socket accepts bytes, else later, only the latest.
+    /// Returns whether an earlier one remains unanswered because of that.
     pub fn pong(&mut self, payload: &[u8]) -> bool {
         if !self.blocked {
             self.encode_pong(payload);
@@ -199,7 +200,7 @@ impl Outbox {
         encoder::close(code, reason, self.queue.copied());
     }
 
-    /// Write until everything is written, the socket takes no more, or the turn is over.
+    /// Write until all is written, the socket accepts no more, or the turn is over.
     pub fn poll_flush<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -249,9 +250,9 @@ impl Outbox {
         self.pong_end = self.pong_end.filter(|end| !emptied && *end > self.queue.written());
     }
 
-    /// The socket takes no more. While that lasts a few bytes shall hold no more memory than they need,
-    /// however much is behind them in the buffer that they were read into, and what is written shall not
-    /// pile up before what is not.
+    /// Handle a socket that accepts no more, and release memory.
+    /// A few bytes shall not hold the whole buffer into which they were read, and written bytes
+    /// shall not pile up in front of unwritten ones.
     fn block(&mut self) {
         self.blocked = true;
         if self.queue.waiting() < LITTLE.max(self.queue.written()) {
@@ -260,7 +261,7 @@ impl Outbox {
         }
     }
 
-    /// Control frames that waited, behind what is encoded already.
+    /// Encode waiting control frames, after everything already encoded.
     fn encode_owed(&mut self) {
         if let Some(payload) = self.ping.take() {
             self.control(opcode::PING, &payload);
@@ -284,7 +285,7 @@ impl Outbox {
         self.queue.payload(message.payload, payload);
     }
 
-    /// Queue a fragment. Between the first and the last of a message no other may be queued.
+    /// Queue a fragment; nothing else may be queued between a message's first and last.
     pub fn chunk(&mut self, chunk: Chunk) {
         let opcode = if chunk.first { chunk.kind.opcode() } else { opcode::CONTINUATION };
         let fin = if chunk.last { FIN } else { 0 };
@@ -311,7 +312,7 @@ mod tests {
         extension::{DeflateOptions, negotiate},
     };
 
-    /// Takes as many bytes as it has room for.
+    /// Socket that accepts as many bytes as it has room for.
     #[derive(Default)]
     pub struct Socket {
         pub room: usize,
@@ -352,19 +353,19 @@ mod tests {
         }
     }
 
-    /// Bytes that may wait.
+    /// Limit of pending bytes.
     const MOST: usize = 48 * 1024;
 
     fn message(payload: impl Into<Bytes>) -> Message {
         Message { kind: Kind::Binary, payload: payload.into() }
     }
 
-    /// Queue a message to which nothing is done.
+    /// Queue a message that is not changed.
     fn queue(outbox: &mut Outbox, message: Message) {
         outbox.message(message, Payload::Own, Treatment::default(), &mut Turn::endless());
     }
 
-    /// Let the socket take this number of bytes more.
+    /// Let the socket accept this number of further bytes.
     fn flush(outbox: &mut Outbox, socket: &mut Socket, room: usize) {
         socket.room = room;
         let written = outbox.poll_flush(
@@ -389,7 +390,7 @@ mod tests {
         assert_eq!(outbox.held(), 0);
     }
 
-    /// However much may wait.
+    /// Whatever the limit of pending bytes.
     #[test]
     fn a_peer_that_never_takes_all_makes_nothing_grow() {
         for most in [MOST, 10 * MOST] {
@@ -429,7 +430,7 @@ mod tests {
         Deflater::new(&negotiate(["permessage-deflate"], &options).unwrap())
     }
 
-    /// Turns until nothing of the backlog is left; the socket takes all in between.
+    /// Count the turns until the backlog is empty; the socket accepts everything.
     fn turns(outbox: &mut Outbox, deflater: &mut Deflater, socket: &mut Socket) -> usize {
         let mut turns = 0;
         while outbox.is_working() {
@@ -489,7 +490,7 @@ mod tests {
         queue(&mut outbox, message(vec![1; 10_000]));
         assert!(!outbox.pong(b"first"));
         queue(&mut outbox, message(vec![2; 10_000]));
-        // Of a header of 4 bytes, a payload, and 7 bytes of pong.
+        // A header of 4 bytes, a payload, and 7 bytes of pong.
         flush(&mut outbox, &mut socket, 10_010);
         assert!(outbox.owes_pong(), "a byte of it is missing");
         assert!(!outbox.pong(b"second") && outbox.pong(b"third"));

@@ -1,5 +1,5 @@
-//! Bytes in the order in which they go out: small pieces are copied together, large ones go from where
-//! they stand, and all of them go in one system call.
+//! Output bytes in order: small pieces are merged, large ones stay in place.
+//! All of them are written in one system call.
 
 use std::{
     io::{self, IoSlice},
@@ -13,82 +13,82 @@ use tokio::io::AsyncWrite;
 
 use crate::{output_limit, pool};
 
-/// Bytes from which on a payload is not copied.
+/// Minimum length of a payload that is not copied.
 pub const LARGE: usize = 8 * 1024;
-/// A queue that gathers more copied bytes than this goes over into a buffer of the pool; growing by
-/// doubling would leave as much again behind.
+/// Number of copied bytes above which a queue moves into a buffer of the pool.
+/// Growing by doubling would waste as much again.
 const GATHERING: usize = 4 * 1024;
-/// Room of such a buffer, in bytes: what may wait, and what is copied on top of it.
+/// Size of such a buffer in bytes: the limit of pending output, and a payload.
 const ROOM: usize = output_limit::DEFAULT as usize + LARGE;
-/// The longest header or control frame, in bytes.
+/// Maximum length of a header or control frame in bytes.
 const CONTROL: usize = 2 + 125;
-/// Most pieces in a write.
+/// Maximum number of pieces in a write.
 const PIECES: usize = 16;
-/// Most bytes in a write: under TLS they are all encrypted in it.
+/// Maximum number of bytes in a write: with TLS they are all encrypted in it.
 const AT_ONCE: usize = 512 * 1024;
 
-/// Whose memory a payload is.
+/// Owner of a payload's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// This connection's.
+    /// This connection.
     Own,
-    /// Other connections refer to it too, and it is counted elsewhere.
+    /// Several connections; the memory is counted elsewhere.
     Shared,
 }
 
-/// A payload that is not copied.
+/// Payload that is not copied.
 #[derive(Debug)]
 struct Shared {
-    /// Copied bytes before it.
+    /// Number of copied bytes before it.
     at: usize,
     payload: Bytes,
 }
 
-/// What the socket has not taken yet. Positions in it count from the first byte of `copied`.
+/// Bytes not yet accepted by the socket; positions count from `copied`'s start.
 #[derive(Debug, Default)]
 pub struct Queue {
     copied: Vec<u8>,
     shared: Vec<Shared>,
-    /// Bytes of all that is shared.
+    /// Number of bytes in shared payloads.
     shared_len: usize,
-    /// Those of them that are counted elsewhere.
+    /// Number of those that are counted elsewhere.
     elsewhere: usize,
-    /// Bytes of both that are written.
+    /// Number of bytes of both that are written.
     written: usize,
 }
 
 impl Queue {
-    /// Bytes that wait.
+    /// Return the number of pending bytes.
     pub fn waiting(&self) -> usize {
         self.end() - self.written
     }
 
-    /// The position behind everything.
+    /// Return the position after everything.
     pub fn end(&self) -> usize {
         self.copied.len() + self.shared_len
     }
 
-    /// The position up to which the socket has taken it.
+    /// Return the position up to which the socket has accepted it.
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// Some of it is not copied.
+    /// Check whether some of it is not copied.
     pub fn is_sharing(&self) -> bool {
         self.shared_len > 0
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.copied.capacity() + self.shared_len - self.elsewhere
     }
 
-    /// Where headers and control frames are appended.
+    /// Return the buffer to which headers and control frames are appended.
     pub fn copied(&mut self) -> &mut Vec<u8> {
         self.with_room(CONTROL)
     }
 
-    /// Room for appending this number of bytes.
+    /// Return the buffer with room for this number of bytes.
     pub fn with_room(&mut self, more: usize) -> &mut Vec<u8> {
         let needed = self.copied.len() + more;
         if self.copied.capacity() == 0 {
@@ -137,7 +137,7 @@ impl Queue {
         Pin::new(io).poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
     }
 
-    /// The socket has taken this number of bytes.
+    /// Record that the socket has accepted this number of bytes.
     pub fn advance(&mut self, written: usize) {
         self.written += written;
         if self.waiting() == 0 {
@@ -145,8 +145,8 @@ impl Queue {
         }
     }
 
-    /// Let go of what is written, and of the buffers that shared payloads are parts of: what is left is
-    /// copied. Returns by how much positions shrink.
+    /// Release written bytes, and the buffers of shared payloads, whose rest is copied.
+    /// Returns by how much positions shrink.
     pub fn settle(&mut self) -> usize {
         if self.written == 0 && self.shared.is_empty() {
             return 0;
@@ -165,7 +165,7 @@ impl Queue {
         gone
     }
 
-    /// Give the memory back, of a queue that is empty.
+    /// Release the memory of an empty queue.
     pub fn release(&mut self) {
         if self.copied.capacity() > 0 {
             pool::return_write(&mut self.copied);
@@ -181,7 +181,7 @@ impl Queue {
         self.written = 0;
     }
 
-    /// The pieces that wait, none of them empty.
+    /// Return the pending pieces, none of them empty.
     fn rest(&self) -> impl Iterator<Item = &[u8]> {
         let shared = self.shared.iter().map(|shared| (shared.at, &*shared.payload));
         let (mut from, mut skip) = (0, self.written);
@@ -207,7 +207,7 @@ mod tests {
 
     use super::{super::tests::Socket, *};
 
-    /// As pongs do, for a peer that takes less than it asks for.
+    /// Like pongs to a peer that accepts less than it requests.
     #[test]
     fn small_pieces_gather_in_one_buffer() {
         let (mut queue, mut socket) = (Queue::default(), Socket::default());
@@ -245,7 +245,7 @@ mod tests {
         queue.payload(vec![7; LARGE].into(), Payload::Shared);
         assert_eq!((queue.waiting(), queue.held()), (2 * LARGE, LARGE));
         queue.settle();
-        // Now they are this connection's alone.
+        // Now they belong to this connection alone.
         assert_eq!((queue.waiting(), queue.held()), (2 * LARGE, 2 * LARGE));
         queue.advance(2 * LARGE);
         queue.release();

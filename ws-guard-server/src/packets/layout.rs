@@ -1,23 +1,23 @@
-//! Layout of the header before a body.
+//! Layouts of the header before a body.
 
 use bytes::{BufMut, BytesMut};
 
 use super::PacketError;
 
-/// A header of fixed size with the body's length in it.
+/// Header of fixed size that includes the body's length.
 pub trait Layout {
-    /// Size in bytes.
+    /// Size of the header in bytes.
     const HEADER: usize;
 
-    /// The body's length in bytes, or `None` while `head`, the header as far as it has come, does
-    /// not say. What has come is checked.
+    /// Check a header as far as it has come, and return the body's length in bytes.
+    /// `None`: the length has not come yet.
     fn length(head: &[u8]) -> Result<Option<usize>, PacketError>;
 
     /// Write a header for a body of this length.
     fn write(length: u32, out: &mut BytesMut);
 }
 
-/// Magic 0x1234, version 1, and the body's length in 32 bits: 7 bytes, all big-endian.
+/// Layout with magic 0x1234, version 1, 32-bit body length: 7 bytes, big-endian.
 #[derive(Clone, Copy, Debug)]
 pub enum FixedHeader {}
 
@@ -44,7 +44,7 @@ impl Layout for FixedHeader {
     }
 }
 
-/// The body's length in 32 bits, big-endian, and nothing else.
+/// Layout with a 32-bit body length only, big-endian.
 #[derive(Clone, Copy, Debug)]
 pub enum LengthPrefix {}
 
@@ -60,8 +60,8 @@ impl Layout for LengthPrefix {
     }
 }
 
-/// The body's length in 32 bits and the magic 0xCAFEBABE, which the length does not count: 8 bytes,
-/// both big-endian.
+/// Layout with a 32-bit body length and the magic 0xCAFEBABE: 8 bytes, big-endian.
+/// The length does not count the magic.
 #[derive(Clone, Copy, Debug)]
 pub enum LengthMagic {}
 
@@ -74,7 +74,7 @@ impl Layout for LengthMagic {
 
     fn length(head: &[u8]) -> Result<Option<usize>, PacketError> {
         magic(&LengthMagic::MAGIC, head, 4)?;
-        // A length is not believed before the magic confirms that the stream is in step.
+        // A length is not accepted before the magic confirms that the stream is in sync.
         Ok(if head.len() < Self::HEADER { None } else { number(head, 0) })
     }
 
@@ -84,7 +84,7 @@ impl Layout for LengthMagic {
     }
 }
 
-/// Compare what has arrived of a magic number at `offset`.
+/// Compare the received part of a magic number at `offset`.
 fn magic(expected: &[u8], head: &[u8], offset: usize) -> Result<(), PacketError> {
     let there = head.get(offset..).unwrap_or_default();
     let wrong = expected.iter().zip(there).position(|(expected, found)| expected != found);
@@ -96,7 +96,7 @@ fn magic(expected: &[u8], head: &[u8], offset: usize) -> Result<(), PacketError>
     }
 }
 
-/// The 32 bit number at `offset`, if it has come.
+/// Return the 32-bit number at `offset`, if received.
 fn number(head: &[u8], offset: usize) -> Option<usize> {
     let bytes = head.get(offset..)?.first_chunk()?;
     usize::try_from(u32::from_be_bytes(*bytes)).ok()

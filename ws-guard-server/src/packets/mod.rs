@@ -1,10 +1,9 @@
-//! Binary protocols with a length in front, as services put them on a TCP stream or into WebSocket
-//! messages.
+//! Length-prefixed binary protocols, on TCP streams or in WebSocket messages.
 //!
-//! A [`Layout`] describes the header before the body. [`Packets`] cuts a stream into bodies by it, as a
-//! `tokio_util` codec, and [`single`] takes the one body out of a whole message. A header is judged
-//! as far as it has come, so that a stream out of step is noticed at its first wrong byte, and a
-//! length before anything is set aside for it.
+//! A [`Layout`] describes the header before the body. [`Packets`] uses it to cut a stream into
+//! bodies, as a `tokio_util` codec, and [`single`] takes the one body out of a whole message. A
+//! header is checked as far as it has come, so that a loss of sync is noticed at its first wrong
+//! byte, and a length before any memory is allocated for it.
 
 mod layout;
 mod protobuf;
@@ -17,24 +16,24 @@ use tokio_util::codec::{Decoder, Encoder};
 pub use layout::{FixedHeader, Layout, LengthMagic, LengthPrefix};
 pub use protobuf::Protobuf;
 
-/// Largest body by default, in bytes.
+/// Default maximum length of a body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// Why bytes are no packet. After an error a stream cannot be trusted to be in step.
+/// Invalid packet; after an error a stream cannot be assumed to be in sync.
 #[derive(Debug, thiserror::Error)]
 pub enum PacketError {
     #[error(
-        "byte {offset} of a packet is {found:#04x} instead of {expected:#04x}: is the stream out of step?"
+        "byte {offset} of a packet is {found:#04x} instead of {expected:#04x}: is the stream out of sync?"
     )]
     Magic { offset: usize, found: u8, expected: u8 },
     #[error("packet of version {0}: only version 1 is known")]
     Version(u8),
     #[error("body of {length} bytes: at most {most} are allowed")]
     TooLong { length: usize, most: usize },
-    /// The stream or message ended inside a packet.
+    /// End of the stream or message inside a packet.
     #[error("a packet ends after {there} of {wanted} bytes")]
     Truncated { there: usize, wanted: usize },
-    /// A message goes on behind its packet.
+    /// Bytes of a message after its packet.
     #[error("{0} bytes behind the packet that a message holds")]
     Trailing(usize),
     #[error("body that is not the message it should be: {0}")]
@@ -43,7 +42,7 @@ pub enum PacketError {
     Io(#[from] std::io::Error),
 }
 
-/// Cuts a stream into bodies, and puts headers before bodies.
+/// Codec that cuts a stream into bodies, and puts headers before bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct Packets<L> {
     most: usize,
@@ -51,7 +50,7 @@ pub struct Packets<L> {
 }
 
 impl<L> Packets<L> {
-    /// Bodies of at most `most` bytes, both ways.
+    /// Create a codec for bodies of at most `most` bytes, both ways.
     pub const fn new(most: usize) -> Packets<L> {
         Packets { most, layout: PhantomData }
     }
@@ -112,7 +111,7 @@ impl<L: Layout, B: AsRef<[u8]>> Encoder<B> for Packets<L> {
     }
 }
 
-/// The body of the one packet that is the whole of `message`.
+/// Return the body of the one packet that is the whole `message`.
 pub fn single<L: Layout>(packets: &mut Packets<L>, message: Bytes) -> Result<Bytes, PacketError> {
     let mut stream = BytesMut::from(message);
     let wanted = L::HEADER;

@@ -8,7 +8,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::{Layout, LengthPrefix, PacketError, Packets};
 
-/// Protobuf messages of type `M` behind a header, by default the length prefix.
+/// Codec of protobuf messages of type `M` after a header, by default its length.
 #[derive(Clone, Copy, Debug)]
 pub struct Protobuf<M, L = LengthPrefix> {
     packets: Packets<L>,
@@ -16,7 +16,7 @@ pub struct Protobuf<M, L = LengthPrefix> {
 }
 
 impl<M, L> Protobuf<M, L> {
-    /// Messages of at most `most` bytes when encoded.
+    /// Create a codec for messages of at most `most` encoded bytes.
     pub const fn new(most: usize) -> Protobuf<M, L> {
         Protobuf { packets: Packets::new(most), message: PhantomData }
     }

@@ -1,8 +1,8 @@
-//! Close frames, RFC 6455, 5.5.1 and 7.4.
+//! Close frames (RFC 6455, 5.5.1 and 7.4).
 
 use super::ProtocolError;
 
-/// Status codes, RFC 6455, 7.4.1, and the registry it founded.
+/// Status codes (RFC 6455, 7.4.1, and its registry).
 pub mod code {
     pub const NORMAL: u16 = 1000;
     pub const PROTOCOL_ERROR: u16 = 1002;
@@ -18,18 +18,18 @@ pub mod code {
     pub const TRY_AGAIN_LATER: u16 = 1013;
 }
 
-/// Longest reason in bytes: a control frame holds 125, two of them the code.
+/// Maximum length of a reason in bytes: a control frame has 125, the code takes 2.
 pub const MAX_REASON: usize = 123;
 
-/// What a close frame says.
+/// Content of a close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     pub code: u16,
     pub reason: String,
 }
 
-/// Whether an endpoint may send this status code (RFC 6455, 7.4.2). 1012 to 1014 were registered
-/// later; 1016 to 2999 are for extensions that do not exist.
+/// Check whether an endpoint may send this status code (RFC 6455, 7.4.2).
+/// 1012 to 1014 were registered later; 1016 to 2999 are for extensions that do not exist.
 pub const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

@@ -1,4 +1,4 @@
-//! From bytes to messages, RFC 6455, 5 and 6.2.
+//! Decoding of bytes into messages (RFC 6455, 5 and 6.2).
 
 use bytes::{Buf, Bytes, BytesMut};
 use ws_guard_common::frame::{Expect, FIN, Header, OPCODE, RSV1, opcode};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::turn::Turn;
 
-/// What a message's payload is.
+/// Type of a message's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Text,
@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The opcode on the wire.
+    /// Return the opcode on the wire.
     pub const fn opcode(self) -> u8 {
         match self {
             Kind::Text => opcode::TEXT,
@@ -27,55 +27,55 @@ impl Kind {
     }
 }
 
-/// A whole message. The payload of one that came in a single frame is the memory it was read into.
+/// Whole message; one of a single frame uses the memory into which it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub kind: Kind,
-    /// Of text, valid UTF-8.
+    /// Payload; valid UTF-8 for text.
     pub payload: Bytes,
 }
 
-/// A fragment of a message, where they are handed on as they come.
+/// Fragment of a message, where they are delivered as they arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// Of the whole message.
+    /// Type of the whole message.
     pub kind: Kind,
-    /// Of text, valid UTF-8 together with what came before; it may end inside a character.
+    /// Payload; of text, valid UTF-8 with what came before; may end inside a character.
     pub payload: Bytes,
-    /// It begins a message.
+    /// `true` for the first fragment of a message.
     pub first: bool,
-    /// It ends it.
+    /// `true` for the last fragment of a message.
     pub last: bool,
 }
 
-/// What a peer sent.
+/// Event from a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Message(Message),
-    /// Instead of messages, after [`Decoder::stream`].
+    /// Fragment instead of messages, after [`Decoder::stream`].
     Chunk(Chunk),
-    /// At most 125 bytes, as in pong.
+    /// Payload of at most 125 bytes, as in pong.
     Ping(Bytes),
     Pong(Bytes),
-    /// The last event of a stream: what follows is not read (5.5.1).
+    /// Last event of a stream: what follows is not read (5.5.1).
     Close(Option<Close>),
 }
 
-/// Who reads.
+/// Role of the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Frames have to be masked.
+    /// Server: frames have to be masked.
     Server,
-    /// Frames must not be masked.
+    /// Client: frames must not be masked.
     Client,
 }
 
-/// What a peer may make the decoder hold.
+/// Limits of what a peer can make the decoder hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest message in bytes, on the wire and decompressed.
+    /// Maximum length of a message in bytes, on the wire and decompressed.
     pub message: usize,
-    /// Most frames in a message. Empty ones cost no memory, but time.
+    /// Maximum number of frames in a message: empty ones cost no memory, but time.
     pub fragments: u32,
 }
 
@@ -86,15 +86,15 @@ impl Default for Limits {
     }
 }
 
-/// The frame whose payload is being read.
+/// Frame whose payload is being read.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     first: u8,
-    /// The masking key, turned by the bytes that are unmasked already.
+    /// Masking key, rotated by the bytes that are already unmasked.
     key: Option<[u8; 4]>,
-    /// Payload in bytes.
+    /// Length of the payload in bytes.
     len: usize,
-    /// Bytes at the front of the buffer that are unmasked and checked.
+    /// Number of bytes at the front of the buffer that are unmasked and checked.
     done: usize,
 }
 
@@ -108,7 +108,7 @@ impl Frame {
     }
 }
 
-/// The message that the frames belong to.
+/// Message to which the frames belong.
 #[derive(Debug)]
 struct Fragments {
     kind: Kind,
@@ -117,22 +117,22 @@ struct Fragments {
     data: BytesMut,
 }
 
-/// Takes events out of a buffer, wherever its bytes were cut.
+/// Decoder of events in a buffer, whatever the boundaries of its bytes.
 #[derive(Debug)]
 pub struct Decoder {
     role: Role,
     limits: Limits,
-    /// permessage-deflate was agreed.
+    /// Inflater, where permessage-deflate was agreed.
     inflater: Option<Inflater>,
     frame: Option<Frame>,
     fragments: Option<Box<Fragments>>,
-    /// A whole message that takes more than a turn to decompress.
+    /// Complete message that takes more than a turn to decompress.
     inflating: Option<Box<(Kind, Inflating)>>,
-    /// Of the text message that is being read.
+    /// UTF-8 check of the current text message.
     text: utf8::Incremental,
-    /// Whole frames so far.
+    /// Number of complete frames so far.
     frames: u64,
-    /// Fragments are handed on as they come.
+    /// `true` if fragments are delivered as they arrive.
     streaming: bool,
     ended: bool,
 }
@@ -154,24 +154,24 @@ impl Decoder {
         }
     }
 
-    /// From now on hand on each fragment as a [`Chunk`] when it is there, and hold none. A message
-    /// may then be of any size; [`Limits::message`] is that of a fragment. Not for compressed
-    /// messages, which come whole.
+    /// Deliver each fragment as a [`Chunk`] on arrival from now on, and hold none.
+    /// A message may then be of any size; [`Limits::message`] is that of a fragment. Compressed
+    /// messages are still delivered whole.
     pub fn stream(&mut self) {
         self.streaming = self.inflater.is_none();
     }
 
-    /// The next event, or `None` until more bytes come.
+    /// Return the next event, or `None` until more bytes come.
     ///
-    /// Unmasks in place, and leaves in `buffer` what belongs to a frame that is not whole; the same
-    /// buffer has to come again with more behind it. After an error or a close frame there is
-    /// nothing more to be had.
+    /// Unmasks in place, and leaves the bytes of an incomplete frame in `buffer`; the same
+    /// buffer has to be passed again with more bytes appended. After an error or a close frame
+    /// there are no more events.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Event>, ProtocolError> {
         self.decode_within(buffer, &mut Turn::endless())
     }
 
-    /// The same, as far as it can be done in a turn: where there is no event because that is over,
-    /// [`Decoder::is_working`] says so.
+    /// Return the next event, as far as that can be done in a turn.
+    /// Where there is no event because the turn is over, [`Decoder::is_working`] is true.
     pub fn decode_within(
         &mut self,
         buffer: &mut BytesMut,
@@ -189,29 +189,29 @@ impl Decoder {
         Ok(None)
     }
 
-    /// A message is whole, and not decompressed yet.
+    /// Check whether a message is complete, but not decompressed yet.
     pub fn is_working(&self) -> bool {
         self.inflating.is_some()
     }
 
-    /// A frame's header was read, and its payload is not whole yet.
+    /// Check whether a frame's header was read, and its payload is incomplete.
     pub fn in_frame(&self) -> bool {
         self.frame.is_some()
     }
 
-    /// Whole frames so far.
+    /// Return the number of complete frames so far.
     pub fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Bytes of memory that are held for a message whose end has not come, or that is being
-    /// decompressed.
+    /// Return the number of bytes held in memory for an incomplete message.
+    /// That includes one in decompression.
     pub fn held(&self) -> usize {
         let inflating = self.inflating.as_ref().map_or(0, |inflating| inflating.1.held());
         self.fragments.as_ref().map_or(0, |fragments| fragments.data.capacity()) + inflating
     }
 
-    /// Let go of an unfinished message. Nothing can be decoded after it.
+    /// Drop an incomplete message; nothing can be decoded after it.
     pub fn abandon(&mut self) {
         self.ended = true;
         self.fragments = None;
@@ -257,7 +257,7 @@ impl Decoder {
             in_message: self.fragments.is_some(),
         };
         let violations = header.violations(expect);
-        // Asked first, because to iterate takes longer than all that is left to do for a small frame.
+        // Checked first, because iterating takes longer than all other work for a small frame.
         if !violations.is_empty()
             && let Some(violation) = violations.iter().next()
         {
@@ -270,7 +270,7 @@ impl Decoder {
         Ok(Some(Frame { first: header.first, key, len, done: 0 }))
     }
 
-    /// The payload's length, if the message may have it.
+    /// Return the payload's length, if the message may have it.
     fn admit(&self, header: &Header) -> Result<usize, ProtocolError> {
         let len = usize::try_from(header.payload_len).map_err(|_| ProtocolError::TooBig)?;
         if opcode::is_control(header.opcode()) {
@@ -289,7 +289,7 @@ impl Decoder {
         Ok(len)
     }
 
-    /// Unmask and check what has come of the payload; whether that is all of it.
+    /// Unmask and check the payload received, and return whether that is all of it.
     fn unmask(&mut self, frame: &mut Frame, buffer: &mut BytesMut) -> Result<bool, ProtocolError> {
         let there = buffer.len().min(frame.len);
         let fresh = buffer.get_mut(frame.done..there).unwrap_or_default();
@@ -300,7 +300,7 @@ impl Decoder {
         if self.is_plain_text(frame) {
             let only = first && whole && self.fragments.is_none() && frame.fin();
             if only {
-                // The common case needs no memory of what came before.
+                // The common case needs no state of earlier bytes.
                 utf8::check(fresh)?;
             } else {
                 self.text.push(fresh)?;
@@ -312,7 +312,7 @@ impl Decoder {
         Ok(whole)
     }
 
-    /// The payload is text, uncompressed.
+    /// Check whether the payload is uncompressed text.
     fn is_plain_text(&self, frame: &Frame) -> bool {
         match (frame.opcode(), &self.fragments) {
             (opcode::TEXT, _) => frame.first & RSV1 == 0,
@@ -321,7 +321,7 @@ impl Decoder {
         }
     }
 
-    /// A frame of a message: the message if it was the last one, or the fragment by itself.
+    /// Process a message's frame: return the message after the last, or the fragment.
     fn data(
         &mut self,
         frame: Frame,
@@ -341,7 +341,7 @@ impl Decoder {
             Box::new(Fragments { kind, compressed, count: 0, data: BytesMut::new() })
         });
         open.count += 1;
-        // A copy: small fragments would each keep the whole buffer that they were read into.
+        // A copy: small fragments would each keep the whole buffer into which they were read.
         open.data.extend_from_slice(&payload);
         if !fin {
             return Ok(Step::Frame);
@@ -350,7 +350,7 @@ impl Decoder {
         self.message(open.kind, open.compressed, open.data.freeze(), turn)
     }
 
-    /// A fragment as it is; what is kept of the message is that it goes on.
+    /// Deliver a fragment as it is; only the fact that its message continues is kept.
     fn chunk(&mut self, frame: &Frame, payload: Bytes) -> Chunk {
         let (first, last) = (self.fragments.is_none(), frame.fin());
         let kind = if frame.opcode() == opcode::TEXT { Kind::Text } else { Kind::Binary };
@@ -379,14 +379,14 @@ impl Decoder {
         }
     }
 
-    /// Go on with a message that is compressed.
+    /// Continue with a compressed message.
     fn inflate(
         &mut self,
         kind: Kind,
         mut progress: Inflating,
         turn: &mut Turn,
     ) -> Result<Step, ProtocolError> {
-        // Its header was refused where this was not agreed.
+        // Its header was refused where compression was not agreed.
         let Some(inflater) = &mut self.inflater else { return Err(ProtocolError::Deflate) };
         let before = progress.out().len();
         let done = inflater.go_on(&mut progress, self.limits.message, turn)?;
@@ -404,16 +404,16 @@ impl Decoder {
     }
 }
 
-/// What one frame, or the want of one, came to.
+/// Result of reading a frame, or part of one.
 enum Step {
     Event(Event),
-    /// A fragment that ends no message.
+    /// Fragment that ends no message.
     Frame,
-    /// More bytes are wanted, or another turn.
+    /// Need for more bytes, or for another turn.
     Starved,
 }
 
-/// The event of a control frame; reserved opcodes have been refused by its header.
+/// Return the event of a control frame; the header check refused reserved opcodes.
 fn control(opcode: u8, payload: BytesMut) -> Result<Event, ProtocolError> {
     Ok(match opcode {
         opcode::CLOSE => Event::Close(close::parse(&payload)?),

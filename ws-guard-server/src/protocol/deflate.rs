@@ -1,11 +1,11 @@
-//! permessage-deflate, RFC 7692: each message a DEFLATE stream of its own, without its last four
-//! bytes.
+//! permessage-deflate (RFC 7692): a DEFLATE stream for each message.
 //!
-//! Without context takeover, which is the default, a connection has a compressor only while a message
-//! is being compressed, so that an agreed extension costs an idle connection nothing. Long messages
-//! take several turns, with those of other connections in between.
+//! The last four bytes of each are omitted. Without context takeover, which is the default, a
+//! connection has a compressor only while a message is being compressed, so that the extension
+//! costs an idle connection nothing. Long messages take several turns, with those of other
+//! connections in between.
 //!
-//! A message is decompressed once all of it is there: one that never ends holds no more memory than
+//! A message is decompressed once it is complete: one that never ends holds no more memory than
 //! was sent of it.
 
 use std::cell::RefCell;
@@ -19,11 +19,11 @@ use super::{
 };
 use crate::turn::{SLICE, TURN, Turn};
 
-/// What a sync flush ends with, and the message on the wire goes without (7.2.1).
+/// End of a sync flush, which the message on the wire omits (7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
-/// Smallest size from which output grows.
+/// Initial size of output, from which it grows.
 const FIRST_OUTPUT: usize = 512;
-/// What the end of a stream counts for in a turn: the next one has to be begun.
+/// Cost of a stream's end in a turn: the next one has to be begun.
 const STREAM: usize = 256;
 
 /// Memory of a compressor and of a decompressor with the largest window, in bytes.
@@ -31,9 +31,9 @@ const COMPRESSOR: usize = 272 * 1024;
 const DECOMPRESSOR: usize = 48 * 1024;
 
 thread_local! {
-    /// The one that was used last, of the largest window, which reads streams of all smaller ones.
+    /// Last used decompressor, of the largest window, which reads all smaller ones.
     static INFLATE: RefCell<Option<Box<Decompress>>> = const { RefCell::new(None) };
-    /// The same by the exponent of the window.
+    /// Last used compressors, by the exponent of the window.
     static DEFLATE: RefCell<[Option<Box<Compress>>; 7]> =
         const { RefCell::new([const { None }; 7]) };
 }
@@ -46,16 +46,16 @@ fn decompressor() -> Box<Decompress> {
     Box::new(Decompress::new_with_window_bits(false, MAX_WINDOW_BITS))
 }
 
-/// One direction's compressor.
+/// Compressor of one direction.
 #[derive(Debug)]
 pub struct Deflater {
     window_bits: u8,
     takeover: bool,
-    /// With context takeover from the first message on, otherwise while one is being compressed.
+    /// Compressor: with context takeover from the first message on, else during one.
     own: Option<Box<Compress>>,
 }
 
-/// How far the compression of a message has come.
+/// Progress of compressing a message.
 #[derive(Debug, Default)]
 pub struct Deflating {
     taken: usize,
@@ -63,18 +63,18 @@ pub struct Deflating {
 }
 
 impl Deflating {
-    /// Nothing done yet; what comes of it goes into `out`, which is emptied.
+    /// Begin; the output goes into `out`, which is emptied.
     pub fn into(mut out: Vec<u8>) -> Deflating {
         out.clear();
         Deflating { taken: 0, out }
     }
 
-    /// What has come of it.
+    /// Return the output.
     pub fn out(self) -> Vec<u8> {
         self.out
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.out.capacity() + if self.taken > 0 { COMPRESSOR } else { 0 }
     }
@@ -108,14 +108,15 @@ impl Deflating {
 }
 
 impl Deflater {
-    /// For what this server sends under `agreed`.
+    /// Create the compressor for what this server sends under `agreed`.
     pub fn new(agreed: &Agreed) -> Deflater {
         let window_bits = agreed.server_max_window_bits.clamp(MIN_WINDOW_BITS, MAX_WINDOW_BITS);
         Deflater { window_bits, takeover: !agreed.server_no_context_takeover, own: None }
     }
 
-    /// Go on with a message, the same until it is done: whether it got shorter, or `None` when the
-    /// turn is over. One that did not get shorter goes uncompressed, and is not in the window then.
+    /// Continue with a message, the same until done; return whether it got shorter.
+    /// `None` when the turn is over. One that did not shrink is sent uncompressed, and is not in
+    /// the window then.
     pub fn go_on(
         &mut self,
         message: &[u8],
@@ -154,40 +155,40 @@ impl Deflater {
     }
 }
 
-/// The other direction's decompressor.
+/// Decompressor of the other direction.
 #[derive(Debug, Default)]
 pub struct Inflater {
     takeover: bool,
-    /// With context takeover from the first message on, otherwise while one is being decompressed.
+    /// Decompressor: with context takeover from the first message on, else during one.
     own: Option<Box<Decompress>>,
 }
 
-/// A whole message that is being decompressed.
+/// Complete message in decompression.
 #[derive(Debug)]
 pub struct Inflating {
     wire: Bytes,
-    /// Bytes taken, of the message and of what it goes without on the wire.
+    /// Number of bytes taken, of the message and of the omitted end.
     taken: usize,
     out: Vec<u8>,
 }
 
 impl Inflating {
-    /// A message as it was on the wire.
+    /// Begin with a message as on the wire.
     pub fn new(wire: Bytes) -> Inflating {
         Inflating { wire, taken: 0, out: Vec::new() }
     }
 
-    /// What has come of it so far.
+    /// Return the output so far.
     pub fn out(&self) -> &[u8] {
         &self.out
     }
 
-    /// What has come of it.
+    /// Return the output.
     pub fn into_out(self) -> Bytes {
         self.out.into()
     }
 
-    /// Bytes of memory that are held.
+    /// Return the number of bytes held in memory.
     pub fn held(&self) -> usize {
         self.wire.len() + self.out.capacity() + DECOMPRESSOR
     }
@@ -204,7 +205,7 @@ impl Inflating {
                 return Err(ProtocolError::TooBig);
             }
             let part = part(&self.wire, self.taken);
-            // One byte more than may be, so that too much is seen.
+            // One byte more than allowed, to detect excess.
             let most = max + 1 - made;
             let room = (2 * part.len()).clamp(FIRST_OUTPUT, TURN).min(most);
             if self.out.capacity() - made < room {
@@ -231,7 +232,7 @@ impl Inflating {
                 Ok(_) => {}
                 Err(_) => return Err(ProtocolError::Deflate),
             }
-            // Output may be waiting inside as long as it fills what it is given.
+            // Output may be pending inside as long as it fills the space given.
             if self.taken == self.wire.len() + TAIL.len() && grown < room {
                 return Ok(true);
             }
@@ -241,13 +242,13 @@ impl Inflating {
 }
 
 impl Inflater {
-    /// For what the client sends under `agreed`.
+    /// Create the decompressor for what the client sends under `agreed`.
     pub fn new(agreed: &Agreed) -> Inflater {
         Inflater { takeover: !agreed.client_no_context_takeover, own: None }
     }
 
-    /// Go on with a message, which may come to at most `max` bytes; whether it is done, or else the
-    /// turn is over.
+    /// Continue with a message of at most `max` bytes, and return whether it is done.
+    /// Otherwise the turn is over.
     pub fn go_on(
         &mut self,
         progress: &mut Inflating,
@@ -264,13 +265,13 @@ impl Inflater {
         done
     }
 
-    /// Give up a message that is not done; none can be decompressed after it.
+    /// Give up an unfinished message; none can be decompressed after it.
     pub fn abandon(&mut self) {
         self.own = None;
     }
 }
 
-/// A few bytes of a message behind those that were taken, and at last what it goes without.
+/// Return a few bytes after those taken, and finally the omitted end.
 fn part(wire: &[u8], taken: usize) -> &[u8] {
     match wire.get(taken..) {
         Some(rest) if !rest.is_empty() => rest.get(..SLICE).unwrap_or(rest),
@@ -309,7 +310,7 @@ mod tests {
         Ok(progress.into_out())
     }
 
-    /// As it goes on the wire, if it gets shorter.
+    /// Compress as on the wire, if that gets shorter.
     fn wire(deflater: &mut Deflater, message: &[u8]) -> Option<Vec<u8>> {
         let mut progress = Deflating::default();
         let shorter = deflater.go_on(message, &mut progress, &mut Turn::endless()).unwrap();
@@ -352,7 +353,7 @@ mod tests {
             for takeover in [false, true] {
                 let agreed = agreed(takeover, window_bits);
                 let (mut deflater, mut inflater) = (Deflater::new(&agreed), Inflater::new(&agreed));
-                // The peer may have no more memory than the window that was agreed.
+                // The peer may have no more memory than the agreed window.
                 let small = Box::new(Decompress::new_with_window_bits(false, window_bits));
                 let mut small = Inflater { takeover: true, own: Some(small) };
                 for size in [100, 511, 512, 65_536, text.len()] {
@@ -368,7 +369,7 @@ mod tests {
         }
     }
 
-    /// Two connections whose messages take many turns, one after the other, with a short one between.
+    /// Two connections with messages of many turns, alternating, and a short message.
     #[test]
     fn long_messages_take_turns_and_come_to_the_same() {
         let agreed = agreed(false, 15);
@@ -417,7 +418,7 @@ mod tests {
         let mut inflater = Inflater::new(&agreed);
         assert_eq!(whole(&mut inflater, &wire, (10 << 20) - 1), Err(ProtocolError::TooBig));
         assert_eq!(whole(&mut inflater, &wire, 10 << 20).unwrap().len(), 10 << 20);
-        // However little of it came, a turn is a turn.
+        // A turn is a turn, however little was received.
         let mut progress = Inflating::new(wire.into());
         assert_eq!(
             inflater.go_on(&mut progress, 16 << 20, &mut Turn::new(Instant::now())),

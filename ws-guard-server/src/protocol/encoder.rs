@@ -1,10 +1,10 @@
-//! Writing frames, RFC 6455, 5.2.
+//! Encoding of frames (RFC 6455, 5.2).
 
 use ws_guard_common::frame::{FIN, MASK, MAX_HEADER, RSV1, opcode};
 
 use super::{Kind, close::MAX_REASON};
 
-/// A header as bytes, without a masking key.
+/// Header as bytes, without a masking key.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderBytes {
     bytes: [u8; MAX_HEADER],
@@ -12,9 +12,9 @@ pub struct HeaderBytes {
 }
 
 impl HeaderBytes {
-    /// A frame's header with the shortest form of its length.
+    /// Create a frame's header with the shortest form of its length.
     ///
-    /// `first` is the first byte as it goes on the wire, `payload` the length in bytes.
+    /// `first` is the first byte on the wire, `payload` the length in bytes.
     pub fn new(first: u8, payload: usize) -> HeaderBytes {
         let mut bytes = [0; MAX_HEADER];
         bytes[0] = first;
@@ -37,7 +37,7 @@ impl HeaderBytes {
         HeaderBytes { bytes, len }
     }
 
-    /// The header of a whole message in one frame.
+    /// Create the header of a whole message in one frame.
     pub fn message(kind: Kind, compressed: bool, payload: usize) -> HeaderBytes {
         let rsv = if compressed { RSV1 } else { 0 };
         HeaderBytes::new(FIN | rsv | kind.opcode(), payload)
@@ -47,7 +47,7 @@ impl HeaderBytes {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// The same header of a masked frame; its key follows it on the wire.
+    /// Make it the header of a masked frame; its key follows it on the wire.
     #[must_use]
     pub fn masked(mut self) -> HeaderBytes {
         self.bytes[1] |= MASK;
@@ -55,15 +55,15 @@ impl HeaderBytes {
     }
 }
 
-/// Append a control frame; a payload over 125 bytes is cut there.
+/// Append a control frame; a payload over 125 bytes is truncated.
 pub fn control(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     let payload = payload.get(..125).unwrap_or(payload);
     out.extend_from_slice(HeaderBytes::new(FIN | opcode, payload.len()).as_slice());
     out.extend_from_slice(payload);
 }
 
-/// Append a close frame, with no status code when `code` is one that is never sent. A reason that is
-/// too long is cut between two characters.
+/// Append a close frame, without status code if `code` is one that is never sent.
+/// A reason that is too long is cut between two characters.
 pub fn close(code: u16, reason: &str, out: &mut Vec<u8>) {
     if !super::close::may_be_sent(code) {
         return control(opcode::CLOSE, &[], out);

@@ -1,6 +1,6 @@
-//! `Sec-WebSocket-Extensions`, RFC 6455, 9.1, and what RFC 7692, 7.1, has to say in it.
+//! `Sec-WebSocket-Extensions` (RFC 6455, 9.1), with its use in RFC 7692, 7.1.
 
-/// Smallest and largest exponent of the window that zlib offers; RFC 7692 also knows 8.
+/// Smallest and largest window exponent of zlib; RFC 7692 also has 8.
 pub const MIN_WINDOW_BITS: u8 = 9;
 pub const MAX_WINDOW_BITS: u8 = 15;
 
@@ -10,15 +10,15 @@ const CLIENT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_WINDOW: &str = "server_max_window_bits";
 const CLIENT_WINDOW: &str = "client_max_window_bits";
 
-/// What this side wants of permessage-deflate.
+/// Local options of permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeflateOptions {
-    /// Let a message refer to the ones before it. Each connection then has a compressor and a
-    /// decompressor of its own, for as long as it lasts.
+    /// Let a message refer to earlier ones.
+    /// Each connection then has its own compressor and decompressor for its lifetime.
     pub context_takeover: bool,
-    /// Largest window for what is sent, as an exponent of 2, from 9 to 15.
+    /// Maximum window for sending, as an exponent of 2, from 9 to 15.
     pub server_max_window_bits: u8,
-    /// Largest window that the client may use, if it lets itself be told.
+    /// Maximum window of the client, if it accepts a limit.
     pub client_max_window_bits: u8,
 }
 
@@ -32,7 +32,7 @@ impl Default for DeflateOptions {
     }
 }
 
-/// What both sides agreed to.
+/// Agreement of both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
     pub server_no_context_takeover: bool,
@@ -42,7 +42,7 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    /// The response header's value.
+    /// Return the response header's value.
     pub fn response(&self) -> String {
         let mut value = String::from(NAME);
         for (given, name) in [
@@ -65,8 +65,8 @@ impl Agreed {
     }
 }
 
-/// Take the first offer of permessage-deflate that can be met; none is not an error. `headers` are
-/// the values of all `Sec-WebSocket-Extensions` fields in their order.
+/// Accept the first acceptable offer of permessage-deflate; none is not an error.
+/// `headers` are the values of all `Sec-WebSocket-Extensions` fields in their order.
 pub fn negotiate<'a>(
     headers: impl IntoIterator<Item = &'a str>,
     options: &DeflateOptions,
@@ -75,19 +75,19 @@ pub fn negotiate<'a>(
     offers.find_map(|offer| Offer::parse(offer)?.agree(options))
 }
 
-/// One offer, all parameters checked.
+/// Offer with all parameters checked.
 #[derive(Clone, Copy, Debug, Default)]
 struct Offer {
     server_no_context_takeover: bool,
     client_no_context_takeover: bool,
     server_max_window_bits: Option<u8>,
-    /// The client understands the parameter; it may also have named a value.
+    /// Support of the parameter by the client, which may also have named a value.
     client_max_window_bits: Option<u8>,
 }
 
 impl Offer {
-    /// `None` for another extension, and for parameters that are unknown, doubled or out of range,
-    /// which have to be declined (RFC 7692, 7.1).
+    /// Parse an offer; `None` for another extension, or an offer to be declined.
+    /// Those have unknown, repeated or out-of-range parameters (RFC 7692, 7.1).
     fn parse(offer: &str) -> Option<Offer> {
         let mut parts = split(offer, b';');
         if !parts.next()?.eq_ignore_ascii_case(NAME) {
@@ -125,11 +125,11 @@ impl Offer {
     fn agree(&self, options: &DeflateOptions) -> Option<Agreed> {
         let offered = self.server_max_window_bits.unwrap_or(MAX_WINDOW_BITS);
         let server_max_window_bits = offered.min(options.server_max_window_bits);
-        // zlib compresses into no window of 256 bytes.
+        // zlib has no window of 256 bytes for compression.
         if server_max_window_bits < MIN_WINDOW_BITS {
             return None;
         }
-        // Only a client that offers the parameter may be told a value (7.1.2.2).
+        // Only a client that offers the parameter may be given a value (7.1.2.2).
         let client_max_window_bits = self
             .client_max_window_bits
             .map_or(MAX_WINDOW_BITS, |offered| offered.min(options.client_max_window_bits));
@@ -144,13 +144,13 @@ impl Offer {
     }
 }
 
-/// An exponent from 8 to 15, decimal, without leading zeros (7.1.2.1).
+/// Parse an exponent from 8 to 15, decimal, without leading zeros (7.1.2.1).
 fn window_bits(text: &str) -> Option<u8> {
     let bits = text.parse().ok().filter(|bits: &u8| (8..=15).contains(bits))?;
     (text == bits.to_string()).then_some(bits)
 }
 
-/// A token, or the token inside a quoted string (RFC 6455, 9.1).
+/// Return a token, or the token inside a quoted string (RFC 6455, 9.1).
 fn unquoted(value: &str) -> Option<&str> {
     match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"').filter(|inner| !inner.contains(['"', '\\'])),
@@ -158,7 +158,7 @@ fn unquoted(value: &str) -> Option<&str> {
     }
 }
 
-/// The items between separators that are not inside quotes, trimmed.
+/// Return the items between unquoted separators, trimmed.
 fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {

@@ -1,9 +1,9 @@
-//! Masking, RFC 6455, 5.3.
+//! Masking (RFC 6455, 5.3).
 
-/// Bytes that are masked at a time: the compiler makes vector instructions of it.
+/// Number of bytes masked at a time: the compiler vectorises this.
 const BLOCK: usize = 32;
 
-/// Mask or unmask `bytes` in place, and return the key as it goes on behind them.
+/// Mask or unmask `bytes` in place, and return the key as it continues after them.
 #[must_use]
 pub fn apply(key: [u8; 4], bytes: &mut [u8]) -> [u8; 4] {
     let wide: [u8; BLOCK] = std::array::from_fn(|i| key[i % 4]);

@@ -1,8 +1,8 @@
 //! RFC 6455 and RFC 7692 without a socket: bytes in, events out.
 //!
-//! [`decoder`] takes frames out of a buffer in which they were unmasked where they stand, [`encoder`]
-//! writes them, [`deflate`] is permessage-deflate and [`extension`] how it is agreed. Nothing here
-//! waits, allocates per frame, or knows what a connection is.
+//! [`decoder`] takes frames out of a buffer in which it unmasks them in place, [`encoder`]
+//! writes them, [`deflate`] is permessage-deflate and [`extension`] its negotiation. Nothing here
+//! waits, allocates per frame, or depends on a connection.
 
 pub mod close;
 pub mod decoder;
@@ -17,7 +17,7 @@ pub use decoder::{Chunk, Decoder, Event, Kind, Limits, Message, Role};
 
 use ws_guard_common::frame::Violation;
 
-/// Why a stream cannot go on.
+/// Reason why a stream cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// A header that RFC 6455 does not allow.
@@ -38,19 +38,19 @@ pub enum ProtocolError {
     /// A message in more than [`Limits::fragments`] frames.
     #[error("message in too many fragments")]
     TooManyFragments,
-    /// A compressed message that DEFLATE cannot make sense of (RFC 7692, 7.2.2).
+    /// A compressed message that is not valid DEFLATE data (RFC 7692, 7.2.2).
     #[error("corrupt compressed message")]
     Deflate,
-    /// A message that Snappy cannot make sense of, where that was agreed.
+    /// A message that is not valid Snappy data, where that was agreed.
     #[error("corrupt Snappy block")]
     Snappy,
-    /// A message that was not encrypted as agreed, or a handshake for that which failed.
+    /// A message not encrypted as agreed, or a failed handshake for that.
     #[error("encryption failed")]
     Encryption,
 }
 
 impl ProtocolError {
-    /// The status code that tells the peer (RFC 6455, 7.4.1).
+    /// Return the status code for the peer (RFC 6455, 7.4.1).
     pub const fn close_code(self) -> u16 {
         match self {
             ProtocolError::Header(_)
@@ -65,7 +65,7 @@ impl ProtocolError {
         }
     }
 
-    /// Every [`ProtocolError::name`].
+    /// Return all values of [`ProtocolError::name`].
     pub fn names() -> impl Iterator<Item = &'static str> {
         let others = [
             ProtocolError::CloseTruncated,
@@ -81,7 +81,7 @@ impl ProtocolError {
         headers.chain(others).map(ProtocolError::name)
     }
 
-    /// The name in metrics and logs.
+    /// Return the name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             ProtocolError::Header(violation) => violation.name(),

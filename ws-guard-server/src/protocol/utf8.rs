@@ -1,12 +1,12 @@
-//! UTF-8 checked as it comes, RFC 6455, 8.1: an invalid byte is found when it is there, not when the
-//! message is whole.
+//! Incremental UTF-8 validation (RFC 6455, 8.1).
+//! An invalid byte is found on arrival, not at the end of the message.
 
 use super::ProtocolError;
 
-/// Longest character, in bytes.
+/// Maximum length of a character in bytes.
 const LONGEST: usize = 4;
 
-/// What has to be known of the text so far: the bytes of a character that is not whole yet.
+/// State of the text so far: the bytes of an incomplete character.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Incremental {
     tail: [u8; LONGEST],
@@ -25,7 +25,7 @@ impl Incremental {
         Ok(())
     }
 
-    /// The text ends here: no character may be open.
+    /// Finish the text: no character may be incomplete.
     pub fn finish(&mut self) -> Result<(), ProtocolError> {
         let open = std::mem::take(self).len > 0;
         if open { Err(ProtocolError::Utf8) } else { Ok(()) }
@@ -38,7 +38,7 @@ impl Incremental {
         self.len = tail.len() as u8;
     }
 
-    /// Take what the open character still lacks; returns the bytes behind it.
+    /// Take the missing bytes of the incomplete character, and return those after it.
     fn finish_character<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], ProtocolError> {
         while self.len > 0 {
             let Some((byte, rest)) = bytes.split_first() else { break };
@@ -70,8 +70,8 @@ mod tests {
 
     use super::*;
 
-    /// The position of the byte at which pushing one byte at a time fails; the length if it never
-    /// does and the end is clean.
+    /// Return the position of the byte at which pushing single bytes fails.
+    /// It is the length if that never fails and the end is clean.
     fn fails_at(bytes: &[u8]) -> Option<usize> {
         let mut text = Incremental::default();
         let at = bytes.iter().position(|byte| text.push(&[*byte]).is_err());

@@ -1,4 +1,4 @@
-//! The variables of OpenTelemetry: what they ask for, and which of them nothing comes of.
+//! Environment variables of OpenTelemetry, and those that are not supported.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,10 +7,10 @@ use percent_encoding::percent_decode_str;
 
 use super::Endpoint;
 
-/// How long a request to the collector may take, unless a variable says otherwise.
+/// Default time-out of a request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PREFIX: &str = "OTEL_EXPORTER_OTLP_";
-/// Variables that are honoured in addition to those of exporters.
+/// Variables that are supported in addition to those of exporters.
 const KNOWN: [&str; 16] = [
     "OTEL_SDK_DISABLED",
     "OTEL_SERVICE_NAME",
@@ -29,25 +29,25 @@ const KNOWN: [&str; 16] = [
     "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_CLIENT_KEY",
 ];
-/// Of exporters, for all signals or for one (`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`).
+/// Exporter variables, of all signals or one (`OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`).
 const OF_SIGNALS: [&str; 5] = ["ENDPOINT", "HEADERS", "COMPRESSION", "TIMEOUT", "PROTOCOL"];
 
-/// Variables that begin with `OTEL_`; an empty one is none (OpenTelemetry Environment Variable
-/// Specification).
+/// Variables that begin with `OTEL_`, without empty ones.
+/// See the OpenTelemetry Environment Variable Specification.
 pub struct Environment(BTreeMap<String, String>);
 
-/// Where and how one signal is exported.
+/// Destination and manner of exporting one signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signal {
     pub address: String,
     pub secure: bool,
     pub gzip: bool,
     pub timeout: Duration,
-    /// `a=1,b=2`.
+    /// Headers as `a=1,b=2`.
     pub headers: String,
 }
 
-/// One item of [`Signal::headers`]: `name=value`, where the value may be percent-encoded.
+/// Parse one of [`Signal::headers`]: `name=value`, perhaps percent-encoded.
 pub fn header(item: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = item.split_once('=')?;
     let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
@@ -55,7 +55,7 @@ pub fn header(item: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name, HeaderValue::from_str(&value).ok()?))
 }
 
-/// The value stays out of it: it is mostly a secret.
+/// Format an error without the value, which is usually a secret.
 fn wrong_header(variable: &str, item: &str) -> String {
     let name = item.split_once('=').map_or("what has no =", |(name, _)| name.trim());
     format!(
@@ -86,15 +86,15 @@ impl Environment {
         self.get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// How `TRACES`, `METRICS` or `LOGS` are exported, if they are. `base` is where all of them go that have no
-    /// endpoint of their own.
+    /// Return how `TRACES`, `METRICS` or `LOGS` are exported, if they are.
+    /// `base` is the destination of all without an endpoint of their own.
     pub fn signal(&self, name: &str, base: Option<&Endpoint>) -> Result<Option<Signal>, String> {
         if self.get(&format!("OTEL_{name}_EXPORTER")).is_some_and(|exporter| exporter == "none") {
             return Ok(None);
         }
         let variable = format!("{PREFIX}{name}_ENDPOINT");
         let (address, secure) = match (self.get(&variable), base) {
-            // As it is: nothing is put behind it.
+            // Unchanged: nothing is appended.
             (Some(own), _) => {
                 let own: Endpoint = own.parse().map_err(|error| format!("{variable}: {error}"))?;
                 (own.to_string(), own.is_secure())
@@ -130,13 +130,13 @@ impl Environment {
         Ok(Some(Signal { address, secure, gzip, timeout, headers }))
     }
 
-    /// An exporter's variable: that of the signal, or that of all.
+    /// Return an exporter's variable: that of the signal, or that of all.
     fn of(&self, signal: &str, what: &str) -> Option<(String, &str)> {
         let names = [format!("{PREFIX}{signal}_{what}"), format!("{PREFIX}{what}")];
         names.into_iter().find_map(|name| Some((name.clone(), self.get(&name)?)))
     }
 
-    /// Variables that ask for something which is not done, each with what is done instead.
+    /// Return unsupported variables, each with what is done instead.
     pub fn in_vain(&self) -> Vec<String> {
         let said = |(name, value): (&String, &String)| {
             let (name, value) = (name.as_str(), value.trim());

@@ -1,4 +1,4 @@
-//! Requests to the collector, by hyper, which is there for the server already.
+//! Requests to the collector, by hyper, which is used by the server already.
 
 use std::{
     fmt,
@@ -31,23 +31,23 @@ use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use crate::register::Register;
 
-/// How a request went.
+/// Results of a request.
 const RESULTS: [&str; 2] = ["ok", "error"];
-/// Longest answer of a collector.
+/// Maximum length of a collector's response in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// A client whose requests run on a runtime, whoever waits for them.
+/// Client whose requests run on a runtime, whichever thread waits for them.
 #[derive(Clone)]
 pub struct Http {
     runtime: Handle,
-    /// For collectors that are spoken to over TLS.
+    /// Connector for collectors with TLS.
     tls: Option<TlsConnector>,
     requests: IntCounterVec,
-    /// What they carry.
+    /// Signal that the requests carry.
     signal: &'static str,
-    /// For one request.
+    /// Time-out of a request.
     timeout: Duration,
-    /// The latest request failed: said once, not each time.
+    /// `true` after a failed request: logged once, not each time.
     failing: Arc<AtomicBool>,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Debug for Http {
     }
 }
 
-/// Requests by how they went and what they carried.
+/// Create the counters of requests, by result and signal.
 pub(crate) fn requests(registry: &Registry) -> prometheus::Result<IntCounterVec> {
     Register::new(registry).counters(
         "wsguard_otlp_requests_total",
@@ -66,7 +66,7 @@ pub(crate) fn requests(registry: &Registry) -> prometheus::Result<IntCounterVec>
     )
 }
 
-/// Make the series of a signal before its first request.
+/// Create the series of a signal before its first request.
 pub(crate) fn prepare(requests: &IntCounterVec, signal: &str) {
     for result in RESULTS {
         requests.with_label_values(&[result, signal]);
@@ -74,7 +74,7 @@ pub(crate) fn prepare(requests: &IntCounterVec, signal: &str) {
 }
 
 impl Http {
-    /// Requests are counted in `registry`; those to `https` need `tls`.
+    /// Create a client; `registry` counts requests, those to `https` need `tls`.
     pub fn new(
         runtime: Handle,
         tls: Option<TlsConnector>,
@@ -85,7 +85,7 @@ impl Http {
         Ok(Http { runtime, tls, requests, signal: "", timeout, failing: Arc::default() })
     }
 
-    /// The same for one signal, with so much time for a request.
+    /// Derive a client for one signal, with this time-out.
     pub fn carrying(&self, signal: &'static str, timeout: Duration) -> Http {
         prepare(&self.requests, signal);
         Http { signal, timeout, ..self.clone() }
@@ -123,7 +123,7 @@ impl HttpClient for Http {
     }
 }
 
-/// Connect, over TLS where the address says so, and ask.
+/// Connect, with TLS if the address says so, and send the request.
 async fn exchange(
     request: Request<Bytes>,
     tls: Option<TlsConnector>,

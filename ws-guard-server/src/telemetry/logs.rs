@@ -13,7 +13,7 @@ use opentelemetry_sdk::{
 };
 use serde_json::{Map, Value};
 
-/// How much of an operator's attention an event deserves.
+/// Severity of an event for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Debug,
@@ -33,7 +33,7 @@ impl Level {
     }
 }
 
-/// One event.
+/// Event as a log record.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub name: &'static str,
@@ -43,7 +43,7 @@ pub struct Record {
     pub fields: Map<String, Value>,
 }
 
-/// Hands records to what exports them. Never waits: those that find no room are lost.
+/// Non-blocking sender of records to the exporter; those without room are lost.
 #[derive(Debug)]
 pub struct Logs {
     provider: SdkLoggerProvider,
@@ -72,7 +72,7 @@ impl Logs {
         self.logger.emit(record);
     }
 
-    /// Export what waits, and end.
+    /// Export waiting records, and end.
     pub fn stop(&self) {
         if let Err(error) = self.provider.shutdown() {
             tracing::warn!("the last logs are lost: {error}");
@@ -80,7 +80,7 @@ impl Logs {
     }
 }
 
-/// A value of JSON; none for null.
+/// Convert a JSON value; `None` for null.
 fn any(value: Value) -> Option<AnyValue> {
     Some(match value {
         Value::Null => return None,

@@ -1,5 +1,5 @@
-//! The metrics of a registry, sent to a collector as they are: there is one set of numbers, and
-//! `/metrics` and OTLP both show it.
+//! Export of a registry's metrics to a collector, unchanged.
+//! There is one set of numbers, and `/metrics` and OTLP both show it.
 
 use std::{
     io::Read,
@@ -32,10 +32,10 @@ use super::{
     http::Http,
 };
 
-/// Between two exports, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise.
+/// Default interval of exports; `OTEL_METRIC_EXPORT_INTERVAL` overrides it.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Sends the metrics of a registry again and again.
+/// Periodic exporter of a registry's metrics.
 pub struct Push {
     http: Http,
     signal: Signal,
@@ -66,7 +66,7 @@ impl Push {
 
     async fn export(&self) {
         let registry = self.registry.clone();
-        // Reading the kernel's maps is system calls.
+        // Reading the kernel's maps takes system calls.
         let Ok(families) = spawn_blocking(move || registry.gather()).await else { return };
         let span = Span { start: nanos(self.started), now: nanos(SystemTime::now()) };
         let metrics = families.iter().filter_map(|family| span.metric(family)).collect();
@@ -80,7 +80,7 @@ impl Push {
             request = request.header(name, value);
         }
         match request.body(Bytes::from(body)) {
-            // It says and counts itself what went wrong.
+            // It logs and counts errors itself.
             Ok(request) => drop(self.http.send_bytes(request).await),
             Err(error) => tracing::warn!("cannot export metrics: {error}"),
         }
@@ -103,7 +103,7 @@ impl Push {
     }
 }
 
-/// Compressed as `Content-Encoding: gzip` has it.
+/// Compress as for `Content-Encoding: gzip`.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
     let mut encoder = GzEncoder::new(bytes, Compression::fast());
@@ -127,7 +127,7 @@ fn text(key: &str, value: &str) -> KeyValue {
     KeyValue { key: key.into(), value, ..KeyValue::default() }
 }
 
-/// Since when counters count, and the present.
+/// Start of the counters, and the present.
 struct Span {
     start: u64,
     now: u64,
@@ -153,7 +153,7 @@ impl Span {
                 data_points: samples.iter().map(|sample| self.histogram(sample)).collect(),
                 aggregation_temporality: cumulative,
             }),
-            // There are none in our registries.
+            // Our registries have none.
             MetricType::SUMMARY | MetricType::UNTYPED => return None,
         };
         Some(Metric {
@@ -175,7 +175,7 @@ impl Span {
         }
     }
 
-    /// Prometheus' buckets hold all up to their bound, OTLP's what is between two bounds.
+    /// Convert a histogram: Prometheus' buckets are cumulative, those of OTLP are not.
     fn histogram(&self, sample: &proto::Metric) -> HistogramDataPoint {
         let histogram = sample.get_histogram();
         let buckets =
@@ -204,7 +204,7 @@ fn labels(sample: &proto::Metric) -> Vec<KeyValue> {
     sample.get_label().iter().map(|label| text(label.name(), label.value())).collect()
 }
 
-/// By the name's end, as Prometheus wants names to end; in the notation of UCUM.
+/// Return the unit in UCUM notation, by the suffix that Prometheus recommends.
 fn unit(name: &str) -> &'static str {
     let name = name.trim_end_matches("_total");
     match name.rsplit('_').next() {

@@ -1,7 +1,8 @@
-//! OpenTelemetry over OTLP (HTTP and protobuf), when an endpoint is configured: spans of the companion
-//! server's connections, everything that `/metrics` has, and events as logs where they are wanted. Without an endpoint nothing of it runs.
+//! OpenTelemetry over OTLP (HTTP and protobuf), when an endpoint is configured.
 //!
-//! The standard variables hold, those of [`environment`] and [`tls`]; others are warned about.
+//! It exports spans of the companion server's connections, all metrics of `/metrics`, and
+//! optionally events as logs. Without an endpoint nothing of it runs. The standard variables apply,
+//! those of [`environment`] and [`tls`]; others are warned about.
 
 mod environment;
 pub(crate) mod http;
@@ -33,10 +34,10 @@ use self::{
 };
 use crate::trace::Trace;
 
-/// The standard variable for an endpoint (OpenTelemetry Protocol Exporter specification).
+/// Standard endpoint variable (OpenTelemetry Protocol Exporter specification).
 pub const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// Where a collector listens, as `http://collector:4318`, or with `https`.
+/// Address of a collector, as `http://collector:4318`, or with `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(Url);
 
@@ -45,10 +46,10 @@ impl Endpoint {
         self.0.scheme() == "https"
     }
 
-    /// The address for a signal: `traces`, `metrics` or `logs`.
+    /// Return the address for a signal: `traces`, `metrics` or `logs`.
     fn of(&self, signal: &str) -> String {
         let mut address = self.0.clone();
-        // There is a path below every address with a host.
+        // Every address with a host has a path.
         if let Ok(mut path) = address.path_segments_mut() {
             path.pop_if_empty().extend(["v1", signal]);
         }
@@ -78,7 +79,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Why nothing can be exported.
+/// Reason why nothing can be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error("cannot start the thread that exports telemetry: {0}")]
@@ -93,7 +94,7 @@ pub enum TelemetryError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Which signals a process exports.
+/// Signals that a process exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signals {
     pub traces: bool,
@@ -102,14 +103,14 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Those of a server alone, which has no log of events.
+    /// Signals of a server alone, which has no log of events.
     pub const SERVER: Signals = Signals { traces: true, metrics: true, logs: false };
-    /// Those of a server under a guard, which exports the rest.
+    /// Signals of a server under a guard, which exports the rest.
     pub const TRACES: Signals = Signals { traces: true, metrics: false, logs: false };
 }
 
-/// What is to be exported where, with the files that it takes read: from here on no privilege is
-/// needed.
+/// Signals and destinations of exports, with all files already read.
+/// From here on no privilege is needed.
 pub struct Export {
     traces: Option<Signal>,
     metrics: Option<Signal>,
@@ -119,7 +120,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// To `endpoint`, or where a variable says. None where neither says anything.
+    /// Read the settings, for `endpoint` or that of a variable; `None` without either.
     pub fn read(
         endpoint: Option<&Endpoint>,
         signals: Signals,
@@ -136,7 +137,7 @@ impl Export {
             tracing::info!("no telemetry is exported: OTEL_SDK_DISABLED is set");
             return Ok(None);
         }
-        // One process says it for both.
+        // One process warns for both.
         for variable in environment.in_vain().iter().filter(|_| signals.metrics) {
             tracing::warn!("{variable}");
         }
@@ -145,13 +146,13 @@ impl Export {
         Ok(Some(Export { traces, metrics, logs, tls, resource: resource(&environment) }))
     }
 
-    /// Whether logs go anywhere.
+    /// Check whether logs are exported.
     pub const fn has_logs(&self) -> bool {
         self.logs.is_some()
     }
 
-    /// Export until [`Telemetry::stop`]: the metrics in `registry`, and the spans that
-    /// [`Telemetry::trace`] is given.
+    /// Export the metrics in `registry` and the spans of [`Telemetry::trace`].
+    /// It ends with [`Telemetry::stop`].
     pub fn start(self, registry: &Registry) -> Result<Telemetry, TelemetryError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let http = Http::new(runtime.handle().clone(), self.tls, registry)?;
@@ -173,7 +174,7 @@ impl Export {
     }
 }
 
-/// What exports, on threads of its own.
+/// Exporters, on their own threads.
 pub struct Telemetry {
     spans: Option<Arc<Spans>>,
     logs: Option<Arc<Logs>>,
@@ -191,17 +192,17 @@ impl Telemetry {
         export.map(|export| export.start(registry)).transpose()
     }
 
-    /// For connections, where their spans go anywhere.
+    /// Return the receiver of connections, where spans are exported.
     pub fn trace(&self) -> Option<Arc<dyn Trace>> {
         self.spans.clone().map(|spans| spans as Arc<dyn Trace>)
     }
 
-    /// For events, where logs go anywhere.
+    /// Return the receiver of events, where logs are exported.
     pub fn logs(&self) -> Option<Arc<Logs>> {
         self.logs.clone()
     }
 
-    /// Export what waits, and end. Blocks for as long as two requests may take.
+    /// Export waiting data, and end. Blocks for at most the time-outs of two requests.
     pub fn stop(self) {
         if let Some(spans) = &self.spans {
             spans.stop();
@@ -209,7 +210,7 @@ impl Telemetry {
         if let Some(logs) = &self.logs {
             logs.stop();
         }
-        // A thread that has ended needs no telling.
+        // A thread that has ended needs no signal.
         let _ = self.stop.send(());
         if self.thread.join().is_err() {
             tracing::error!("the thread that exports telemetry panicked");
@@ -247,7 +248,7 @@ fn logs(http: &Http, signal: &Signal, resource: Resource) -> Result<Arc<Logs>, E
     Ok(Arc::new(Logs::new(exporter.build()?, resource)))
 }
 
-/// Who sends it.
+/// Describe the sender.
 fn resource(environment: &Environment) -> Resource {
     let builder = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));

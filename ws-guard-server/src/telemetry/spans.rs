@@ -1,6 +1,8 @@
-//! Spans of the companion server's connections. A connection is a trace: a span for all of it, which
-//! is exported when it ends, and below it `onopen`, some of its `onmessage`, `onerror` and `onclose`,
-//! exported when they happen. Nothing is kept by connection: its trace follows from its number.
+//! Spans of the companion server's connections.
+//!
+//! A connection is a trace: a span for all of it, which is exported when it ends, and below it
+//! `onopen`, some of its `onmessage`, `onerror` and `onclose`, exported when they happen. Nothing
+//! is kept by connection: its trace follows from its number.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,16 +24,16 @@ use crate::{
     trace::Trace,
 };
 
-/// Sampling: of a connection's messages, the first and then one in this number has a span.
+/// Sampling of a connection's messages: the first and then one in this number.
 const MESSAGES: u64 = 100;
 
-/// Makes spans, and hands them to what exports them. Never waits: spans that find no room are lost.
+/// Non-blocking creator of spans for the exporter; those without room are lost.
 #[derive(Debug)]
 pub struct Spans {
     processor: BatchSpanProcessor,
     scope: InstrumentationScope,
     ids: RandomIdGenerator,
-    /// What sets this process's traces apart from others'.
+    /// Distinction of this process's traces from others'.
     instance: u64,
 }
 
@@ -114,7 +116,7 @@ impl Spans {
         Spans { processor, scope, ids, instance }
     }
 
-    /// Export what waits, and end.
+    /// Export waiting spans, and end.
     pub fn stop(&self) {
         if let Err(error) = self.processor.shutdown() {
             tracing::warn!("the last spans are lost: {error}");
@@ -125,7 +127,7 @@ impl Spans {
         self.export(origin, ping_interval, self.ids.new_span_id(), self.root(origin.id), said);
     }
 
-    /// The span of all of a connection.
+    /// Return the span of a whole connection.
     fn root(&self, id: u64) -> SpanId {
         // 0 would be no span.
         SpanId::from_bytes((self.instance.rotate_left(32) ^ id).max(1).to_be_bytes())
@@ -166,7 +168,7 @@ impl Spans {
     }
 }
 
-/// The fields that every span has.
+/// Return the fields that every span has.
 fn fields(origin: &Origin, ping_interval: Duration, queue: usize) -> Vec<KeyValue> {
     let mut fields = vec![
         KeyValue::new("connection_id", origin.id as i64),

@@ -1,5 +1,5 @@
-//! TLS to a collector: trust and identity, by the variables of the OpenTelemetry Protocol
-//! Exporter specification. They are read once, at the start.
+//! TLS to a collector: trust and identity, by standard variables.
+//! They are those of the OpenTelemetry Protocol Exporter specification, read once at the start.
 
 use std::{env, path::PathBuf, sync::Arc};
 
@@ -10,13 +10,13 @@ use tokio_rustls::{
 
 use crate::pem::{PemError, certificates, private_key};
 
-/// Certificates in PEM to trust, in place of those that the system trusts.
+/// Certificates to trust in PEM, instead of the system's.
 const TRUSTED: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
-/// Our own chain in PEM, where the collector wants one, and its key.
+/// This process's chain in PEM, where the collector requires one, and its key.
 const CHAIN: &str = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
 const KEY: &str = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
 
-/// Why there can be no TLS to a collector.
+/// Reason why TLS to a collector is impossible.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     #[error("{0}: {1}")]
@@ -33,10 +33,10 @@ pub enum TrustError {
     Setup(#[from] rustls::Error),
 }
 
-/// For connections to a collector.
+/// Create the connector for connections to a collector.
 ///
 /// # Errors
-/// Where a variable names a file that cannot be used, or where no certificate is trusted.
+/// If a variable names an unusable file, or no certificate is trusted.
 pub fn connector() -> Result<TlsConnector, TrustError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -58,7 +58,7 @@ fn in_file(variable: &'static str, error: PemError) -> TrustError {
     TrustError::File(variable, error)
 }
 
-/// What a variable names; an empty one is none, as the specification has it.
+/// Return the file of a variable; an empty one is none, as in the specification.
 fn file(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|name| !name.is_empty()).map(PathBuf::from)
 }

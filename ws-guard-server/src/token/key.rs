@@ -1,4 +1,4 @@
-//! Key material for tokens, taken only where it is what an algorithm needs (RFC 7518, 3).
+//! Key material for tokens, accepted only if suited to an algorithm (RFC 7518, 3).
 
 use std::{fmt, io};
 
@@ -19,11 +19,11 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
-/// Shortest RSA key in bits (RFC 7518, 3.3).
+/// Minimum length of an RSA key in bits (RFC 7518, 3.3).
 const RSA_BITS: usize = 2048;
-/// Shortest secret in bytes: the length of the shortest hash (RFC 7518, 3.2).
+/// Minimum length of a secret in bytes: that of the shortest hash (RFC 7518, 3.2).
 const SECRET: usize = 32;
-/// What RSA keys verify: PKCS #1 and PSS.
+/// Algorithms of RSA keys: PKCS #1 and PSS.
 const RSA: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -33,7 +33,7 @@ const RSA: [Algorithm; 6] = [
     Algorithm::PS512,
 ];
 
-/// Why a file is no key for tokens.
+/// Reason why a file is not a valid key for tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("it cannot be read")]
@@ -64,7 +64,7 @@ pub enum KeyError {
     Public(&'static str),
 }
 
-/// A key, and the algorithms that it is for.
+/// Key and its algorithms.
 #[derive(Clone)]
 pub struct Key {
     pub decoding: DecodingKey,
@@ -77,7 +77,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A public key, or that of a certificate, in PEM.
+/// Parse a public key, or that of a certificate, in PEM.
 pub fn public(bytes: &[u8]) -> Result<Key, KeyError> {
     let pems: Result<Vec<Pem>, _> = Pem::iter_from_buffer(bytes).collect();
     let pems = pems.map_err(|_| KeyError::NotPem)?;
@@ -94,7 +94,7 @@ pub fn public(bytes: &[u8]) -> Result<Key, KeyError> {
     }
 }
 
-/// A secret for HMAC: a file's bytes without the line break at their end.
+/// Create an HMAC secret: a file's bytes without the line break at their end.
 pub fn shared(bytes: &[u8]) -> Result<Key, KeyError> {
     if let Some(what) = published(bytes) {
         return Err(KeyError::Public(what));
@@ -104,15 +104,15 @@ pub fn shared(bytes: &[u8]) -> Result<Key, KeyError> {
     if secret.trim_ascii().len() < SECRET {
         return Err(KeyError::ShortSecret);
     }
-    // A key as long as the hash at least (RFC 7518, 3.2).
+    // A key at least as long as the hash (RFC 7518, 3.2).
     let lengths = [(Algorithm::HS256, 32), (Algorithm::HS384, 48), (Algorithm::HS512, 64)];
     let algorithms = lengths.iter().filter(|(_, length)| secret.len() >= *length);
     let algorithms = algorithms.map(|(algorithm, _)| *algorithm).collect();
     Ok(Key { decoding: DecodingKey::from_secret(secret), algorithms })
 }
 
-/// Parts of asymmetric keys that may be taken for a secret, in any of the shapes that they are passed
-/// on in.
+/// Return the kind of asymmetric key that a supposed secret is, if any.
+/// It is found in any encoding in which such keys are passed on.
 fn published(bytes: &[u8]) -> Option<&'static str> {
     // UTF-16, as some editors save it, is ASCII with zeros in between.
     let text: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
@@ -132,8 +132,8 @@ fn published(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A key as it is in `id_ed25519.pub`, `authorized_keys` and `known_hosts`: its kind, and in base64
-/// the kind again and the key (RFC 4253, 6.6).
+/// Check for a key as in `id_ed25519.pub`, `authorized_keys` and `known_hosts`.
+/// That is its kind, and in base64 the kind again and the key (RFC 4253, 6.6).
 fn has_openssh(text: &[u8]) -> bool {
     let words: Vec<&[u8]> =
         text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
@@ -159,7 +159,7 @@ fn is_der(bytes: &[u8]) -> bool {
     is(bytes) || bytes.strip_suffix(b"\n").is_some_and(is)
 }
 
-/// What base64 or hexadecimal digits stand for.
+/// Decode base64 or hexadecimal digits.
 fn decoded(text: &[u8]) -> Vec<Vec<u8>> {
     let mut digits = text.to_vec();
     digits.retain(|byte| !byte.is_ascii_whitespace() && !matches!(byte, b':' | b'='));
@@ -170,7 +170,7 @@ fn decoded(text: &[u8]) -> Vec<Vec<u8>> {
     base64.into_iter().chain([hexadecimal.collect()]).flatten().collect()
 }
 
-/// What was parsed, with nothing behind it.
+/// Return the parsed value, if nothing follows it.
 fn whole<T, E>(parsed: Result<(&[u8], T), E>) -> Result<T, KeyError> {
     match parsed {
         Ok(([], value)) => Ok(value),
@@ -197,7 +197,7 @@ fn subject(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
     Ok(Key { decoding: DecodingKey::from_ec_der(bits), algorithms: vec![algorithm] })
 }
 
-/// An RSA key as PKCS #1 has it.
+/// Parse an RSA key in PKCS #1.
 fn rsa(der: &[u8]) -> Result<Key, KeyError> {
     let bits = PublicKey::RSA(whole(RSAPublicKey::from_der(der))?).key_size();
     if bits < RSA_BITS {
@@ -224,7 +224,7 @@ mod tests {
             (&PKCS_ED25519, Algorithm::EdDSA),
         ] {
             let pair = KeyPair::generate_for(kind).unwrap();
-            // Words in front of the key, as openssl writes them.
+            // Words before the key, as openssl writes them.
             let text = format!("Public-Key: (256 bit)\n{}", pair.public_key_pem());
             assert_eq!(public(text.as_bytes()).unwrap().algorithms, [algorithm]);
             let private = public(pair.serialize_pem().as_bytes());

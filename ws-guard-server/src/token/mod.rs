@@ -11,36 +11,39 @@ use serde::Deserialize;
 use self::key::{Key, KeyError};
 use crate::{regular, topics::rules::Grants};
 
-/// What tokens are checked with: a key, and algorithms of one family, so that a public key is never
-/// taken for a shared secret.
+/// Key and algorithms for checking tokens.
+/// The algorithms are of one family, so that a public key is never taken for a shared secret.
 #[derive(Clone, Debug)]
 pub struct TokenKey {
     key: Key,
     validation: Validation,
 }
 
-/// What is read of a token. That it has not expired is checked, that it says when it does, and that
-/// it is valid already where it says since when (RFC 7519, 4.1.4 and 4.1.5).
+/// Claims read from a token.
+/// It has to have an expiry that has not passed, and to be valid already if it has a start (RFC
+/// 7519,
+/// 4.1.4 and 4.1.5).
 #[derive(Debug, Deserialize)]
 pub struct Claims {
     pub sub: Option<String>,
     pub region: Option<String>,
-    /// Patterns of the topics that it may publish on and subscribe to.
+    /// Patterns of the topics on which it permits to publish, and to subscribe to.
     #[serde(flatten)]
     pub grants: Grants,
-    /// Whom it is meant for: others than us, who have no name to be meant by (RFC 7519, 4.1.3).
+    /// `true` for a stated audience, which is others: this server has no name.
+    /// See RFC 7519, 4.1.3.
     #[serde(default, deserialize_with = "whatever")]
     aud: bool,
 }
 
-/// What a token's header demands of its reader, whatever it looks like.
+/// Demands of a token's header on its reader, of any type.
 #[derive(Deserialize)]
 struct Demands {
     #[serde(default, deserialize_with = "whatever")]
     crit: bool,
 }
 
-/// True where a member is there, also as null.
+/// Return `true` if a member is present, even as null.
 fn whatever<'de, D: serde::Deserializer<'de>>(member: D) -> Result<bool, D::Error> {
     serde::de::IgnoredAny::deserialize(member).map(|_| true)
 }
@@ -60,13 +63,13 @@ impl TokenKey {
         Ok(key::public(&regular::read(path)?)?.into())
     }
 
-    /// Read a secret that is shared with whoever signs.
+    /// Read a secret shared with the signer.
     pub fn shared(path: &Path) -> Result<TokenKey, KeyError> {
         Ok(key::shared(&regular::read(path)?)?.into())
     }
 
-    /// What a token says, if it is valid. One that demands something of its reader is not: there is
-    /// no extension that is known here (RFC 7515, 4.1.11).
+    /// Return the claims of a valid token.
+    /// One with demands on its reader is not valid: no extension is supported (RFC 7515, 4.1.11).
     pub fn claims(&self, token: &str) -> Option<Claims> {
         let claims = decode::<Claims>(token, &self.key.decoding, &self.validation).ok()?.claims;
         let header = URL_SAFE_NO_PAD.decode(token.split('.').next()?).ok()?;

@@ -44,17 +44,17 @@ pub struct Line {
     gate: Arc<Gate>,
 }
 
-/// What answers wait at.
+/// A gate that answers wait at.
 #[derive(Default)]
 struct Gate {
     held: Mutex<Option<Held>>,
     changed: Condvar,
 }
 
-/// Requests that the answers of their connection wait for.
+/// Requests whose answers are held.
 struct Held {
     text: String,
-    /// Those whose answers may pass.
+    /// The number of those whose answers may pass.
     passing: usize,
     seen: usize,
 }
@@ -98,13 +98,13 @@ impl Line {
         Line { address, made, state, gate }
     }
 
-    /// From the next request with this text on, nothing more is answered on its connection.
+    /// Hold the answers of a connection from its next request with this text on.
     pub fn hold(&self, text: &str) {
         let held = Held { text: text.to_owned(), passing: 0, seen: 0 };
         *self.gate.held.lock().unwrap() = Some(held);
     }
 
-    /// Let so many of these requests be answered; all if none is said.
+    /// Let this number of the requests be answered, or all.
     pub fn let_pass(&self, passing: Option<usize>) {
         let mut held = self.gate.held.lock().unwrap();
         match passing {
@@ -114,7 +114,7 @@ impl Line {
         self.gate.changed.notify_all();
     }
 
-    /// Wait until so many of these requests were made.
+    /// Wait until this number of the requests was made.
     pub fn wait_for_held(&self, requests: usize) {
         let held = self.gate.held.lock().unwrap();
         let fewer = |held: &mut Option<Held>| held.as_ref().unwrap().seen < requests;
@@ -138,7 +138,7 @@ impl Line {
 }
 
 impl Gate {
-    /// A request passes, one of these or not.
+    /// Count a request if it is one of those.
     fn count(&self, bytes: &[u8], asked: &AtomicUsize) {
         if let Some(held) = &mut *self.held.lock().unwrap()
             && bytes.windows(held.text.len()).any(|part| part == held.text.as_bytes())
@@ -149,7 +149,7 @@ impl Gate {
         }
     }
 
-    /// An answer waits, on a connection on which these were asked for.
+    /// Wait until an answer may pass.
     fn wait(&self, asked: &AtomicUsize) {
         let held = self.held.lock().unwrap();
         let closed = |held: &mut Option<Held>| {

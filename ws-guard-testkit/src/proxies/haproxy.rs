@@ -1,7 +1,8 @@
 //! Configurations for HAProxy.
 use std::net::SocketAddr;
 
-/// What all have in common. The worker sees that its master was killed, and ends as well.
+/// Return a configuration with the common settings.
+/// The worker detects that its master was killed, and ends as well.
 pub fn with(lines: &str) -> String {
     format!(
         "global
@@ -16,18 +17,19 @@ defaults
     )
 }
 
-/// Where it listens; an IPv6 address has no brackets here.
+/// Format a listening address; an IPv6 one has no brackets here.
 pub fn bind(at: SocketAddr) -> String {
     format!("  bind {}:{} backlog 4096\n", at.ip(), at.port())
 }
 
-/// Speaks HTTP, and adds a line of `X-Forwarded-For`.
+/// Configure HTTP with a line of `X-Forwarded-For` added.
 pub fn appending(at: SocketAddr, server: SocketAddr) -> String {
     let bind = bind(at);
     with(&format!("listen front\n  mode http\n  option forwardfor\n{bind}  server one {server}\n"))
 }
 
-/// Forwards bytes, with `send-proxy` or `send-proxy-v2` after a header with the client's address.
+/// Configure forwarding of bytes, with `send-proxy` or `send-proxy-v2` as `how`.
+/// These put a header with the client's address in front.
 pub fn stream(at: SocketAddr, server: SocketAddr, how: &str) -> String {
     let bind = bind(at);
     with(&format!("listen front\n  mode tcp\n{bind}  server one {server} {how}\n"))

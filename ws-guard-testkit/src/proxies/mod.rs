@@ -1,7 +1,7 @@
 //! Debian's nginx and HAProxy, as processes in namespaces.
 //!
-//! [`Front`] is what clients connect to: one proxy, or a chain of two. They differ in how the server
-//! learns who its client is. [`nginx`] and [`haproxy`] write the configurations.
+//! [`Front`] is what clients connect to: one proxy, or a chain of two. They differ in how the
+//! server learns its client's address. [`nginx`] and [`haproxy`] write the configurations.
 pub mod haproxy;
 pub mod nginx;
 
@@ -16,15 +16,15 @@ use crate::{
     tools,
 };
 
-/// How long a proxy may take to listen.
+/// Maximum time for a proxy to listen.
 const START: Duration = Duration::from_secs(20);
 
-/// A proxy, or a chain of two.
+/// Proxy, or a chain of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
-    /// nginx appends to `X-Forwarded-For`.
+    /// nginx that appends to `X-Forwarded-For`.
     Nginx,
-    /// nginx appends to `Forwarded`, as its manual shows it.
+    /// nginx that appends to `Forwarded`, as in its manual.
     NginxForwarded,
     /// HAProxy with `option forwardfor`.
     Haproxy,
@@ -36,12 +36,12 @@ pub enum Front {
     NginxHaproxy,
     /// HAProxy with `send-proxy`, and behind it nginx, which turns that into `X-Forwarded-For`.
     HaproxyNginx,
-    /// HAProxy that tells nothing about its clients.
+    /// HAProxy that passes no information about its clients.
     Silent,
 }
 
 impl Front {
-    /// Those behind which a server needs to know HTTP only.
+    /// Proxies behind which a server needs only HTTP.
     pub const WITH_HEADERS: [Front; 5] = [
         Front::Nginx,
         Front::NginxForwarded,
@@ -49,11 +49,12 @@ impl Front {
         Front::NginxHaproxy,
         Front::HaproxyNginx,
     ];
-    /// Those that speak the PROXY protocol to the server.
+    /// Proxies that use the PROXY protocol with the server.
     pub const WITH_PROXY_PROTOCOL: [Front; 2] = [Front::ProxyV1, Front::ProxyV2];
 
-    /// Start it in `namespace`, listening at `at`, in front of `server`; the server's neighbour comes
-    /// first. The second proxy of a chain listens at the proxy's second address, one port higher.
+    /// Start it in `namespace`, listening at `at`, in front of `server`.
+    /// The server's neighbour comes first. The second proxy of a chain listens at the proxy's
+    /// second address, one port higher.
     pub fn start(
         self,
         namespace: &Namespace,
@@ -83,7 +84,7 @@ impl Front {
     }
 }
 
-/// A running proxy, ended when dropped.
+/// Running proxy, ended when dropped.
 pub struct Proxy {
     process: Process,
     _folder: TempDir,
@@ -97,7 +98,7 @@ impl Proxy {
             command.arg("-p").arg(folder).arg("-c").arg(file).args(["-e", "stderr"]);
             command
         })?;
-        // It tells its limit of descriptors once its sockets listen.
+        // It logs its limit of descriptors once its sockets listen.
         proxy.process.wait_for(START, |line| line.contains("getrlimit").then_some(()))?;
         Ok(proxy)
     }
@@ -106,7 +107,7 @@ impl Proxy {
     pub fn haproxy(namespace: &Namespace, config: &str) -> Result<Proxy> {
         let proxy = Proxy::start("haproxy", config, |_, file| {
             let mut command = namespace.command(tools::haproxy());
-            // With a master, because only that says when all is ready.
+            // With a master, because only that logs when everything is ready.
             command.args(["-W", "-f"]).arg(file);
             command
         })?;
@@ -127,19 +128,19 @@ impl Proxy {
         Ok(Proxy { process, _folder: folder })
     }
 
-    /// End it, and make sure that it had not ended before.
+    /// End it, and check that it had not ended before.
     pub fn stop(mut self) -> Result<()> {
         let early = self.process.ended()?;
         ensure!(early.is_none(), "a proxy ended early ({early:?}):\n{}", self.log());
         self.process.terminate().map(drop)
     }
 
-    /// Wait until it has written this.
+    /// Wait until its output has this text.
     pub fn wait_for(&self, patience: Duration, text: &str) -> Result<()> {
         self.process.wait_for(patience, |line| line.contains(text).then_some(()))
     }
 
-    /// What it has written so far.
+    /// Return its output so far.
     pub fn log(&self) -> String {
         self.process.lines().join("\n")
     }

@@ -1,8 +1,8 @@
 //! Configurations for nginx.
 use std::net::SocketAddr;
 
-/// nginx with these lines in its section `http`. One process, so that none is left behind when it is
-/// killed.
+/// Return a configuration with these lines in its section `http`.
+/// It has one process, so that none is left behind when it is killed.
 pub fn http(lines: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("  {name}_temp_path {name};\n"))
@@ -14,8 +14,8 @@ pub fn http(lines: &str) -> String {
     )
 }
 
-/// A server that hands WebSocket connections on; `real` says how it learns of the client, and `header`
-/// is what it tells the server.
+/// Configure a server that forwards WebSocket connections.
+/// `real` is the source of the client's address, and `header` its form for the server.
 fn handing_on(listen: &str, real: &str, server: SocketAddr, header: &str) -> String {
     format!(
         "  server {{
@@ -36,18 +36,18 @@ fn handing_on(listen: &str, real: &str, server: SocketAddr, header: &str) -> Str
 
 const APPEND: &str = "X-Forwarded-For $proxy_add_x_forwarded_for";
 
-/// Appends the client's address to `X-Forwarded-For`.
+/// Configure appending of the client's address to `X-Forwarded-For`.
 pub fn appending(at: SocketAddr, server: SocketAddr) -> String {
     http(&handing_on(&at.to_string(), "", server, APPEND))
 }
 
-/// Takes the client's address from the PROXY protocol, and appends it to `X-Forwarded-For`.
+/// Configure that with the client's address from the PROXY protocol.
 pub fn behind_proxy_protocol(at: SocketAddr, server: SocketAddr) -> String {
     let real = "set_real_ip_from 0.0.0.0/0; set_real_ip_from ::/0; real_ip_header proxy_protocol;";
     http(&handing_on(&format!("{at} proxy_protocol"), real, server, APPEND))
 }
 
-/// Appends the client's address to `Forwarded`.
+/// Configure appending of the client's address to `Forwarded`.
 pub fn forwarded(at: SocketAddr, server: SocketAddr) -> String {
     let maps = r#"  map $remote_addr $node {
     ~^[0-9.]+$ "for=$remote_addr";

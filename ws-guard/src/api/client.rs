@@ -1,4 +1,4 @@
-//! The typed client of the control API.
+//! Typed client of the control API.
 
 use std::{
     io,
@@ -20,12 +20,12 @@ use tokio::net::UnixStream;
 use super::message::Info;
 use crate::operator::error::ErrorBody;
 
-/// How long an answer may take; not a stream of events.
+/// Time limit of an answer; event streams have none.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest answer: the widest listing of the largest tables.
+/// Size limit of an answer: the widest listing of the largest tables.
 const LARGEST: usize = 4 << 30;
 
-/// Why a request got no answer that can be used.
+/// Failure of a request: no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error(
@@ -36,14 +36,14 @@ pub enum ClientError {
         "the control socket {0} may not be opened by this user: run as root, or as a member of the group that owns it"
     )]
     Forbidden(PathBuf),
-    /// The daemon refused; error and remedy are its own.
+    /// The daemon refused the request; error and remedy are the daemon's own.
     #[error("{}: {}", .0.error, .0.remedy)]
     Refused(ErrorBody),
     #[error("the daemon on {0} {1}: see its log")]
     Broken(PathBuf, String),
 }
 
-/// Talks to the daemon on one socket; each request has a connection of its own.
+/// Client of the daemon on one socket; each request has a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -77,7 +77,7 @@ impl Client {
         self.timed(self.exchange(method, path, body.into())).await
     }
 
-    /// Hand an answer on as it comes, piece by piece.
+    /// Pass the answer on piece by piece, as it arrives.
     pub async fn copy(
         &self,
         path: &str,
@@ -93,7 +93,7 @@ impl Client {
         Ok(())
     }
 
-    /// The lines of a stream.
+    /// Read a streamed answer line by line.
     pub async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
         let response = self.timed(self.request(Method::GET, path, Bytes::new())).await?;
         Ok(Lines { client: self.clone(), body: response.into_body(), buffer: Vec::new() })
@@ -178,7 +178,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The next line, without its end; `None` when the stream has ended.
+    /// Read the next line, without its end; `None` at the end of the stream.
     pub async fn next(&mut self) -> Result<Option<String>, ClientError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {

@@ -1,4 +1,4 @@
-//! What the API says of the companion server. A daemon without one answers 404 and says so.
+//! Companion server's part of the API; without a server, it explains its 404.
 
 use std::{
     cmp::Reverse,
@@ -30,16 +30,16 @@ use ws_guard_server::{
     view::{ConnectionStory, ConnectionView, StoryEvent},
 };
 
-/// Connections that ended longer ago are not listed unless all are asked for.
+/// Age up to which ended connections are listed; `all` lists older ones too.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// Its paths, below `/v1/`.
+/// Paths of this part, below `/v1/`.
 pub const PATHS: [&str; 4] =
     ["connections", "connections/{id}", "connections/{id}/story", "publish"];
 
 type Companion = Option<Arc<Service>>;
 
-/// The part of the API that is the companion server's.
+/// Return the routes of the companion server.
 pub fn router(companion: Companion) -> Router {
     Router::new()
         .route("/v1/connections", get(connections))
@@ -49,12 +49,12 @@ pub fn router(companion: Companion) -> Router {
         .with_state(companion)
 }
 
-/// The same where there is none.
+/// Return the same routes for a daemon without a companion server.
 pub fn absent() -> Router {
     router(None)
 }
 
-/// Its heart or its reader is slow, or it ended other than well.
+/// Check for a slow heartbeat or reader, or an abnormal end.
 fn needs_a_look(view: &ConnectionView) -> bool {
     let ended_badly = view.code.is_some_and(|code| !matches!(code, 1000 | 1001 | 1012));
     matches!(view.state.as_ref(), "suspect" | "dead") || view.message_queue_size > 0 || ended_badly
@@ -102,7 +102,7 @@ async fn find(service: &Service, id: u64) -> Result<ConnectionView, ApiError> {
     live.or_else(|| service.journal.closed_one(id)).ok_or_else(|| unknown(id))
 }
 
-/// A line of JSON an event; a follower's ends with the connection.
+/// Send each event as a line of JSON; with `follow`, until the connection ends.
 async fn story(
     Shared(companion): Shared<Companion>,
     Path(id): Path<u64>,
@@ -126,7 +126,7 @@ async fn story(
     Ok(response)
 }
 
-/// Publish as an operator, or as the service behind the server.
+/// Publish a message as an operator, or as the service behind the server.
 async fn publish(
     Shared(companion): Shared<Companion>,
     Input(wanted): Input<Publish>,
@@ -139,7 +139,7 @@ async fn publish(
     let topic = Topic::new(&wanted.topic);
     let topic = topic.map_err(|problem| ApiError::bad(problem.error, problem.remedy))?;
     let (promise, kept) = oneshot::channel();
-    // Who asked may have left.
+    // The requester may have left.
     let keep = Box::new(|stored| drop(promise.send(stored)));
     topics.publish_data(&topic, &wanted.data, wanted.key.as_deref(), keep);
     let lost = |_| BusError::Unavailable("it ended".into());
@@ -158,7 +158,7 @@ fn is_last(event: &StoryEvent) -> bool {
 }
 
 fn line(event: &StoryEvent) -> Result<Bytes, Infallible> {
-    // An event has nothing in it that JSON cannot hold.
+    // Events hold nothing that JSON cannot represent.
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');
     Ok(line.into())

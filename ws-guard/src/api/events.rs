@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::domain::event_filter::{EventFilter, kind, network};
 use crate::operator::error::ApiError;
 
-/// Which events to give, and whether to go on.
+/// Filter of events, and whether to follow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventQuery {
     /// Only events with a higher `seq`.
     #[serde(default)]
     pub since: u64,
-    /// Only events that are not older.
+    /// Only events of at most this age.
     #[serde(default)]
     pub within_seconds: Option<f64>,
     /// Only events about these addresses and networks; separated by commas.
@@ -24,16 +24,16 @@ pub struct EventQuery {
     /// Only events of these kinds; separated by commas.
     #[serde(default)]
     pub kind: Option<String>,
-    /// Go on with events as they come.
+    /// Follow: send further events as they occur.
     #[serde(default)]
     pub follow: bool,
 }
 
 impl EventQuery {
-    /// What an event has to meet.
+    /// Convert the query into a filter.
     ///
     /// # Errors
-    /// When a value cannot be meant.
+    /// When a value is invalid.
     pub fn filter(&self) -> Result<EventFilter, ApiError> {
         let filter = EventFilter {
             sources: each(self.source.as_deref(), network)?,
@@ -50,7 +50,7 @@ impl EventQuery {
         Ok(filter.within(span))
     }
 
-    /// Ask for these events only, in addition to what it asks for.
+    /// Add these sources and kinds to the query.
     pub fn only(self, sources: &[IpNet], kinds: &[&str]) -> EventQuery {
         let list = |texts: Vec<String>| Some(texts.join(",")).filter(|list| !list.is_empty());
         EventQuery {
@@ -60,7 +60,7 @@ impl EventQuery {
         }
     }
 
-    /// The path that asks for it. Networks and kinds have no character that must be escaped.
+    /// Return the path with this query. Networks and kinds need no escaping.
     pub fn path(&self) -> String {
         let mut path = format!("/v1/events?since={}&follow={}", self.since, self.follow);
         path.extend(self.within_seconds.map(|seconds| format!("&within_seconds={seconds}")));

@@ -1,4 +1,4 @@
-//! Bodies, queries and paths of requests, and answers, whose rejections are JSON too.
+//! JSON bodies, queries, paths and answers; rejections are JSON too.
 
 use axum::{
     Json,
@@ -12,9 +12,9 @@ use axum::{
 
 use crate::operator::error::ApiError;
 
-/// No request of ours is larger.
+/// Size limit of a request's body; no request of ours is larger.
 pub(super) const LARGEST_BODY: usize = 64 * 1024;
-/// But for a batch of reports.
+/// Size limit of a batch of reports.
 pub(super) const LARGEST_BATCH: usize = 256 * 1024;
 /// JSON bodies whose rejections are JSON too.
 #[derive(FromRequest)]

@@ -1,4 +1,4 @@
-//! Requests and answers of the control API that are no views of the guard.
+//! Requests and answers of the control API, except views of the guard.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::source::SourceState;
 
-/// The process that answers on the socket.
+/// Process that answers on the socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Info {
     pub version: String,
@@ -14,7 +14,7 @@ pub struct Info {
     pub pin_dir: PathBuf,
 }
 
-/// Settings that a network has of its own; none of them to take them all away.
+/// Own settings of a network; without any, the network's settings are removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ForNetwork {
     pub cidr: String,
@@ -22,7 +22,7 @@ pub struct ForNetwork {
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Settings that a protected port has of its own; none of them to take them all away.
+/// Own settings of a protected port; without any, the port's settings are removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ForPort {
     pub port: u16,
@@ -30,21 +30,21 @@ pub struct ForPort {
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Release the source that an address belongs to.
+/// Release of the source of an address.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
     pub source: String,
 }
 
-/// A network to exempt, or to exempt no more.
+/// Network to add to the allowlist, or to remove from it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allow {
     pub network: String,
 }
 
-/// What the daemon logs, as RUST_LOG has it.
+/// Log filter, in the syntax of RUST_LOG.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogLevel {
@@ -62,10 +62,10 @@ pub struct SourceQuery {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionQuery {
-    /// Also those that ended more than a minute ago, as far as they are remembered.
+    /// Also list those that ended over a minute ago, as far as they are remembered.
     #[serde(default)]
     pub all: bool,
-    /// Only so many: those that need a look come first, then the newest.
+    /// Limit of the listing: those that need attention first, then the newest.
     #[serde(default)]
     pub first: Option<usize>,
 }
@@ -74,34 +74,34 @@ pub struct ConnectionQuery {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoryQuery {
-    /// Go on with events as they come, until the connection ends.
+    /// Follow: send further events as they occur, until the connection ends.
     #[serde(default)]
     pub follow: bool,
 }
 
-/// Publish to the subscribers of a topic.
+/// Publication to the subscribers of a topic.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
     pub topic: String,
-    /// Any JSON; it is handed on as it is.
+    /// Any JSON, passed on unchanged.
     pub data: Box<serde_json::value::RawValue>,
-    /// A second publication with the same key is not stored again.
+    /// Idempotency key: a second publication with the same key is not stored again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
 
-/// What came of it.
+/// Result of a publication.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     pub topic: String,
-    /// Subscribers that it is known to reach, where the bus knows.
+    /// Subscribers known to be reached, where the bus knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscribers: Option<usize>,
-    /// The offset in the topic's history, if it has one.
+    /// Offset in the topic's history, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// It had been stored before.
+    /// The publication had been stored before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeated: bool,
 }

@@ -1,4 +1,4 @@
-//! The control API: HTTP and JSON over a unix socket, both its ends.
+//! Control API, server and client: HTTP and JSON over a unix socket.
 //!
 //! | request | answer |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `GET /v1/flows` | array of [`crate::domain::flow::FlowView`] |
 //! | `GET /v1/sources[?state=ok\|throttled\|allowed]` | array of [`crate::domain::source::SourceView`] |
 //! | `GET /v1/policy` | [`crate::domain::policy::PolicySettings`] |
-//! | `PATCH /v1/policy` | some fields of it in, the whole of it out |
+//! | `PATCH /v1/policy` | some fields of it in, all of it out |
 //! | `PATCH`, `DELETE /v1/policy/cidr` | [`ForNetwork`](message::ForNetwork) in, the whole policy out |
 //! | `PATCH`, `DELETE /v1/policy/port` | [`ForPort`](message::ForPort) in, the whole policy out |
 //! | `POST /v1/throttle` | [`Throttle`](crate::operator::throttling::Throttle) in, [`Decision`](crate::operator::throttling::Decision) out |
@@ -17,9 +17,9 @@
 //! | `GET`, `PUT /v1/log` | [`LogLevel`](message::LogLevel) in and out |
 //! | `GET /v1/connections[?all=true]` | array of [`ws_guard_server::view::ConnectionView`] |
 //! | `GET /v1/connections/ID` | [`ws_guard_server::view::ConnectionStory`] |
-//! | `GET /v1/connections/ID/story[?follow=true]` | a line of JSON an event |
+//! | `GET /v1/connections/ID/story[?follow=true]` | one line of JSON per event |
 //! | `POST /v1/publish` | [`Publish`](message::Publish) in, [`Published`](message::Published) out |
-//! | `GET /v1/events[?since=SEQ][&follow=true]…` | [`events::EventQuery`]; a line of JSON an event |
+//! | `GET /v1/events[?since=SEQ][&follow=true]…` | [`events::EventQuery`]; one line of JSON per event |
 //!
 //! Every error is an [`ErrorBody`](crate::operator::error::ErrorBody).
 

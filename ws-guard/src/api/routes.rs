@@ -1,4 +1,4 @@
-//! What the API answers.
+//! Routes and handlers of the API.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -37,7 +37,7 @@ use crate::{
     state::{State, events::Follower, listing},
 };
 
-/// The paths of the guard, below `/v1/`.
+/// Paths of the guard, below `/v1/`.
 pub const PATHS: [&str; 13] = [
     "info",
     "status",
@@ -54,7 +54,7 @@ pub const PATHS: [&str; 13] = [
     "log",
 ];
 
-/// The whole API of a daemon; `server` is the part of the companion server, see [`super::companion`].
+/// Return the whole API of a daemon; `server` is from [`super::companion`].
 pub fn router(state: State, server: Router) -> Router {
     let guard = Router::new()
         .route("/v1/info", get(info))
@@ -76,7 +76,7 @@ pub fn router(state: State, server: Router) -> Router {
     })
 }
 
-/// The API of a companion server that runs alone.
+/// Return the API of a companion server that runs alone.
 pub fn alone(server: Arc<Service>) -> Router {
     finish(companion::router(Some(server)), || {
         let paths = companion::PATHS.join(", ");
@@ -86,7 +86,7 @@ pub fn alone(server: Arc<Service>) -> Router {
     })
 }
 
-/// The companion server's part, for a daemon that checks nothing of it.
+/// Return the companion server's part, for a daemon that checks nothing of it.
 pub fn of_server(server: Arc<Service>) -> Router {
     companion::router(Some(server))
         .method_not_allowed_fallback(wrong_method)
@@ -101,7 +101,7 @@ fn finish(router: Router, paths: impl Fn() -> String) -> Router {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
-/// Map access is system calls: off the threads that serve connections.
+/// Run `work` off the threads that serve connections: map access is system calls.
 async fn blocking<T, F>(state: State, work: F) -> Answer<T>
 where
     T: Serialize + Send + 'static,
@@ -130,10 +130,10 @@ async fn flows(Shared(state): Shared<State>) -> Answer<Vec<FlowView>> {
     blocking(state, |state| Ok(state.reader.flows()?)).await
 }
 
-/// Pieces of a listing that wait for whoever reads it.
+/// Pieces of a listing that wait for a slow reader.
 const PIECES: usize = 4;
 
-/// A stream: there may be millions. What fails after its head breaks it off.
+/// Stream the sources, maybe millions. A failure after the head breaks it off.
 async fn sources(
     Shared(state): Shared<State>,
     Query(query): Query<SourceQuery>,
@@ -145,7 +145,7 @@ async fn sources(
             let _ = sender.blocking_send(Err(error));
         }
     });
-    // There is a first one, be it of an empty list.
+    // There is always a first piece, even for an empty list.
     let first = pieces.recv().await.unwrap_or_else(|| Ok(Bytes::new()))?;
     let others =
         stream::unfold(pieces, |mut pieces| async { Some((pieces.recv().await?, pieces)) });
@@ -163,7 +163,7 @@ async fn policy(Shared(state): Shared<State>) -> Answer<PolicySettings> {
     blocking(state, |state| Ok(state.reader.policy()?)).await
 }
 
-/// Change the policy, and tell what changed.
+/// Change the policy and report the changes.
 async fn change_policy<F>(state: State, change: F) -> Answer<PolicySettings>
 where
     F: FnOnce(&State) -> Result<PolicySettings, ApiError> + Send + 'static,
@@ -311,7 +311,7 @@ async fn set_log_level(
     log_level().await
 }
 
-/// A line of JSON an event; never ends for a follower.
+/// Send each event as a line of JSON; with `follow`, without end.
 async fn events(
     Shared(state): Shared<State>,
     Query(query): Query<EventQuery>,
@@ -329,7 +329,7 @@ async fn events(
 }
 
 fn line(event: &Arc<EventView>) -> Bytes {
-    // A view has nothing in it that JSON cannot hold.
+    // Views hold nothing that JSON cannot represent.
     let mut line = serde_json::to_vec(event.as_ref()).unwrap_or_default();
     line.push(b'\n');
     line.into()

@@ -1,4 +1,4 @@
-//! The unix socket: claimed by one daemon at a time, open to its owner and group.
+//! Unix socket: claimed by one daemon at a time, open to its owner and group.
 
 use std::{
     fs, io,
@@ -9,20 +9,19 @@ use std::{
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 
-/// Only owner and group may talk to the daemon.
+/// Mode of the socket: only owner and group may talk to the daemon.
 const MODE: u32 = 0o660;
 
-/// A claimed socket; the file goes with it.
+/// Claimed socket; dropping it removes the file.
 pub struct Socket {
     path: PathBuf,
-    /// Of the file we made, so that another daemon's is never removed.
+    /// Inode of the file we made, so that another daemon's is never removed.
     inode: u64,
     listener: Option<UnixListener>,
 }
 
 impl Socket {
-    /// Claim `path`: its directory is made, a dead daemon's socket is replaced, a living one's is
-    /// refused.
+    /// Claim `path`: create its directory, replace a dead socket, refuse a live one.
     pub fn claim(path: &Path) -> anyhow::Result<Socket> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)
@@ -38,7 +37,7 @@ impl Socket {
         Ok(Socket { path: path.to_owned(), inode, listener: Some(listener) })
     }
 
-    /// The listener, once.
+    /// Take the listener; possible only once.
     pub fn listener(&mut self) -> anyhow::Result<UnixListener> {
         self.listener.take().context("the control socket is being served already")
     }
@@ -47,7 +46,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if inode(&self.path) == Some(self.inode) {
-            // Nothing can be done about a failure, and a dead socket is replaced at the next start.
+            // A failure is harmless: a dead socket is replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -101,7 +100,7 @@ mod tests {
         drop(first);
         assert!(!path.exists());
 
-        // As a daemon leaves it that was killed.
+        // As a killed daemon leaves it.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         Socket::claim(&path).unwrap();

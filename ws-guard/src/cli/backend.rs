@@ -1,4 +1,4 @@
-//! Where listings come from: the daemon, or with none the pins it left.
+//! Origin of listings: the daemon, or without one the pins it left.
 
 use std::io::Write;
 
@@ -16,18 +16,18 @@ use crate::{
     state::{listing, reader::Reader},
 };
 
-/// A guard to read.
+/// Guard to read from.
 pub enum Backend {
     Daemon(Client),
     Pins(Reader, Global),
 }
 
-/// Reads of a daemon's socket or of pins.
+/// Result of reading from a daemon's socket or from pins.
 type Read<T> = anyhow::Result<T>;
 
 impl Backend {
-    /// The daemon on the socket, unless it guards another pin directory than the one that was
-    /// named; with none the pins.
+    /// Connect to the daemon.
+    /// Read the pins if none runs, or if it guards another pin directory than the one named.
     pub async fn connect(global: &Global) -> Read<Backend> {
         let client = Client::new(&global.control_socket);
         match client.info().await {
@@ -66,7 +66,7 @@ impl Backend {
         }
     }
 
-    /// The same as JSON, as it is read.
+    /// Write the sources as JSON, piece by piece as they are read.
     pub async fn write_sources(
         &self,
         state: Option<SourceState>,
@@ -108,7 +108,7 @@ fn sources_path(state: Option<SourceState>) -> String {
     format!("/v1/sources{query}")
 }
 
-/// The daemon, for what changes something; it has to guard the pin directory that was named.
+/// Return the daemon for changes; it has to guard the named pin directory, if any.
 pub async fn daemon(global: &Global) -> anyhow::Result<Client> {
     let client = Client::new(&global.control_socket);
     let info = client.info().await?;

@@ -7,7 +7,7 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 
-/// An error of the command line, which names variables where they are at fault, and whether any is.
+/// Name the variables at fault in a usage error, and tell whether there are any.
 /// `is_set` says whether a variable has a value.
 pub fn named(
     mut error: Error,
@@ -58,15 +58,15 @@ fn was_given(flag: &str, arguments: &[OsString]) -> bool {
     })
 }
 
-/// The flag that has a variable, of any subcommand: one name has one variable everywhere, and flags
-/// of `run` that have none here are not checked here.
+/// Find the flag with this name and a variable, in any subcommand.
+/// A name has the same variable everywhere. Flags of `run` without one are not checked here.
 fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     let own =
         command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
     own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
 }
 
-/// The variables of a command's flags.
+/// Return the variables of a command's flags.
 pub fn variables(command: &Command) -> Vec<String> {
     let variables = command.get_arguments().filter_map(Arg::get_env);
     variables.map(|name| name.to_string_lossy().into_owned()).collect()

@@ -1,4 +1,4 @@
-//! `ws-guard connections` and `ws-guard connection`: the companion server's.
+//! `ws-guard connections` and `ws-guard connection`, of the companion server.
 
 use std::time::{Duration, SystemTime};
 
@@ -91,7 +91,7 @@ impl Connection {
     }
 }
 
-/// The sockets on which a companion server may answer, the likelier first.
+/// Sockets of a possible companion server, the likelier first.
 struct Companions(Vec<Client>);
 
 impl Companions {
@@ -111,7 +111,7 @@ impl Companions {
         self.first(async |client: &Client| client.lines(path).await).await
     }
 
-    /// The first answer, or what the first that is there says.
+    /// Return the first answer; without one, the first server's refusal.
     async fn first<T>(
         &self,
         ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
@@ -196,7 +196,7 @@ fn row(view: &ConnectionView) -> Vec<String> {
     ]
 }
 
-/// How old it is, or was when it ended.
+/// Return the age of a connection, or its age at the end.
 fn age(view: &ConnectionView) -> String {
     let end = view.closed.map_or_else(SystemTime::now, |closed| closed.0);
     span(end.duration_since(view.opened.0).unwrap_or(Duration::ZERO))
@@ -206,7 +206,7 @@ fn milliseconds(time: f64) -> String {
     format!("{time:.1}ms")
 }
 
-/// One connection, a line a field.
+/// Show one connection, one field per line.
 fn summary(view: &ConnectionView) -> String {
     let table = table(std::slice::from_ref(view));
     let fields = table.columns.iter().zip(row(view));

@@ -63,16 +63,16 @@ pub struct EventsCommand {
     output: Form,
 }
 
-/// Where events begin.
+/// Start of the listing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Since {
-    /// So long ago.
+    /// Time span that ends now.
     Span(Duration),
-    /// After the event of this number.
+    /// After the event with this number.
     Number(u64),
 }
 
-/// A span always has a unit, and a number never has.
+/// Parse a start: time spans always have a unit, numbers never do.
 fn since(text: &str) -> Result<Since, String> {
     if let Ok(number) = text.parse() {
         return Ok(Since::Number(number));
@@ -101,7 +101,7 @@ impl EventsCommand {
             }
         }
         if self.follow {
-            // The daemon ended: say so in the exit code, or a script would take it for quiet.
+            // The daemon ended: without an exit code, a script would take that for no events.
             return Err(ClientError::Unreachable(client.socket().to_owned()).into());
         }
         match self.output {

@@ -1,4 +1,4 @@
-//! What went wrong, as a message and an exit code of sysexits(3).
+//! Errors as messages and exit codes of sysexits(3).
 
 use std::{
     io::{self, Write},
@@ -11,9 +11,9 @@ use crate::{api::client::ClientError, config::ConfigError, guard::GuardError};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
-/// As sysexits(3) has it for wrong use of the program, here for its configuration.
+/// sysexits(3)'s EX_USAGE, wrong use of the program, here for its configuration.
 const CONFIG: u8 = 64;
-/// EX_DATAERR: a capture is damaged, or is none.
+/// EX_DATAERR: a capture is damaged, or the file is not one.
 const DAMAGED: u8 = 65;
 /// EX_NOINPUT.
 const NO_INPUT: u8 = 66;
@@ -21,22 +21,22 @@ const NO_INPUT: u8 = 66;
 const UNAVAILABLE: u8 = 69;
 /// EX_NOPERM.
 const NO_PERMISSION: u8 = 77;
-/// EX_CONFIG: what is pinned does not fit.
+/// EX_CONFIG: the pins are incompatible.
 const INCOMPATIBLE: u8 = 78;
 
-/// clap's own errors, help and version among them.
+/// Print clap's own errors, help and version among them.
 pub fn usage(error: &clap::Error) -> ExitCode {
-    // A closed terminal is nothing to report to.
+    // A closed terminal cannot be reported to.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
 }
 
-/// What a wrong variable ends with.
+/// Return the exit code for an invalid variable.
 pub fn configuration() -> ExitCode {
     ExitCode::from(CONFIG)
 }
 
-/// Print an error and name its exit code.
+/// Print an error and return its exit code.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
@@ -49,7 +49,7 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-/// The reader has closed the pipe: `ws-guard flows | head`.
+/// Check whether the reader has closed the pipe: `ws-guard flows | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)

@@ -47,7 +47,7 @@ fn table(views: &[FlowView]) -> Table {
     }
 }
 
-/// Whether its window is held, and how fast it may go on.
+/// Show whether the window is held, and the permitted rate.
 fn pace(view: &FlowView) -> String {
     match view.paced_bytes_per_second {
         Some(rate) => format!("{rate} B/s"),
@@ -55,7 +55,7 @@ fn pace(view: &FlowView) -> String {
     }
 }
 
-/// The address of an end point.
+/// Return the address of an end point.
 fn peer(client: &str) -> String {
     client.parse().map_or("-".into(), |end: SocketAddr| end.ip().to_string())
 }

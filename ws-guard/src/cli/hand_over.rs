@@ -44,7 +44,7 @@ impl HandOver {
     }
 }
 
-/// Directories before what is in them, and nothing through a symbolic link; returns how many.
+/// Hand over a directory, then its content, through no symbolic link; count them.
 fn hand_over(directory: &Path, user: u32) -> io::Result<usize> {
     let mut count = 0;
     let mut waiting = vec![directory.to_owned()];
@@ -60,7 +60,7 @@ fn hand_over(directory: &Path, user: u32) -> io::Result<usize> {
             }
             match lchown(entry.path(), Some(user), Some(user)) {
                 Ok(()) => count += 1,
-                // A daemon that runs meanwhile may have removed it.
+                // A running daemon may have removed it meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }

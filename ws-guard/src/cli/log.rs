@@ -1,4 +1,4 @@
-//! `ws-guard log`: what the daemon logs.
+//! `ws-guard log`: filter of the daemon's log.
 
 use clap::Args;
 use hyper::Method;

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! Command line: one file per subcommand.
 
 mod allow;
 mod backend;
@@ -32,7 +32,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSour
 use crate::guard::raise_permitted;
 
 const SOCKET: &str = "/run/ws-guard/control.sock";
-/// What `serve` listens on, unless it is told another.
+/// Default control socket of `serve`.
 const SERVE_SOCKET: &str = "/run/ws-guard/serve.sock";
 const PIN_DIR: &str = "/sys/fs/bpf/ws-guard";
 
@@ -59,8 +59,8 @@ Exit codes:
   77  privileges are missing; the message says which
   78  the pinned maps are of another version";
 
-/// eBPF guard for WebSocket services: counts pings per source in the kernel and takes the harm out
-/// of ping floods, without touching the service.
+/// eBPF guard for WebSocket services: counts pings per source in the kernel and neutralises ping
+/// floods, without touching the service.
 #[derive(Parser)]
 #[command(name = "ws-guard", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Cli {
@@ -79,10 +79,10 @@ pub struct Global {
     /// Directory in a BPF file system where programs and maps are pinned; no dots in its name
     #[arg(long, global = true, value_name = "DIR", env = "WS_GUARD_PIN_DIR", default_value = PIN_DIR)]
     pin_dir: PathBuf,
-    /// The socket was named, and is not just the default.
+    /// Set if the socket was given explicitly.
     #[arg(skip)]
     control_socket_named: bool,
-    /// The pin directory was named, and is not just the default.
+    /// Set if the pin directory was given explicitly.
     #[arg(skip)]
     pin_dir_named: bool,
 }
@@ -136,7 +136,7 @@ enum Command {
     Manual(manual::Manual),
 }
 
-/// Parse, run, and turn what went wrong into a message and an exit code.
+/// Parse, run, and convert errors into a message and an exit code.
 pub fn main() -> ExitCode {
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A wrong command line, or a wrong variable of one of its flags, which is a bad configuration.
+/// Report a usage error, or a flag's wrong variable as a configuration error.
 fn refused(error: clap::Error) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     let is_set =
@@ -185,7 +185,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The commands that talk to a daemon, or read what one left.
+/// Run a command that talks to a daemon, or reads the pins.
 async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
     match command {
         Command::Status(status) => status.run(global).await?,

@@ -1,4 +1,4 @@
-//! Tables, JSON, and looking again each second.
+//! Tables, JSON, and repeated output.
 
 use std::{
     borrow::Cow,
@@ -35,14 +35,14 @@ pub struct Listing {
     pub watch: bool,
 }
 
-/// Rows under a header, and a line that counts them.
+/// Rows with a header, and a line with their count.
 pub struct Table {
     pub columns: Vec<Column>,
     pub rows: Vec<Vec<String>>,
     pub count: String,
 }
 
-/// A column; wide ones are left out of a plain table.
+/// Column; wide ones are left out of a plain table.
 #[derive(Clone, Copy)]
 pub struct Column {
     pub title: &'static str,
@@ -94,7 +94,7 @@ impl Table {
     }
 }
 
-/// Print what `read` gives once, or again each second.
+/// Print the result of `read`, once or again each second.
 pub async fn show<T: Serialize>(
     listing: &Listing,
     read: impl AsyncFn() -> anyhow::Result<T>,
@@ -120,14 +120,14 @@ pub async fn show<T: Serialize>(
     }
 }
 
-/// To standard output; a reader that left is an error, not a panic.
+/// Print to standard output; a reader that has left is an error, not a panic.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }
 
-/// A text for a terminal: what clients named must not move the cursor, nor turn the line around.
+/// Escape text for a terminal: it must not move the cursor or reverse the line.
 pub fn printable(text: &str) -> Cow<'_, str> {
     let plain = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
     if text.chars().all(plain) {
@@ -137,24 +137,24 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escaped).collect())
 }
 
-/// `1 source`, `2 sources`.
+/// Format a count: `1 source`, `2 sources`.
 pub fn plural(count: usize, one: &str, many: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
 }
 
-/// How long ago, in the largest unit that says something; `-` for never.
+/// Format the time since then in its largest useful unit; `-` for never.
 pub fn ago(time: Option<Timestamp>) -> String {
     let Some(Timestamp(time)) = time else { return "-".into() };
     SystemTime::now().duration_since(time).map_or("0s".into(), span)
 }
 
-/// How long from now; `-` for no end.
+/// Format the time until then; `-` for no end.
 pub fn ahead(time: Option<Timestamp>) -> String {
     let Some(Timestamp(time)) = time else { return "-".into() };
     time.duration_since(SystemTime::now()).map_or("0s".into(), span)
 }
 
-/// `7s`, `5m`, `3h`, `2d`, as kubectl prints ages.
+/// Format as kubectl prints ages: `7s`, `5m`, `3h`, `2d`.
 pub fn span(span: Duration) -> String {
     match span.as_secs() {
         s @ 0..120 => format!("{s}s"),
@@ -164,7 +164,7 @@ pub fn span(span: Duration) -> String {
     }
 }
 
-/// A time for a wide table.
+/// Format a time for a wide table.
 pub fn absolute(time: Option<Timestamp>) -> String {
     time.map_or("-".into(), |time| time.to_string())
 }

@@ -141,7 +141,7 @@ async fn change(
     })
 }
 
-/// Settings of a network or a port, checked here as well, so that errors name the flags.
+/// Parse a network's or port's settings, checked here: errors name the flags.
 fn own_fields(flags: &PolicyFlags, network: bool) -> Result<Map<String, Value>, ConfigError> {
     let mut own = Overrides::default();
     let mut problems = Vec::new();
@@ -156,7 +156,7 @@ fn own_fields(flags: &PolicyFlags, network: bool) -> Result<Map<String, Value>, 
     if problems.is_empty() { Ok(fields) } else { Err(ConfigError(problems)) }
 }
 
-/// The request, checked here as well, so that errors name the flags.
+/// Parse the request, checked here as well, so that errors name the flags.
 fn fields(flags: &PolicyFlags) -> Result<Map<String, Value>, ConfigError> {
     let mut trial = PolicySettings::default();
     let mut problems = Vec::new();

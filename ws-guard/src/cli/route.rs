@@ -1,4 +1,4 @@
-//! `ws-guard route`: the cluster that a user belongs to, as the edge and the servers have it.
+//! `ws-guard route`: cluster of a user, the same as on the edge and the servers.
 
 use std::{num::NonZeroU32, process::ExitCode};
 
@@ -28,7 +28,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// A line with the number of each user's cluster.
+    /// Print one line per user, with the number of the cluster.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         let clusters = self.users.iter().map(|user| cluster_of(user, self.clusters));
         print(&clusters.map(|cluster| format!("{cluster}\n")).collect::<String>())?;

@@ -70,7 +70,7 @@ impl Run {
         let server = settings.run.listen.map(|listen| {
             let mut config = server::Config::new(listen);
             let trusted = settings.told_proxies();
-            // What there is to say of it, its process says.
+            // Messages about it come from the companion server's process.
             let apply = || self.server.apply(&mut config, &settings.server, &trusted);
             with_default(NoSubscriber::default(), apply).map(|()| config)
         });
@@ -94,12 +94,12 @@ impl Run {
         daemon::memory::keep_little();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let ran = runtime.block_on(daemon::run(options));
-        // A listing that is still being read must not hold the end up.
+        // A listing that is still being read must not delay the end.
         runtime.shutdown_background();
         ran.map(|()| ExitCode::SUCCESS)
     }
 
-    /// Serve as the daemon that started this process says.
+    /// Serve as configured by the daemon that started this process.
     fn companion(self) -> anyhow::Result<ExitCode> {
         let (socket, start) = process::begin()?;
         let format = if start.json_log { LogFormat::Json } else { LogFormat::Text };
@@ -111,7 +111,7 @@ impl Run {
     }
 }
 
-/// The variables of the flags that the companion server shares with `serve`.
+/// Return the variables of the flags that the companion server shares with `serve`.
 fn server_variables() -> Vec<String> {
     variables(&ServerFlags::augment_args(Command::new("server")))
 }

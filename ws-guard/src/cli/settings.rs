@@ -1,4 +1,4 @@
-//! Flags made from the tables of settings, so that help, file and API name the same things.
+//! Flags generated from the tables of settings, for equal names in help, file, API.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
@@ -10,15 +10,15 @@ use crate::{
     },
 };
 
-/// Every setting of `run`.
+/// Flags of `run`.
 #[derive(Clone, Debug, Default)]
 pub struct RunFlags(pub Arguments);
 
-/// The settings of a policy, for `policy set`.
+/// Flags of `policy set`.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyFlags(pub Arguments);
 
-/// One flag. Its text is checked together with environment and file, not here.
+/// Create a flag. Its text is checked together with environment and file, not here.
 fn flag<T>(setting: &'static Setting<T>) -> Arg {
     let arg = Arg::new(setting.name).long(setting.name).help(setting.help);
     if setting.value.is_empty() {
@@ -32,7 +32,7 @@ fn flag<T>(setting: &'static Setting<T>) -> Arg {
     arg.value_name(setting.value).action(action).allow_hyphen_values(true)
 }
 
-/// A flag of `run`: its help also names its default and its variables.
+/// Create a flag of `run`; its help also names its default and its variables.
 fn run_flag<T>(setting: &'static Setting<T>, defaults: &T) -> Arg {
     let mut help = setting.help.to_string();
     if setting.many {
@@ -49,7 +49,7 @@ fn run_flag<T>(setting: &'static Setting<T>, defaults: &T) -> Arg {
 
 fn given<T>(matches: &ArgMatches, settings: &[Setting<T>], arguments: &mut Arguments) {
     for setting in settings {
-        // Unknown to clap is what another command has not got.
+        // Settings unknown to clap belong to other commands.
         if let Ok(Some(values)) = matches.try_get_many::<String>(setting.name) {
             arguments.insert(setting.name.to_string(), values.cloned().collect());
         }
@@ -73,7 +73,7 @@ impl FromArgMatches for RunFlags {
 impl Args for RunFlags {
     fn augment_args(command: Command) -> Command {
         let (run, policy) = (RunSettings::default(), PolicySettings::default());
-        // What everybody gives comes first.
+        // Flags that are always given come first.
         let (first, rest) = RUN.split_at(2);
         let command = command.args(first.iter().map(|setting| run_flag(setting, &run)));
         let command = command.args(POLICY.iter().map(|setting| run_flag(setting, &policy)));

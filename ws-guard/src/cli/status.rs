@@ -17,7 +17,7 @@ use crate::{
     guard::{Attachment, Mode, Role},
 };
 
-/// More pods than these share a line.
+/// Pods listed one by one; more share a line.
 const LISTED_PODS: usize = 8;
 
 #[derive(Args)]
@@ -33,7 +33,7 @@ impl StatusCommand {
     }
 }
 
-/// A line a fact; wide adds what is seldom wanted.
+/// Format one fact per line; `wide` adds rarely needed ones.
 fn text(status: &Status, wide: bool) -> String {
     let mut lines: Vec<(&str, String)> = vec![("version", status.version.clone())];
     lines.push(("daemon", daemon(status)));
@@ -96,7 +96,7 @@ fn daemon(status: &Status) -> String {
     }
 }
 
-/// A line each; but many pods that are all attached share one, unless `wide`.
+/// Format a line per interface; many pods, all attached, share one, unless `wide`.
 fn interfaces(status: &Status, wide: bool) -> Vec<(&'static str, String)> {
     let attached = |a: &Attachment| a.ingress.is_some() && a.egress.is_some();
     let pods = status.interfaces.iter().filter(|a| a.role == Role::Pod && attached(a)).count();
@@ -197,7 +197,7 @@ mod tests {
                 pending: occupancy(0),
                 proven: occupancy(0),
                 rules: occupancy(0),
-                strangers: occupancy(0),
+                midstream: occupancy(0),
                 coarse: occupancy(0),
             },
             events: EventLoss { lost: 0, suppressed: 0 },

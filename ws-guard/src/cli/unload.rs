@@ -39,7 +39,7 @@ impl Unload {
     }
 }
 
-/// A daemon would keep its programs attached through its own descriptors.
+/// Refuse while a daemon runs: its descriptors would keep the programs attached.
 async fn refuse_with_daemon(global: &Global) -> anyhow::Result<()> {
     match Client::new(&global.control_socket).info().await {
         Ok(info) if info.pin_dir == global.pin_dir => anyhow::bail!(
@@ -48,7 +48,7 @@ async fn refuse_with_daemon(global: &Global) -> anyhow::Result<()> {
             info.pin_dir.display(),
             info.pid
         ),
-        // Whether another one does, its lock on the pins says.
+        // Whether another daemon guards these pins is decided by its lock on them.
         Ok(_) | Err(ClientError::Unreachable(_) | ClientError::Forbidden(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }

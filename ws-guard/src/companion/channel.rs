@@ -1,6 +1,6 @@
-//! The socket pair between the daemon and the companion server's process.
+//! Socket pair between the daemon and the companion server's process.
 //!
-//! The daemon's end hands over descriptors, one with a byte that says what it is; the other end
+//! The daemon's end hands over descriptors, one with a byte that names its kind. The other end
 //! reads them, and sees the daemon's death as the end of the stream. Everything else is HTTP, over
 //! stream sockets that are handed over the same way: the server's process never asks the daemon.
 
@@ -26,18 +26,18 @@ use nix::{
 
 use super::message::Start;
 
-/// Descriptors in a packet: certificate, key and authorities.
+/// Descriptors in a packet: certificate, key and authorities, at most.
 const MOST: usize = 3;
 
-/// What the daemon hands over.
+/// Handed-over descriptors, by kind.
 pub enum Handed {
-    /// What the server is started with.
+    /// Configuration for the start of the server.
     Start(File),
-    /// A stream on which the daemon asks, in HTTP.
+    /// Stream for HTTP requests of the daemon.
     Ask(UnixStream),
-    /// The access log, opened again.
+    /// Reopened access log.
     Log(File),
-    /// Certificate, key, and the authorities of clients where there are some.
+    /// Certificate, key, and the authorities of clients, if any.
     Certificate(Vec<File>),
 }
 
@@ -46,12 +46,12 @@ const ASK: u8 = b'A';
 const LOG: u8 = b'L';
 const CERTIFICATE: u8 = b'C';
 
-/// Both ends; neither outlives an exec(2) unless it is made standard input.
+/// Create both ends; neither outlives an exec(2) unless it is made standard input.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
-/// Hand something over; never waits.
+/// Hand descriptors over, without blocking.
 pub fn hand(socket: &impl AsFd, handed: &Handed) -> io::Result<()> {
     let (kind, descriptors) = match handed {
         Handed::Start(file) => (START, vec![file.as_raw_fd()]),
@@ -65,7 +65,7 @@ pub fn hand(socket: &impl AsFd, handed: &Handed) -> io::Result<()> {
     Ok(())
 }
 
-/// Wait for what is handed over; `None` when the daemon is gone.
+/// Wait for descriptors; `None` when the daemon is gone.
 pub fn take(socket: &impl AsFd) -> io::Result<Option<Handed>> {
     let mut kind = [0];
     let mut files = Vec::new();
@@ -108,7 +108,7 @@ pub fn take(socket: &impl AsFd) -> io::Result<Option<Handed>> {
     }
 }
 
-/// A file in memory that says how to start.
+/// Write the start's configuration to a file in memory.
 pub fn started_with(start: &Start) -> io::Result<File> {
     let mut file = File::from(memfd_create("ws-guard-start", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(start)?)?;
@@ -116,7 +116,7 @@ pub fn started_with(start: &Start) -> io::Result<File> {
     Ok(file)
 }
 
-/// The same, read.
+/// Read the start's configuration from that file.
 pub fn read_start(mut file: File) -> io::Result<Start> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;

@@ -1,22 +1,22 @@
-//! Metrics on their way from the server's process to the daemon's registry.
+//! Transfer of metrics from the server's process to the daemon's registry.
 
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use serde::{Deserialize, Serialize};
 use ws_guard_server::metrics::Exemplar;
 
-/// What the server's metrics are called.
+/// Prefix of the server's metrics.
 const PREFIX: &str = "wsguard_server_";
 const OTHERS: [&str; 2] = ["websocket_connections_total", "wsguard_otlp_requests_total"];
 
-/// What a scrape has of the server.
+/// Result of a scrape of the server.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reading {
     pub families: Vec<Family>,
-    /// Connections behind samples.
+    /// Connections that are exemplars of samples.
     pub exemplars: Vec<Exemplar>,
 }
 
-/// A family of metrics.
+/// Metric family.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Family {
     name: String,
@@ -41,7 +41,7 @@ struct Sample {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Value {
     Single(f64),
-    /// Upper bounds with cumulative counts; the last bucket, which is open, is not among them.
+    /// Upper bounds with cumulative counts, without the last, open bucket.
     Histogram {
         sum: f64,
         count: u64,
@@ -50,7 +50,7 @@ enum Value {
 }
 
 impl Family {
-    /// As it is sent; none of a kind that the server has not.
+    /// Convert a family for sending; none of a type that the server does not use.
     pub fn sent(family: &MetricFamily) -> Option<Family> {
         let kind = match family.get_field_type() {
             MetricType::COUNTER => Kind::Counter,
@@ -71,8 +71,8 @@ impl Family {
         Some(Family { name: family.name().into(), help: family.help().into(), kind, samples })
     }
 
-    /// As a registry has it. None where its name or a label is not one of the server's: a server that
-    /// was taken over may speak for itself, and not for the guard.
+    /// Convert a received family for a registry; none with a foreign name or label.
+    /// A compromised server may report about itself, and not for the guard.
     pub fn received(self) -> Option<MetricFamily> {
         if !self.is_the_servers() {
             return None;

@@ -1,4 +1,4 @@
-//! The daemon's end: asks the server's process, and hands it what it needs.
+//! Daemon's end of the channel: requests to the server's process, and files for it.
 
 use std::{
     fs::File,
@@ -11,14 +11,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::channel::{self, Handed};
 
-/// How long an answer may take. It comes from a thread that does nothing else.
+/// Time limit of an answer. It comes from a thread that does nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The largest answer: metrics with a time series for each protocol and region.
+/// Size limit of an answer: metrics with a time series per protocol and region.
 const LARGEST: usize = 8 << 20;
-/// Of what it says why it refuses.
+/// Size limit of a refusal's reason.
 const LONGEST_REASON: usize = 1024;
 
-/// Why there is no answer.
+/// Failure of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     #[error("the companion server does not answer: {0}")]
@@ -27,7 +27,7 @@ pub enum AskError {
     Refused(String),
 }
 
-/// A running server's process, seen from the daemon.
+/// Connection of the daemon to a running server's process.
 #[derive(Debug)]
 pub struct Link {
     socket: OwnedFd,
@@ -42,19 +42,19 @@ impl Link {
         channel::hand(&self.socket, handed)
     }
 
-    /// The access log, opened again.
+    /// Hand over the reopened access log.
     pub fn hand_log(&self, file: File) -> io::Result<()> {
         self.hand(&Handed::Log(file))
     }
 
-    /// A stream on which it answers HTTP.
+    /// Hand over a stream on which the process answers HTTP, and return our end.
     pub fn connect(&self) -> io::Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair()?;
         self.hand(&Handed::Ask(theirs))?;
         Ok(ours)
     }
 
-    /// Ask, and wait for the answer. Blocks.
+    /// Send a request and wait for the answer. Blocks.
     pub fn ask<T: DeserializeOwned>(
         &self,
         method: &str,
@@ -64,7 +64,7 @@ impl Link {
         self.ask_within(PATIENCE, method, path, body)
     }
 
-    /// The same with so much time. HTTP/1.0: the answer ends with the stream, and has no chunks.
+    /// Do the same within `patience`. HTTP/1.0: unchunked, up to the stream's end.
     pub fn ask_within<T: DeserializeOwned>(
         &self,
         patience: Duration,
@@ -79,8 +79,8 @@ impl Link {
     }
 }
 
-/// All that comes until the stream ends, the time is up or it is too much: a server that somebody took
-/// over could send a byte now and then for ever.
+/// Read up to the end of the stream, within limits of time and size.
+/// A compromised server could otherwise send a byte now and then, forever.
 fn all(stream: &mut UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
     let (mut all, mut part) = (Vec::new(), vec![0; 16 << 10]);
     loop {
@@ -101,8 +101,9 @@ fn all(stream: &mut UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
     }
 }
 
-/// A request; nothing to say is no body at all. A body that its reader does not want would be left in
-/// the socket, and a unix socket that is closed with something in it takes the answer along.
+/// Format a request; a unit body is left out.
+/// A body that is not read would remain in the socket, and closing a unix socket with unread data
+/// discards the answer too.
 fn request(method: &str, path: &str, body: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let body = match serde_json::to_value(body)? {
         serde_json::Value::Null => Vec::new(),

@@ -1,4 +1,4 @@
-//! What daemon and server tell each other, in JSON.
+//! Messages between daemon and server, in JSON.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -12,41 +12,41 @@ use crate::{
     domain::{policy::PolicySettings, proxies::TrustedProxies},
 };
 
-/// What the server is started with in addition to its flags, which are those of the daemon.
+/// Configuration of a starting server, besides the daemon's flags, which it shares.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
     pub listen: SocketAddr,
     pub access_log: PathBuf,
     pub otlp_endpoint: Option<String>,
     pub json_log: bool,
-    /// Whom it believes about its clients.
+    /// Proxies that the server trusts to name its clients.
     pub proxies: TrustedProxies,
     pub section: ServerSection,
     pub limits: Limits,
 }
 
-/// The policy in force, as far as it is the server's.
+/// Server's part of the policy in force.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     pub policy: PolicySettings,
-    /// Networks that are exempt.
+    /// Exempt networks.
     pub exempt: Vec<IpNet>,
 }
 
-/// What the server takes over while it runs.
+/// Settings that the server takes over while it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Following {
     pub limits: Limits,
     pub section: ServerSection,
 }
 
-/// Pings inside TLS since they were last asked for, by source.
+/// Pings inside TLS since the last request, by source.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TakenPings(pub Vec<(IpNet, u32)>);
 
 impl Limits {
-    /// What the server applies itself to pings that come to `port`; a policy that was validated has
-    /// limits. As in the kernel, the longest prefix decides alone.
+    /// Return the policy for pings on `port` that the server applies itself.
+    /// Any validated policy has limits. As in the kernel, only the longest prefix counts.
     pub fn pings(&self, port: u16) -> Option<PingPolicy> {
         let policy = &self.policy;
         let own = policy.port_policies.iter().find(|policy| policy.port == port);

@@ -1,4 +1,4 @@
-//! Giving up every privilege, for good.
+//! Permanent loss of every privilege.
 
 use std::io;
 
@@ -8,11 +8,11 @@ use nix::{
     unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid},
 };
 
-/// User and group of the server where the daemon is root: a number that systemd's conventions leave
-/// to nobody, so that no other process is this user.
+/// User and group of the server if the daemon is root.
+/// systemd's conventions leave this number unassigned, so that no other process has it.
 pub const USER: u32 = 60_700;
 
-/// What could not be given up.
+/// Failure to give up a privilege.
 #[derive(Debug, thiserror::Error)]
 pub enum Kept {
     #[error("cannot give up capabilities: {0}")]
@@ -23,15 +23,16 @@ pub enum Kept {
     Left,
 }
 
-/// Become a user without rights, where this is root, and keep no capability; no program that is
-/// executed can bring one back. Call it while there is one thread: capabilities are a thread's own.
+/// Switch to a user without rights, if root, and drop all capabilities for good.
+/// No executed program can regain one. Call it before any thread starts: capabilities are per
+/// thread.
 ///
 /// # Errors
-/// Where a capability would be left.
+/// If a capability would remain.
 pub fn give_up() -> Result<(), Kept> {
     for capability in caps::all() {
-        // Needs CAP_SETPCAP, and a kernel that knows it. Otherwise no_new_privs makes the bounding
-        // set count for nothing.
+        // Needs CAP_SETPCAP, and kernel support. Otherwise no_new_privs makes the bounding set
+        // irrelevant.
         let _ = caps::drop(None, CapSet::Bounding, capability);
     }
     if geteuid().is_root() {

@@ -1,5 +1,5 @@
-//! The server's process: it opens everything, gives up its privileges, serves, and answers the
-//! daemon.
+//! Process of the companion server.
+//! It opens everything, drops its privileges, serves, and answers the daemon.
 
 use std::{
     convert::Infallible,
@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{api, config::reloadable::Reloadable};
 
-/// What the daemon asks for, below `/companion/`.
+/// Paths of the daemon's requests, below `/companion/`.
 pub mod path {
     pub const ADDRESS: &str = "/companion/address";
     pub const READY: &str = "/companion/ready";
@@ -57,13 +57,13 @@ pub mod path {
     pub const STOP: &str = "/companion/stop";
 }
 
-/// Handed-over things that may wait.
+/// Handed-over descriptors that may be pending.
 const WAITING: usize = 64;
 
-/// The socket that the daemon made standard input, and what it says first.
+/// Return the socket that is standard input, and the configuration read from it.
 ///
 /// # Errors
-/// Where standard input is no such socket: not started by the daemon.
+/// If standard input is no such socket, because the daemon has not started the process.
 pub fn begin() -> anyhow::Result<(OwnedFd, Start)> {
     close_inherited()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
@@ -73,7 +73,7 @@ pub fn begin() -> anyhow::Result<(OwnedFd, Start)> {
     Ok((socket, channel::read_start(file)?))
 }
 
-/// Close what the daemon itself inherited and never knew of.
+/// Close descriptors that the daemon inherited without knowing.
 fn close_inherited() -> io::Result<()> {
     const FIRST: u32 = 3;
     // SAFETY: this process has just begun: nothing in it has opened a descriptor that this closes.
@@ -81,9 +81,9 @@ fn close_inherited() -> io::Result<()> {
     if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Serve until the daemon says that it is enough, or is gone.
+/// Serve until the daemon ends the process, or is gone.
 pub fn serve(mut config: Config, start: &Start, socket: OwnedFd) -> anyhow::Result<()> {
-    // First all that needs privileges.
+    // Everything that needs privileges comes first.
     let log = access_log::open(&start.access_log)
         .with_context(|| format!("cannot write the access log {}", start.access_log.display()))?;
     let endpoint = start.otlp_endpoint.as_deref().map(str::parse::<Endpoint>).transpose();
@@ -93,7 +93,7 @@ pub fn serve(mut config: Config, start: &Start, socket: OwnedFd) -> anyhow::Resu
         .map_err(|error| StartError::Listen(address, error))?;
     privileges::give_up()?;
 
-    // Threads begin here.
+    // No thread is started before this point.
     let registry = Registry::new();
     let (access_log, flush) = AccessLog::on(log, &start.access_log);
     let telemetry = export.map(|export| export.start(&registry)).transpose()?;
@@ -118,14 +118,14 @@ pub fn serve(mut config: Config, start: &Start, socket: OwnedFd) -> anyhow::Resu
     runtime.block_on(answer(handed, router(running), &service, tls.as_deref()))
 }
 
-/// On a thread of its own, so that the daemon's death ends this process whatever the others do.
+/// Read in a thread of its own: the daemon's death ends this process in any state.
 fn listen_to_daemon(socket: OwnedFd) -> io::Result<mpsc::Receiver<Handed>> {
     let (sender, receiver) = mpsc::channel(WAITING);
     std::thread::Builder::new().name("daemon".into()).spawn(move || {
         loop {
             match channel::take(&socket) {
                 Ok(Some(handed)) => drop(sender.blocking_send(handed)),
-                // After a stop nothing is left to do, and without a daemon nothing may go on.
+                // After a stop nothing is left to do, and without the daemon the process must end.
                 Ok(None) => std::process::exit(0),
                 Err(error) => tracing::warn!("the daemon cannot be understood: {error}"),
             }
@@ -134,14 +134,14 @@ fn listen_to_daemon(socket: OwnedFd) -> io::Result<mpsc::Receiver<Handed>> {
     Ok(receiver)
 }
 
-/// Take what is handed over, for ever.
+/// Process what is handed over, forever.
 async fn answer(
     mut handed: mpsc::Receiver<Handed>,
     router: Router,
     service: &Service,
     tls: Option<&Tls>,
 ) -> anyhow::Result<()> {
-    // A service manager or a terminal signals every process; the daemon alone knows what is meant.
+    // A service manager or a terminal signals every process; only the daemon knows what to do.
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
     let _handled = kinds.map(signal);
     while let Some(handed) = handed.recv().await {
@@ -174,7 +174,7 @@ fn talk(stream: UnixStream, router: Router) -> io::Result<()> {
                 Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|e| match e {}))
             }
         });
-        // Who asked may have left.
+        // The requester may have left.
         let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     });
     Ok(())
@@ -186,11 +186,11 @@ struct Running {
     registry: Registry,
     seen: Arc<Seen>,
     reloadable: Reloadable,
-    /// Until it is stopped.
+    /// Set until the server is stopped.
     ending: Mutex<Option<Ending>>,
 }
 
-/// What has an end of its own.
+/// Parts that have to be stopped.
 struct Ending {
     server: Server,
     telemetry: Option<Telemetry>,
@@ -213,7 +213,7 @@ fn router(running: Arc<Running>) -> Router {
         .route(path::FOLLOW, put(follow))
         .route(path::LEAVE, post(leave))
         .route(path::STOP, post(stop))
-        // The daemon's own: whatever it has, it may send.
+        // The daemon's own requests have no size limit.
         .layer(DefaultBodyLimit::disable())
         .with_state(running);
     api::routes::of_server(service).merge(own)
@@ -240,13 +240,13 @@ async fn follow(
     set.map(Json).map_err(|error| (StatusCode::CONFLICT, error.to_string()))
 }
 
-/// Be not ready from now on; the daemon decides how long.
+/// Report not ready from now on; the daemon decides how long.
 async fn leave(Shared(running): Asked) -> Json<()> {
     tokio::spawn(async move { running.service.leave().await });
     Json(())
 }
 
-/// Close all connections and export what waits; answered when that is done.
+/// Close all connections and export pending telemetry, then answer.
 async fn stop(Shared(running): Asked) -> Result<Json<()>, Failed> {
     let ending = running.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(ending) = ending else { return Ok(Json(())) };

@@ -1,4 +1,4 @@
-//! The server's part of the control API, asked of its process.
+//! Server's part of the control API, relayed to its process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use super::supervisor::Shared as Server;
 use crate::{api::companion::PATHS, operator::error::ApiError};
 
-/// From a request to the head of its answer.
+/// Time limit from a request to the head of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Its routes, each handed on as it is.
+/// Return the routes, each relayed unchanged.
 pub fn router(server: Arc<Server>) -> Router {
     let routes = PATHS
         .iter()

@@ -1,5 +1,4 @@
-//! The daemon's side: starts the server's process, tells it what changes, and starts it again when
-//! it dies.
+//! Daemon's side: start the server's process, update it, restart it when it dies.
 
 use std::{
     ffi::OsString,
@@ -37,49 +36,49 @@ use super::{
     process::path,
 };
 
-/// How often what the server follows is looked at.
+/// Interval of checks for changed settings.
 const FOLLOW: Duration = Duration::from_millis(500);
-/// How often pings inside TLS are reported to the kernel: what passes until then is limited by the
-/// server alone.
+/// Interval of reports about pings inside TLS to the kernel.
+/// Until a report, only the server limits them.
 const REPORT: Duration = Duration::from_millis(250);
-/// From the start of the process to its first connection: reading keys takes no time, but a machine
-/// may be busy.
+/// Time limit for the start of the process, up to its first connection.
+/// Reading keys takes no time, but a machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Before a server that died is started again; twice as long each time.
+/// Pauses before a dead server is restarted; each is twice the previous one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Uptime after which its next death counts as the first one.
+/// Uptime after which the next death counts as the first.
 const STABLE: Duration = Duration::from_secs(60);
-/// Beyond its own times, for a server that ends.
+/// Additional time for a server to end, beyond its configured times.
 const END: Duration = Duration::from_secs(15);
 
-/// What the server's process gets of the daemon, and the daemon of it.
+/// Interface of the daemon for the server's process.
 pub trait Daemon: Send + Sync {
-    /// What it is started with.
+    /// Return the configuration for a start.
     fn start(&self) -> anyhow::Result<Start>;
-    /// What is in force now.
+    /// Return the settings in force.
     fn following(&self) -> anyhow::Result<Following>;
-    /// Charge pings that it saw inside TLS. Blocks.
+    /// Charge pings that the server saw inside TLS. Blocks.
     fn charge(&self, pings: Vec<(IpNet, u32)>) -> anyhow::Result<()>;
-    /// It died, or runs again.
+    /// Report that the server died, or runs again.
     fn tell(&self, message: String);
 }
 
-/// What others see of the server.
+/// State of the server, for other parts of the daemon.
 #[derive(Debug)]
 pub struct Shared {
     link: Mutex<Option<Arc<Link>>>,
-    /// As last seen: for a scrape while it is gone.
+    /// Last reading, for scrapes while the server is gone.
     last: Mutex<Reading>,
-    /// It is told to end, and not started again.
+    /// Set when the server is told to end, so that it is not restarted.
     ending: AtomicBool,
 }
 
 impl Shared {
-    /// The process that runs now.
+    /// Return the link to the running process.
     ///
     /// # Errors
-    /// While there is none.
+    /// While none runs.
     pub fn link(&self) -> anyhow::Result<Arc<Link>> {
         let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).clone();
         link.context("it died, and is started again")
@@ -89,7 +88,7 @@ impl Shared {
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
     }
 
-    /// Whether it takes new clients, or why not. Blocks.
+    /// Check whether the server takes new clients; the error says why not. Blocks.
     pub fn ready(&self) -> Result<(), String> {
         let link = self.link().map_err(|error| format!("the companion server: {error}"))?;
         match link.ask("GET", path::READY, &()) {
@@ -121,13 +120,13 @@ impl Shared {
         last.families.clone()
     }
 
-    /// Connections behind samples of the last scrape.
+    /// Return the connections that were exemplars in the last scrape.
     pub fn exemplars(&self) -> Vec<Exemplar> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).exemplars.clone()
     }
 }
 
-/// The server's metrics in the daemon's registry.
+/// Collector of the server's metrics in the daemon's registry.
 struct Relayed {
     shared: Arc<Shared>,
     desc: Desc,
@@ -143,7 +142,7 @@ impl Collector for Relayed {
     }
 }
 
-/// How often the server's process was started again.
+/// Register the count of restarts of the server's process.
 pub(crate) fn restarts(registry: &Registry) -> prometheus::Result<IntCounter> {
     Register::new(registry).counter(
         "wsguard_server_restarts_total",
@@ -151,7 +150,7 @@ pub(crate) fn restarts(registry: &Registry) -> prometheus::Result<IntCounter> {
     )
 }
 
-/// How the daemon was configured, as far as the server's process has to know.
+/// Configuration of the daemon, as far as the server's process needs it.
 #[derive(Clone)]
 struct Plan {
     tls: Option<Arc<Tls>>,
@@ -161,7 +160,7 @@ struct Plan {
     daemon: Arc<dyn Daemon>,
 }
 
-/// A server's process, and whoever looks after it.
+/// The server's process and its supervision.
 pub struct Companion {
     shared: Arc<Shared>,
     plan: Plan,
@@ -169,7 +168,7 @@ pub struct Companion {
 }
 
 impl Companion {
-    /// Start it. It listens when this returns. `config` is what the process makes of the same flags.
+    /// Start the process; it listens on return, and derives `config` from its flags.
     pub async fn start(
         config: &ws_guard_server::Config,
         access_log: PathBuf,
@@ -205,8 +204,8 @@ impl Companion {
         self.shared.clone()
     }
 
-    /// Start it again whenever it dies, tell it what changes, and tell the kernel what only it sees;
-    /// for ever.
+    /// Supervise the process, forever.
+    /// Restart it when it dies, send it changes, and report its pings to the kernel.
     pub fn follow(&self, child: Child) -> impl Future<Output = ()> + use<> {
         let (shared, plan, restarts) =
             (self.shared.clone(), self.plan.clone(), self.restarts.clone());
@@ -221,7 +220,7 @@ impl Companion {
         }
     }
 
-    /// Be not ready, and go on as before for a while, so that clients can be sent elsewhere.
+    /// Report not ready, and serve on for a while: clients can be sent elsewhere.
     pub async fn leave(&self) {
         let delay = self.plan.shutdown_delay;
         if let Err(error) = self.shared.ask::<(), ()>("POST", path::LEAVE, ()).await {
@@ -230,7 +229,7 @@ impl Companion {
         sleep(delay).await;
     }
 
-    /// Close all connections, and wait until they are gone. The process goes on, for whoever asks.
+    /// Close all connections, and wait for that. The process still answers requests.
     pub async fn stop(&self) {
         self.shared.ending.store(true, Ordering::Relaxed);
         let Ok(link) = self.shared.link() else { return };
@@ -244,20 +243,20 @@ impl Companion {
         }
     }
 
-    /// Let the process go, which ends it.
+    /// Close the link, which ends the process.
     pub fn end(&self) {
         self.shared.set(None);
     }
 }
 
 impl Plan {
-    /// Start a process; it serves when this returns.
+    /// Start a process; it serves on return.
     async fn spawn(&self) -> anyhow::Result<(Child, Arc<Link>)> {
         let start = channel::started_with(&self.daemon.start()?)?;
         let (ours, theirs) = channel::pair()?;
         let mut command = again(theirs);
         let mut child = command.spawn().context("cannot start the companion server's process")?;
-        // Its end of the socket pair is in there.
+        // It contains the process's end of the socket pair.
         drop(command);
         let link = Arc::new(Link::new(ours));
         link.hand(&Handed::Start(start))
@@ -282,18 +281,18 @@ impl Plan {
     }
 }
 
-/// This program with the same words, its standard input the socket.
+/// Return a command of this program, with its arguments and the socket as input.
 fn again(socket: OwnedFd) -> Command {
     let mut command = Command::new("/proc/self/exe");
     let mut words = std::env::args_os();
     command.arg0(words.next().unwrap_or_else(|| OsString::from("ws-guard")));
-    // A group of its own: what a terminal sends to the daemon's is not meant for it.
+    // Own process group: signals of a terminal to the daemon's group are not meant for it.
     command.args(words).arg("--companion").stdin(Stdio::from(socket)).process_group(0);
     command.env_remove("NOTIFY_SOCKET").kill_on_drop(true);
     command
 }
 
-/// Start the process again whenever it dies, for ever.
+/// Restart the process whenever it dies, forever.
 async fn revive(shared: &Shared, plan: &Plan, restarts: &IntCounter, mut child: Child) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -326,7 +325,7 @@ async fn revive(shared: &Shared, plan: &Plan, restarts: &IntCounter, mut child: 
     }
 }
 
-/// Keep what it follows up to date: after each change, and after each start.
+/// Send changed settings, and all of them after each start.
 async fn follow(shared: &Shared, plan: &Plan) {
     let (mut last, mut failed): (Option<(usize, Following)>, _) = (None, None);
     loop {
@@ -346,7 +345,7 @@ async fn follow(shared: &Shared, plan: &Plan) {
     }
 }
 
-/// Charge the pings that the server saw inside TLS to the sources that the kernel counts, in batches.
+/// Charge pings that the server saw inside TLS to the kernel's sources, in batches.
 async fn report(shared: &Shared, plan: &Plan) {
     if plan.tls.is_none() {
         return;
@@ -360,14 +359,14 @@ async fn report(shared: &Shared, plan: &Plan) {
         let charged = async {
             let TakenPings(pings) = shared.ask("POST", path::PINGS, ()).await?;
             let daemon = plan.daemon.clone();
-            // Each source is a few system calls.
+            // Each source takes a few system calls.
             spawn_blocking(move || daemon.charge(pings)).await?
         };
         note(&mut failed, charged.await, "pings inside TLS are not reported");
     }
 }
 
-/// Say what goes wrong once, and that it is over.
+/// Log an error once, and its end.
 fn note(failed: &mut Option<String>, done: anyhow::Result<()>, what: &str) {
     let error = done.err().map(|error| format!("{error:#}"));
     if error != *failed {
@@ -379,8 +378,8 @@ fn note(failed: &mut Option<String>, done: anyhow::Result<()>, what: &str) {
     *failed = error;
 }
 
-/// Hand over certificate and key when one of their files changes; the server's process may not read
-/// them.
+/// Hand over certificate and key when a file changes.
+/// The server's process may not read them.
 async fn certificate(shared: &Shared, plan: &Plan) {
     let Some(tls) = &plan.tls else { return };
     let mut watch = tls.watch();
@@ -396,7 +395,7 @@ async fn certificate(shared: &Shared, plan: &Plan) {
     }
 }
 
-/// Open the access log again on each SIGHUP, as whoever renames full logs expects.
+/// Reopen the access log on each SIGHUP, as log rotation expects.
 async fn log(shared: &Shared, plan: &Plan) {
     let path = &plan.access_log;
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };

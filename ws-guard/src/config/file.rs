@@ -1,6 +1,6 @@
-//! The configuration file: TOML whose keys are the flags without their dashes. The tables
-//! `[[port]]` and `[[cidr]]` hold settings of their own: a key of the same name, one value or
-//! several, and the settings.
+//! Configuration file: TOML whose keys are the flags without their dashes.
+//! The tables `[[port]]` and `[[cidr]]` hold their own settings: a key of the same name, with one
+//! or more values, and the settings.
 
 use std::{
     io,
@@ -17,10 +17,10 @@ use ws_guard_server::regular;
 use super::problem::{Given, Place, Problem};
 use crate::domain::{overrides::Overrides, setting::closest};
 
-/// The section's name.
+/// Name of the companion server's section.
 pub const SECTION: &str = "server";
 
-/// The values of a file, each with its place.
+/// Values of a file with their places.
 #[derive(Default)]
 pub struct FileLayer {
     pub values: Vec<(String, Vec<Given>)>,
@@ -42,7 +42,7 @@ pub fn read(path: &Path) -> Result<String, Problem> {
 }
 
 /// Parse a file's text.
-/// `known` are its permitted keys, besides the companion server's section, which is skipped.
+/// `known` lists the permitted keys, besides the companion server's section, which is skipped.
 pub fn parse(path: &Path, text: &str, known: &[&str]) -> FileLayer {
     let lines = Lines { path: path.to_owned(), text };
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -67,7 +67,7 @@ pub fn parse(path: &Path, text: &str, known: &[&str]) -> FileLayer {
     layer
 }
 
-/// Sort what is wrong with a file by its lines: tables know their keys in the order of their names.
+/// Sort a file's problems by line; parsed tables are ordered by key.
 pub fn in_order(problems: &mut [Problem]) {
     problems.sort_by_key(|problem| match problem.place {
         Place::File { line, .. } => line,
@@ -84,7 +84,7 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// The line of a place in a text, from 1.
+/// Return the line of a byte offset, from 1.
 pub fn line(text: &str, place: usize) -> usize {
     let before = text.as_bytes().get(..place).unwrap_or(text.as_bytes());
     1 + before.iter().filter(|byte| **byte == b'\n').count()
@@ -93,7 +93,7 @@ pub fn line(text: &str, place: usize) -> usize {
 /// Settings whose values may be tables.
 const TABLES: [&str; 2] = ["port", "cidr"];
 
-/// Turns places in a text into lines.
+/// Mapping of byte offsets to lines.
 struct Lines<'a> {
     path: PathBuf,
     text: &'a str,
@@ -109,7 +109,7 @@ impl Lines<'_> {
         Problem { place: self.place(span, key), message }
     }
 
-    /// The texts of a value: one, or those of an array. All that is wrong is added to `problems`.
+    /// Return the texts of a value or array; add all problems to `problems`.
     fn values(
         &self,
         key: &str,
@@ -138,8 +138,8 @@ impl Lines<'_> {
         }
     }
 
-    /// A table as the text that a flag would have: each target with all of the settings, which are
-    /// checked here, where their lines are known.
+    /// Convert a table into the text of a flag: each target with all of the settings.
+    /// They are checked here, where their lines are known.
     fn table(
         &self,
         key: &str,
@@ -174,7 +174,7 @@ impl Lines<'_> {
             problems.push(self.problem(value.span(), key, message));
         }
         if problems.len() > before && key == "cidr" {
-            // A network without any is an error of its own; the network is checked all the same.
+            // A network without settings is an error of its own; the network is checked as well.
             settings = " action=observe".into();
         }
         for target in &mut targets {
@@ -187,7 +187,7 @@ impl Lines<'_> {
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Boolean(switch) => switch.to_string(),
-            // The number, not how it is written: 0x1F90 is 8080.
+            // Use the number, however it is written: 0x1F90 is 8080.
             DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
                 .map_or_else(|_| number.to_string(), |number| number.to_string()),
             DeValue::Float(number) => number.as_str().to_owned(),
@@ -202,7 +202,7 @@ impl Lines<'_> {
     }
 }
 
-/// A value, or none and what is wrong with it.
+/// Return a value, or add its problem to `problems`.
 fn taken<T>(value: Result<T, Problem>, problems: &mut Vec<Problem>) -> Option<T> {
     value.map_err(|problem| problems.push(problem)).ok()
 }

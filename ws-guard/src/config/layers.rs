@@ -1,4 +1,4 @@
-//! Where values come from, and which of them wins.
+//! Layers of settings and their precedence.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,10 +23,10 @@ use crate::domain::{
 };
 use crate::guard::OBJECT_VARIABLE;
 
-/// What was given on the command line: by setting, the flag's values.
+/// Values of the flags on the command line, by setting.
 pub type Arguments = BTreeMap<String, Vec<String>>;
 
-/// Where settings come from. Kept by the daemon, which reads the file again and again.
+/// Layers of settings, kept by the daemon to read the file again.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     pub arguments: Arguments,
@@ -35,16 +35,16 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Variables of this process that are settings, besides flags and file.
+    /// Take the layers: flags, this process's environment, and the file.
     pub fn new(arguments: Arguments, file: Option<PathBuf>) -> Inputs {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            // A value that is no UTF-8 is refused by its setting, under its name.
+            // A value that is not UTF-8 is refused by its setting, under its name.
             Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         };
         Inputs { arguments, environment: std::env::vars_os().filter_map(text).collect(), file }
     }
 
-    /// Merge and validate. The error holds all that is wrong, not only the first thing.
+    /// Merge and validate. The error holds all problems, not only the first.
     pub fn load(&self) -> Result<Settings, ConfigError> {
         let mut settings = Settings { file: self.file.clone(), ..Settings::default() };
         let mut problems = Vec::new();
@@ -71,8 +71,8 @@ impl Inputs {
         if problems.is_empty() { Ok(settings) } else { Err(ConfigError(problems)) }
     }
 
-    /// Variables that look like ours and are not, with what may have been meant. `others` belong to
-    /// flags that are no settings.
+    /// Return unknown variables that begin as ours, with suggestions.
+    /// `others` belong to flags that are not settings.
     pub fn unknown_variables(&self, others: &[String]) -> Vec<String> {
         unknown_variables(self.environment.keys(), others)
     }
@@ -99,8 +99,8 @@ impl Inputs {
         }
     }
 
-    /// Set one setting from the lowest layer to the highest, so that each of them is checked and
-    /// the highest wins. Returns what won.
+    /// Apply a setting from the lowest layer to the highest, and check each of them.
+    /// Return the winning values.
     fn apply<T>(
         &self,
         setting: &Setting<T>,
@@ -131,7 +131,7 @@ impl Inputs {
         winner
     }
 
-    /// A variable that others define; to them an empty one is none.
+    /// Return a variable that others define, and may leave empty to unset it.
     fn foreign(&self, name: &str, many: bool) -> Option<Vec<Given>> {
         let set = self.environment.get(name).is_some_and(|value| !value.trim().is_empty());
         set.then(|| self.variable(name, many)).flatten()
@@ -151,13 +151,13 @@ impl Inputs {
     }
 }
 
-/// The items of a list with commas, or the text as it is.
+/// Split a list at its commas, or return the text as it is.
 fn texts(value: &str, many: bool) -> impl Iterator<Item = String> + '_ {
     let separator = if many { ',' } else { '\0' };
     value.split(separator).map(|text| text.trim().to_string())
 }
 
-/// Kubernetes itself sets WS_GUARD_PORT in every pod if a service is called ws-guard.
+/// Explain Kubernetes' WS_GUARD_PORT, set in pods for a service called ws-guard.
 fn service_link(text: &str, place: &Place) -> &'static str {
     match place {
         Place::Variable(_) if text.starts_with("tcp://") => {
@@ -167,7 +167,7 @@ fn service_link(text: &str, place: &Place) -> &'static str {
     }
 }
 
-/// What can only be seen with all values in hand.
+/// Check what depends on several values.
 fn check_together(
     settings: &mut Settings,
     allow: &[Given],
@@ -202,8 +202,8 @@ fn check_together(
     check_cidrs(settings, prefixes, cidrs, problems);
 }
 
-/// Those of `names` that look like variables of ours and are not, with what may have been meant. `others`
-/// belong to flags that are no settings.
+/// Return the unknown ones of `names` that begin as ours, with suggestions.
+/// `others` belong to flags that are not settings.
 pub fn unknown_variables<'a>(
     names: impl Iterator<Item = &'a String>,
     others: &[String],
@@ -222,7 +222,7 @@ pub fn unknown_variables<'a>(
     strange.map(hint).collect()
 }
 
-/// Networks with settings of their own hold whole sources; a single address means its source.
+/// Check that networks with settings hold whole sources; an address is its source.
 fn check_cidrs(
     settings: &mut Settings,
     prefixes: Prefixes,

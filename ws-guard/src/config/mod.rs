@@ -1,5 +1,5 @@
-//! Everything `run` can be told: flags, environment, file and defaults, in this order of precedence,
-//! merged and validated together before anything is loaded or attached.
+//! Configuration of `run`: flags, environment, file, defaults, highest first.
+//! They are merged and validated together before anything is loaded or attached.
 
 mod file;
 mod layers;

@@ -1,19 +1,19 @@
-//! Values with their places, and everything that is wrong with them.
+//! Values with their places, and their problems.
 
 use std::{fmt, path::PathBuf};
 
-/// The place of a value.
+/// Place of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Flag(String),
     Variable(String),
-    /// `line` counts from 1; 0 is the file as a whole.
+    /// `line` counts from 1; 0 means the file as a whole.
     File {
         path: PathBuf,
         line: usize,
         key: String,
     },
-    /// Wanted, and given nowhere.
+    /// Required, but given nowhere.
     Missing(&'static str),
 }
 
@@ -32,18 +32,18 @@ impl fmt::Display for Place {
     }
 }
 
-/// One text and where it was given.
+/// Text and its place.
 #[derive(Clone, Debug)]
 pub struct Given {
     pub text: String,
     pub place: Place,
 }
 
-/// One thing that is wrong.
+/// Problem of one value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub place: Place,
-    /// Names the value and the remedy.
+    /// Message with the value and the remedy.
     pub message: String,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration.
+/// All problems of a configuration.
 #[derive(Clone, Debug, thiserror::Error)]
 pub struct ConfigError(pub Vec<Problem>);
 

@@ -1,4 +1,4 @@
-//! What a changed file changes of the companion server while connections are open.
+//! Companion server's settings that can change while connections are open.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use ws_guard_server::{
     topics::rules::{InForce, RulesError},
 };
 
-/// Why a changed section is not taken over.
+/// Reason to refuse a changed section.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     #[error(transparent)]
@@ -19,17 +19,17 @@ pub enum ReloadError {
     Rules(#[from] RulesError),
 }
 
-/// The parts of a server that follow the file's section.
+/// Parts of a server that follow the file's section.
 #[derive(Clone, Debug)]
 pub struct Reloadable {
     negotiation: Arc<Negotiation>,
     output: Arc<OutputLimit>,
-    /// Where it has topics.
+    /// Rules of topics, if the server has topics.
     topics: Option<Arc<InForce>>,
 }
 
 impl Reloadable {
-    /// Those of a server with this configuration.
+    /// Take these parts of a server's configuration.
     pub fn of(config: &Config) -> Reloadable {
         let topics = match &config.handler {
             HandlerKind::Topic(limits) => Some(limits.rules.clone()),
@@ -39,10 +39,10 @@ impl Reloadable {
         Reloadable { negotiation, output, topics }
     }
 
-    /// Whether [`Reloadable::set`] would take it over.
+    /// Check whether [`Reloadable::set`] would accept the section.
     ///
     /// # Errors
-    /// Where it wants something that the server was not started with, or that its topics cannot have.
+    /// If it needs something that the server was not started with, or does not fit its topics.
     pub fn check(&self, section: &ServerSection) -> Result<(), ReloadError> {
         self.negotiation.check(&section.protocols)?;
         if let Some(topics) = &self.topics {
@@ -51,7 +51,7 @@ impl Reloadable {
         Ok(())
     }
 
-    /// Take the section over, all of it or nothing.
+    /// Apply the section, completely or not at all.
     ///
     /// # Errors
     /// As [`Reloadable::check`].

@@ -1,4 +1,4 @@
-//! Settings of `run` that are not policy, and their table.
+//! Settings of `run` other than policy, and their table.
 
 use std::{
     net::SocketAddr,
@@ -25,19 +25,19 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where to keep what operators decide.
+/// Location of the state file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum StatePath {
-    /// Under /var/lib/ws-guard, by the name of the pin directory.
+    /// Default: under /var/lib/ws-guard, named after the pin directory.
     #[default]
     Usual,
-    /// Nowhere.
+    /// No file.
     Off,
     At(PathBuf),
 }
 
 impl StatePath {
-    /// The file of the guard that is pinned in `pin_dir`.
+    /// Return the file of the guard that is pinned in `pin_dir`.
     pub fn path(&self, pin_dir: &Path) -> Option<PathBuf> {
         let dir = Path::new("/var/lib/ws-guard");
         match (self, pin_dir.file_name()) {
@@ -67,7 +67,7 @@ fn state_path_text(path: &StatePath) -> Vec<String> {
     }
 }
 
-/// Settings that are not policy.
+/// Settings other than policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunSettings {
     pub interfaces: Selection,
@@ -77,9 +77,9 @@ pub struct RunSettings {
     pub max_flows: u32,
     pub max_sources: u32,
     pub metrics_listen: Option<SocketAddr>,
-    /// The page of the metrics port shows addresses of clients.
+    /// Show addresses of clients on the metrics port's page.
     pub page_addresses: bool,
-    /// Throttled sources that `/metrics` names.
+    /// Number of throttled sources named in `/metrics`.
     pub top_sources: u32,
     pub listen: Option<SocketAddr>,
     pub access_log: PathBuf,
@@ -88,7 +88,7 @@ pub struct RunSettings {
     pub state_file: StatePath,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
-    /// Attach again what others detach.
+    /// Reattach what other processes detach.
     pub reattach: bool,
 }
 
@@ -121,7 +121,7 @@ impl RunSettings {
         TableSizes::new(self.max_flows, self.max_sources)
     }
 
-    /// Names of the settings that differ and take effect only at a restart.
+    /// Return the names of changed settings that take effect only at a restart.
     pub fn restart_needed(&self, new: &RunSettings) -> Vec<String> {
         const LIVE: [&str; 5] = ["interface", "pod-interface", "allow", "reattach", "top-sources"];
         let waits = |setting: &&Setting<_>| {
@@ -157,9 +157,9 @@ fn selector_texts(selectors: &[Selector]) -> Vec<String> {
     selectors.iter().map(Selector::to_string).collect()
 }
 
-/// An address and a port; without an address, every one of the host.
+/// Parse an address and a port; without an address, all of the host's.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    // Shorthand of many servers: every address of the host.
+    // Shorthand of many servers: all addresses of the host.
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_string() };
     full.trim().parse().map_err(|_| {
         format!(
@@ -186,7 +186,7 @@ const fn single(
     Setting { name, value, help, many: false, seed: None, set, get, clear: |_| {} }
 }
 
-/// Every setting of `run` that is not policy.
+/// Settings of `run` other than policy.
 pub static RUN: [Setting<RunSettings>; 18] = [
     Setting {
         name: "interface",

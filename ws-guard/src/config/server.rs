@@ -1,5 +1,5 @@
-//! The section `server` of the configuration file: the companion server's table of subprotocols, and
-//! what else of it may change while connections are open.
+//! Section `server` of the configuration file.
+//! It holds the companion server's subprotocols, and what else may change with open connections.
 
 use std::{ops::Range, path::Path, sync::Arc};
 
@@ -23,26 +23,26 @@ use ws_guard_server::{
 
 use crate::domain::policy::POLICY;
 
-/// The key of a row, in messages.
+/// Key of a row, in messages.
 const ROW: &str = "server.protocol";
-/// The key of a topic's row, in messages.
+/// Key of a topic's row, in messages.
 const TOPIC: &str = "server.topic";
-/// What a row may have.
+/// Permitted keys of a row, in messages.
 const FIELDS: &str = "give offer, answer, features, percent or user-id-below";
-/// Rows of a table; each protocol has time series of its own.
+/// Maximum rows of a table; each protocol has time series of its own.
 const MOST_ROWS: usize = 64;
 
-/// What it holds.
+/// Content of the section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSection {
     pub protocols: Table,
-    /// Bytes that may wait for a client that does not read.
+    /// Bytes that may be pending for a client that does not read.
     pub max_output: Option<u32>,
-    /// Which topics have a history or are queues.
+    /// Rules of topics: history or queue.
     pub topics: Rules,
 }
 
-/// A row as it is written: what of it could be read.
+/// Row as written, as far as it could be read.
 #[derive(Default)]
 struct Written {
     offer: Option<Names>,
@@ -82,7 +82,7 @@ impl ServerSection {
         if problems.is_empty() { Ok(section) } else { Err(ConfigError(problems)) }
     }
 
-    /// The section in a file's text; what is wrong is added to `problems`.
+    /// Parse the section in a file's text; add problems to `problems`.
     pub fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> ServerSection {
         let mut reading = Reading { path, text, problems };
         // Invalid TOML is reported by the reader of the rest of the file.
@@ -95,7 +95,7 @@ impl ServerSection {
     }
 }
 
-/// Reads the section, and notes what is wrong with it.
+/// Reader of the section and its problems.
 struct Reading<'a> {
     path: &'a Path,
     text: &'a str,
@@ -109,7 +109,7 @@ impl Reading<'_> {
         self.problems.push(Problem { place, message });
     }
 
-    /// A value of a type, or none and what is wrong with it.
+    /// Parse a value, or add its problem.
     fn value<T: DeserializeOwned>(&mut self, key: &str, value: Spanned<DeValue<'_>>) -> Option<T> {
         let span = value.span();
         let read = T::deserialize(ValueDeserializer::from(value));
@@ -188,7 +188,7 @@ impl Reading<'_> {
         rows
     }
 
-    /// A row, or none and all that is wrong with it, each at its own line.
+    /// Parse a row, or add all of its problems, each with its line.
     fn row(&mut self, row: Spanned<DeValue<'_>>) -> Option<Row> {
         let span = row.span();
         let before = self.problems.len();
@@ -230,7 +230,7 @@ impl Reading<'_> {
     }
 }
 
-/// A limit for output, or what is wrong with it.
+/// Check an output limit; the error describes the problem.
 fn output(bytes: i64) -> Result<u32, String> {
     let range = output_limit::RANGE;
     let known = u32::try_from(bytes).ok().filter(|bytes| range.contains(bytes));
@@ -244,7 +244,7 @@ fn same(one: &Row, other: &Row) -> bool {
     one.answer == other.answer && all(one, other) && all(other, one)
 }
 
-/// A row, or what is wrong with it, by its keys.
+/// Check a row; the error holds its problems by key.
 fn check(written: Written) -> Result<Row, Vec<(&'static str, String)>> {
     let mut wrong = Vec::new();
     let mut offer = match written.offer {
@@ -335,8 +335,8 @@ mod tests {
         table.choose(offered, &Client { user: Some(user), ..Client::default() })
     }
 
-    /// The table of the seed over 100,000 users: its shares within what chance allows, and the same
-    /// users each time.
+    /// Apply the seed's table to 100,000 users.
+    /// Each share is within the bounds of chance, and has the same users each time.
     #[test]
     fn the_seeds_table_over_a_hundred_thousand_users() {
         const USERS: usize = 100_000;
@@ -364,7 +364,7 @@ mod tests {
             println!("{protocol} of {offered:?}: {found} of {USERS}");
             assert!((found - mean).abs() < most, "{offered:?}: {found} are {protocol}");
         }
-        // That of the remainder is exact.
+        // The share of the remainder is exact.
         assert_eq!(share(&["v4+streaming"], "v4+streaming"), USERS / 50);
         assert!(chosen(&table, &["v4+streaming"], "201").is_some());
         assert!(chosen(&table, &["v4+streaming"], "202").is_none());

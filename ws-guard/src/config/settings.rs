@@ -1,4 +1,4 @@
-//! Settings that a daemon runs with, from all places together.
+//! Settings of a daemon, merged from all layers.
 
 use std::path::PathBuf;
 
@@ -7,24 +7,24 @@ use ipnet::IpNet;
 use super::{run::RunSettings, server::ServerSection};
 use crate::domain::{policy::PolicySettings, proxies::TrustedProxies};
 
-/// What a daemon runs with.
+/// Settings that a daemon runs with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     pub policy: PolicySettings,
     pub run: RunSettings,
-    /// The companion server's section of the file.
+    /// Companion server's section of the file.
     pub server: ServerSection,
-    /// The allowlist that is configured, in terms of the policy's sources.
+    /// Configured allowlist, in terms of the policy's sources.
     pub allow: Vec<IpNet>,
-    /// The trusted proxies were given, and are not just the default.
+    /// Set if the trusted proxies were given explicitly.
     pub proxies_given: bool,
-    /// The file they came from, to be watched.
+    /// File to be watched, if settings came from one.
     pub file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// The proxies that the companion server trusts: it also takes user names from them, and so
-    /// requires them explicitly.
+    /// Return the proxies that the companion server trusts.
+    /// It takes user names from them as well, and so only trusts explicitly given ones.
     pub fn told_proxies(&self) -> TrustedProxies {
         match self.proxies_given {
             true => self.policy.trusted_proxies.clone(),

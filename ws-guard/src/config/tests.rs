@@ -1,4 +1,4 @@
-//! Precedence, messages, and everything wrong at once.
+//! Tests of precedence, messages, and several problems at once.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -21,7 +21,7 @@ where
     pairs.iter().map(|(name, value)| (name.to_string(), value.clone())).collect()
 }
 
-/// Inputs with an interface and a port, and a file where there is text for one.
+/// Return inputs with an interface and a port, and a file if there is text for one.
 fn inputs(
     dir: &Path,
     flags: &[(&str, &str)],
@@ -174,12 +174,12 @@ fn settings_of_their_own_are_checked_with_their_place() {
     assert!(found.contains("/guard.toml:3: cidr: max-ping-rate: \"0\" is out of range"), "{found}");
     let found = text(&file.replace("= 0", "= 1"));
     assert!(found.contains("/guard.toml:6: cidr: fd77::/96 is narrower than a source"), "{found}");
-    // The same network, in another form.
+    // The same network, written differently.
     let found = text(&file.replace("= 0", "= 1").replace("fd77::/96", "::ffff:10.0.0.0/104"));
     assert!(found.contains("/guard.toml:6: cidr: 10.0.0.0/8 has settings already"), "{found}");
 }
 
-/// What cannot be read again is refused at once: a pipe without a writer, a device, a folder.
+/// Refuse files that cannot be reread at once: a pipe, a device, a folder.
 #[test]
 fn only_regular_files_are_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -224,7 +224,7 @@ fn what_waits_for_a_restart_is_named() {
     assert_eq!(old.run.restart_needed(&new.run), ["attach", "max-flows"]);
 }
 
-/// Whether the watch notices `change` within two seconds.
+/// Check whether the watch notices `change` within two seconds.
 async fn notices(watch: &mut Watch, change: impl FnOnce()) -> bool {
     change();
     tokio::time::timeout(Duration::from_secs(2), watch.changed()).await.is_ok()
@@ -234,7 +234,7 @@ async fn notices(watch: &mut Watch, change: impl FnOnce()) -> bool {
 async fn a_watch_sees_every_way_a_file_can_change() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    // As the kubelet lays a ConfigMap out: file → ..data/file, ..data → a directory a version.
+    // As the kubelet lays out a ConfigMap: file → ..data/file, ..data → one directory per version.
     for (version, text) in [("..v1", "port = 1"), ("..v2", "port = 2")] {
         fs::create_dir(at(version)).unwrap();
         fs::write(at(version).join("guard.toml"), text).unwrap();

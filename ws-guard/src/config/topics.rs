@@ -1,11 +1,11 @@
-//! Rows `[[server.topic]]` of the configuration file: which topics have a history, or are queues.
+//! Rows `[[server.topic]]` of the file: topics with a history, and queues.
 
 use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use ws_guard_server::topics::rules::{History, Kind, Pattern, Queueing, Rule};
 
-/// A row as it is written.
+/// Row as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Written {
@@ -31,14 +31,14 @@ enum Word {
     Queue,
 }
 
-/// Most publications that a topic's history may have.
+/// Limit of the publications in a topic's history.
 const MOST: usize = 100_000;
-/// Most bytes of them by default.
+/// Default limit of their bytes.
 const BYTES: usize = 16 << 20;
 const TTL: Duration = Duration::from_secs(300);
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
-/// The rule of a row, or what is wrong with it.
+/// Check a row and return its rule; the error describes the problem.
 pub(super) fn check(written: &Written) -> Result<Arc<Rule>, String> {
     let kind = match written.kind {
         Word::Queue => Kind::Queue(queueing(written)?),

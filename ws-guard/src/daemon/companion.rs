@@ -1,4 +1,4 @@
-//! What the companion server's process gets of this daemon, and what the daemon does for it.
+//! Services of the daemon for the companion server's process.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -17,13 +17,13 @@ use crate::{
     state::State,
 };
 
-// What the server collects fits into one batch.
+// All that the server collects fits into one batch.
 const _: () = assert!(seen::MOST <= reports::MOST);
 
-/// The kind of events about it.
+/// Kind of events about the server.
 const EVENT: &str = "server";
 
-/// A daemon with a companion server on `listen`.
+/// Daemon with a companion server on `listen`.
 pub struct Companion {
     pub state: State,
     pub listen: SocketAddr,

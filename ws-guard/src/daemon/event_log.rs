@@ -1,5 +1,6 @@
-//! Every event: as a line of JSON, on standard output or in a file that is rotated, or as a log
-//! record that goes to a collector.
+//! Log of all events.
+//! Its output is lines of JSON, on standard output or in a rotated file, or log records for a
+//! collector.
 
 use std::{
     io::{self, Write},
@@ -21,29 +22,29 @@ use crate::{
     state::{State, events},
 };
 
-/// Bytes after which a file becomes an older one.
+/// Size in bytes at which a file is rotated.
 const SIZE: usize = 64 << 20;
-/// Older files that are kept: `PATH.1` is the latest of them.
+/// Older files kept: `PATH.1` is the newest of them.
 const OLDER: usize = 4;
-/// Lines that wait for the disk; more wait in the log of the latest events.
+/// Lines pending for the disk; more remain in the log of the latest events.
 const WAITING: usize = 64;
 
-/// The place of events, in the setting, that is a collector.
+/// Value of the setting that selects a collector.
 const COLLECTOR: &str = "otlp";
 
-/// Whether events are to go to a collector.
+/// Check whether events go to a collector.
 pub fn is_collector(path: &Path) -> bool {
     path == Path::new(COLLECTOR)
 }
 
-/// Where events go.
+/// Destination of events.
 pub enum EventLog {
     Lines(Box<dyn Write + Send>),
     Collector(Arc<Logs>),
 }
 
 impl EventLog {
-    /// `-` is standard output.
+    /// Open the destination; `-` is standard output.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -55,7 +56,7 @@ impl EventLog {
     }
 
     fn rotated(path: &Path, size: usize) -> anyhow::Result<EventLog> {
-        // What rotates opens without saying what fails.
+        // Checked first: the rotating writer opens the file without reporting errors.
         std::fs::OpenOptions::new().create(true).append(true).open(path).with_context(|| {
             format!("cannot write events to {}: choose another --event-log", path.display())
         })?;
@@ -80,7 +81,7 @@ impl EventLog {
     }
 }
 
-/// The same fields as in a line, those aside that a record has of its own.
+/// Create a record with the fields of a line, except those every record has.
 fn record(event: &EventView) -> io::Result<Record> {
     let Value::Object(mut fields) = serde_json::to_value(event)? else {
         return Err(io::Error::other("an event is no object"));
@@ -91,12 +92,12 @@ fn record(event: &EventView) -> io::Result<Record> {
     Ok(Record { name, level, time, text, fields })
 }
 
-/// Write events until dropped. Whoever does not take them holds nothing up: what is lost by that is
-/// an event of kind `missed`.
+/// Write events until dropped.
+/// A slow destination delays nothing: the loss is reported by an event of kind `missed`.
 pub async fn run(state: State, mut log: EventLog) {
     let (old, mut follower) = state.events.follow(0, EventFilter::default());
     let (sender, mut lines) = mpsc::channel::<Arc<EventView>>(WAITING);
-    // Not one of the runtime's: its end would wait for a reader that never comes.
+    // Not a thread of the runtime: its end would wait for a reader that never comes.
     std::thread::spawn(move || {
         let mut failed = None;
         while let Some(event) = lines.blocking_recv() {

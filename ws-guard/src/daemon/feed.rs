@@ -1,5 +1,5 @@
-//! Feeds the event log: from the kernel's ring buffer, and from the source table, which knows of
-//! releases before the kernel tells them.
+//! Input of the event log: the kernel's ring buffer, and the source table.
+//! The table shows releases before the kernel reports them.
 
 use std::{
     collections::HashMap,
@@ -26,15 +26,15 @@ use crate::{
     state::State,
 };
 
-/// How often the throttled sources are looked at...
+/// Interval of looking at the throttled sources.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// ...and how often the whole source table is read where no event is missing.
+/// Interval of reading the whole source table if no event is missing.
 const WHOLE: Duration = Duration::from_secs(30);
-/// A reading waits for this many times what the last one took, so that a huge table costs at most
-/// a twentieth of a CPU.
+/// Pause after a reading, as a multiple of its duration.
+/// A huge table costs at most a twentieth of a CPU.
 pub(super) const PATIENCE: u32 = 20;
 
-/// Runs until it is dropped.
+/// Feed the event log until dropped.
 pub async fn run(state: State, mut kernel: Receiver<Event>) {
     let mut releases = Releases::default();
     let mut reasons = Reasons::default();
@@ -74,7 +74,7 @@ fn from_kernel(state: &State, releases: &mut Releases, reasons: &mut Reasons, ev
     let news = match EventKind::ALL.get(usize::from(event.kind)) {
         Some(EventKind::Throttled) => releases.throttled(source, event.time),
         Some(EventKind::Released) => releases.released(&source, event.time),
-        // Told by whoever knows what else speaks for it, and what to set.
+        // Reported by `suspects`, which knows other evidence, and the setting to change.
         Some(EventKind::ProxySuspected) => {
             state.suspicion().notify_one();
             false
@@ -86,14 +86,14 @@ fn from_kernel(state: &State, releases: &mut Releases, reasons: &mut Reasons, ev
     }
 }
 
-/// The latest reading of the whole source table.
+/// Latest reading of the whole source table.
 struct TableReading {
-    /// Events that had not come by then.
+    /// Events lost by then.
     losses: u64,
     at: Instant,
 }
 
-/// Events that will not come: the ring was full, the kernel held them back, or we were too slow.
+/// Count lost events: ring full, held back by the kernel, or the daemon too slow.
 fn losses(state: &State) -> u64 {
     let missing = |counters: &Counters| {
         [Counter::EventsLost, Counter::EventsSuppressed].map(|which| counter(counters, which))
@@ -102,8 +102,8 @@ fn losses(state: &State) -> u64 {
     of_kernel.iter().sum::<u64>() + state.events_dropped()
 }
 
-/// The table tells what events do not; it is read whole only where some are missing, and now and
-/// then.
+/// Report from the table what events do not.
+/// It is read as a whole only if events are missing, and at long intervals.
 fn from_table(
     state: &State,
     releases: &mut Releases,
@@ -139,7 +139,7 @@ fn from_table(
     }
 }
 
-/// Which of the known throttles go on, and since when.
+/// Return those of the known throttles that are still in force, with their start.
 fn still_throttled(
     state: &State,
     releases: &Releases,
@@ -160,7 +160,7 @@ fn still_throttled(
     Ok(throttled)
 }
 
-/// Sources throttled now, and since when.
+/// Return the throttled sources with the start of their throttle.
 fn throttled(state: &State) -> Result<HashMap<SourceKey, u64>, GuardError> {
     let views = state.reader.source_views()?;
     let mut throttled = HashMap::new();

@@ -1,7 +1,9 @@
-//! Forgets connections that closed a while ago, and servers that are gone, for newer ones to have figures of
-//! their own; gives back the memory that listings took. Open connections are never touched, however idle:
-//! that would be a free pass. One that only the client says is closed may be open: it goes where the table
-//! is nearly full, and it has been silent for as long as those that make room in a full one.
+//! Removal of old closed connections and gone servers, and return of memory.
+//!
+//! Those closed for a while and servers without traffic make room for newer ones' figures. Open
+//! connections are never removed, however idle: that would be a free pass. One that only the client
+//! has closed may be open: it is removed if the table is nearly full, and it has been silent for as
+//! long as those that make room in a full one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,26 +18,26 @@ use ws_guard_common::{
 use super::memory;
 use crate::{domain::clock::monotonic_ns, state::State};
 
-const INTERVAL: Duration = Duration::from_secs(10);
-/// How long a closed connection stays, for `flows` to show.
+const INTERVAL: Duration = Duration::from_secs(20);
+/// Time for which a closed connection is kept, for `flows` to show.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// How long a server without connections keeps its figures where others need the room, ns.
+/// Time for which an idle server keeps its figures when others need the room, ns.
 const GONE_NS: u64 = 3_600_000_000_000;
 
-/// Eighths in use above which a table is nearly full.
+/// Eighths in use above which a table counts as nearly full.
 const CROWDED: usize = 7;
 
-/// A flow and its generation.
+/// Flow and its generation.
 type Closing = (FlowKey, u32);
 
-/// Since when closed flows are known to be: by key and generation, or a new connection between
-/// the same end points would inherit the old one's time.
+/// Times since which flows are known to be closed, by key and generation.
+/// A new connection between the same end points must not inherit the old one's time.
 #[derive(Default)]
 struct Closed(HashMap<(FlowKey, u32), Instant>);
 
 impl Closed {
-    /// The flows that have been closed for long enough.
+    /// Return the flows that have been closed for long enough.
     fn due(&mut self, ended: &[Closing], now: Instant) -> Vec<Closing> {
         let known = std::mem::take(&mut self.0);
         let mut due = Vec::new();
@@ -51,12 +53,12 @@ impl Closed {
     }
 }
 
-/// What one reading of the flow table brought: all flows are counted, and those kept that may go.
+/// Reading of the flow table: the number of all flows, and the removable ones.
 #[derive(Default)]
 struct Reading {
     flows: usize,
     ended: Vec<Closing>,
-    /// Those that only their clients closed, and that were silent for long.
+    /// Flows that only their clients closed, and that were silent for long.
     silent: Vec<Closing>,
     /// Servers with a connection.
     servers: HashSet<ServerKey>,
@@ -75,14 +77,14 @@ impl Reading {
         }
     }
 
-    /// The silent ones, where so many flows are nearly all that there is room for.
+    /// Return the silent flows if the table is nearly full.
     fn crowding(&self, capacity: usize) -> &[Closing] {
         if self.flows * 8 <= capacity * CROWDED { &[] } else { &self.silent }
     }
 }
 
-/// Servers without a connection and without anything to count for long, once a quarter of the table is
-/// left.
+/// Return servers to remove, once no more than a quarter of the table is free.
+/// They have no connections, and have had nothing to count for long.
 fn gone(
     in_use: &HashSet<ServerKey>,
     servers: &[(Option<ServerKey>, Server)],
@@ -98,7 +100,7 @@ fn gone(
     servers.iter().filter_map(goes).collect()
 }
 
-/// Runs until it is dropped.
+/// Clean up until dropped.
 pub async fn run(state: State) {
     let mut closed = Closed::default();
     loop {
@@ -162,11 +164,11 @@ mod tests {
         };
         assert!(closed.due(&ended(&flows), start).is_empty());
         assert!(closed.due(&ended(&flows), start + KEEP - Duration::from_secs(1)).is_empty());
-        // The slot was used again meanwhile, and closed again: its minute begins anew.
+        // The slot was used and closed again meanwhile: its minute starts anew.
         let again = [(key(1), flow(state::CLOSED, 9))];
         assert!(closed.due(&ended(&again), start + KEEP).is_empty());
         assert_eq!(closed.due(&ended(&again), start + KEEP + KEEP), [(key(1), 9)]);
-        // Only the client has said so: the server may not have taken its word.
+        // Only the client has closed it: the server may not have accepted that.
         let unsure = [(key(1), Flow { flags: 0, ..flow(state::CLOSED, 10) })];
         assert!(closed.due(&ended(&unsure), start).is_empty());
         assert!(closed.due(&ended(&unsure), start + 1000 * KEEP).is_empty());

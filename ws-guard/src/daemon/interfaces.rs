@@ -1,5 +1,5 @@
-//! Keeps the programs attached to the wanted interfaces, which may be missing, go away, come back,
-//! and get other names; those of pods come and go all the time.
+//! Attachment to the wanted interfaces.
+//! They may be missing, vanish, return or be renamed; those of pods come and go all the time.
 
 use std::{
     collections::BTreeMap,
@@ -17,27 +17,27 @@ use crate::{
     state::State,
 };
 
-/// How often to look without being told: for attaches that failed, and the daemon's own figures.
+/// Interval of unprompted checks: for failed attaches, and the daemon's figures.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How long to wait after an attach that failed.
+/// Pause after a failed attach.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How often to see whether what is attached still is, and whether other programs run before it.
+/// Interval of checks of attachments, and of other programs that run before them.
 const INSPECTION: Duration = Duration::from_secs(2);
 
-/// One wanted interface.
+/// Wanted interface.
 #[derive(Default)]
 struct Wanted {
-    /// Of the interface that is attached: another one under the same name has another.
+    /// Index of the attached interface; another one of the same name has its own.
     index: Option<u32>,
-    /// Not before then, after a failure.
+    /// Earliest time of the next attempt after a failure.
     retry: Option<Instant>,
-    /// Why it failed, to say it once.
+    /// Reason of the failure, to report it once.
     failure: Option<String>,
-    /// What others took away and was not put back, to say it once.
+    /// Parts detached by others and not restored, to report them once.
     lost: Vec<Lost>,
-    /// The last look found something lost: an interface that is being deleted loses it too, so only
-    /// the second look counts.
+    /// Set if the last check found something lost.
+    /// An interface that is being deleted loses it too, so only the second check counts.
     doubted: bool,
     attachment: Attachment,
 }
@@ -49,32 +49,32 @@ impl Wanted {
     }
 }
 
-/// Owns the loaded programs.
+/// Owner of the loaded programs.
 pub struct Supervisor {
     guard: Guard,
     state: State,
     mode: AttachMode,
     selection: Selection,
-    /// By name: those that exist and are selected, and those selected by name that do not.
+    /// Selected interfaces by name: existing ones, and missing ones selected by name.
     wanted: BTreeMap<String, Wanted>,
     watcher: InterfaceWatcher,
-    /// When to look whether other programs come before ours.
+    /// Time of the next check for programs before ours.
     precedence: Instant,
-    /// When to look whether what is attached still is.
+    /// Time of the next check of the attachments.
     inspection: Instant,
 }
 
 impl Supervisor {
-    /// Attach to every wanted interface that exists. One wanted by name that is missing or refuses is
-    /// an error now, at the start; later, and for those that a pattern brings, it is tried again and
-    /// again.
+    /// Attach to every wanted interface that exists.
+    /// A named one that is missing or refuses is an error now, at the start; later, and for those
+    /// matched by a pattern, attaching is retried.
     pub fn start(
         guard: Guard,
         state: State,
         mode: AttachMode,
         selection: Selection,
     ) -> Result<Supervisor, GuardError> {
-        // Older than the first look, so that nothing falls between the two.
+        // Created before the first look, so that no change falls between the two.
         let watcher = InterfaceWatcher::new()?;
         let wanted = BTreeMap::new();
         let precedence = Instant::now();
@@ -107,9 +107,9 @@ impl Supervisor {
         self.attach(name, index)
     }
 
-    /// Detach from interfaces that an earlier daemon left attached and the configuration does not
-    /// name: the old programs there would be left unattended. And remove the pins of those that went
-    /// away meanwhile.
+    /// Detach from interfaces of an earlier daemon that are no longer configured.
+    /// The old programs there would be left unattended. Also remove the pins of interfaces that are
+    /// gone.
     fn drop_unwanted(&mut self) {
         let pinned = match guard::pinned_interfaces(self.state.pin_dir()) {
             Ok(pinned) => pinned,
@@ -139,7 +139,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs until it is dropped; `selections` brings the wanted ones anew when they change.
+    /// Supervise until dropped; `selections` delivers changes of the wanted interfaces.
     pub async fn run(mut self, mut selections: watch::Receiver<Selection>) {
         loop {
             tokio::select! {
@@ -173,8 +173,8 @@ impl Supervisor {
         }
     }
 
-    /// Other privileged processes can remove programs, filters, links and pins: report it, and
-    /// reattach.
+    /// Check attachments and pins, report losses, and reattach.
+    /// Other privileged processes can remove programs, filters, links and pins.
     fn inspect(&mut self) {
         if self.inspection > Instant::now() {
             return;
@@ -193,14 +193,14 @@ impl Supervisor {
                     self.lose(&attachment, &lost, unloaded);
                 }
                 Ok(_) => {}
-                // It may be gone by now, of which the watcher tells.
+                // It may be gone by now, which the watcher reports.
                 Err(error) => tracing::debug!("cannot check its attachment: {error}"),
             }
         }
     }
 
-    /// Something is lost that was not told of, and the last look found the same; otherwise the next look
-    /// comes soon.
+    /// Check whether a loss is unreported, and was found by the last check too.
+    /// If only by this one, the next check is soon.
     fn is_certain(&mut self, name: &str, lost: &[Lost]) -> bool {
         let Some(wanted) = self.wanted.get_mut(name) else { return false };
         let is_new = lost.iter().any(|lost| !wanted.lost.contains(lost));
@@ -211,7 +211,7 @@ impl Supervisor {
         is_new && was_doubted
     }
 
-    /// Say which pins are gone, once; whether all of them are, as after `unload --force`.
+    /// Report missing pins once. Return whether all are gone, as by `unload --force`.
     fn inspect_pins(&self) -> bool {
         let missing = self.guard.missing_pins();
         let dir = self.state.pin_dir();
@@ -262,8 +262,9 @@ impl Supervisor {
         self.publish();
     }
 
-    /// Detach the direction that is left. Without the server's side each request would wait for an
-    /// answer that is never seen, and the client's frames with it.
+    /// Detach the remaining direction.
+    /// Without the server's side, requests and the frames after them would wait for an answer that
+    /// is never seen.
     fn detach_blind(&mut self, name: &str) {
         self.detach(name);
         if let Some(wanted) = self.wanted.get_mut(name) {
@@ -271,8 +272,9 @@ impl Supervisor {
         }
     }
 
-    /// Forget the connections of an interface of which a direction was not seen: their records are
-    /// out of date, and honest segments would look forged. Flows do not name their interface.
+    /// Forget all connections after a direction of an interface was not seen.
+    /// Their records are out of date: honest segments would look forged. Flows do not name
+    /// interfaces.
     fn forget_connections(&self) {
         if let Err(error) = self.state.reader.maps.forget_connections() {
             tracing::warn!("cannot remove connections that were not seen for a while: {error}");
@@ -301,7 +303,7 @@ impl Supervisor {
         }
     }
 
-    /// The configuration wants other interfaces.
+    /// Apply a new selection of interfaces.
     fn select(&mut self) {
         if self.selection.wants(Role::Pod)
             && let Err(error) = self.guard.load_for_pods()
@@ -311,7 +313,7 @@ impl Supervisor {
         self.warn_of_idle_patterns();
     }
 
-    /// Make what is like what should be.
+    /// Attach and detach until the attachments match the selection.
     fn reconcile(&mut self) {
         let desired = self.desired();
         let known: Vec<String> = self.wanted.keys().cloned().collect();
@@ -333,8 +335,8 @@ impl Supervisor {
         }
     }
 
-    /// Forget the flows of a role that no interface has any more: they are not followed, and the
-    /// programs of the other role would leave them to it.
+    /// Forget the flows of a role that no interface has any more.
+    /// They are not followed, and the programs of the other role would leave them to it.
     fn disown(&self) {
         let gone = Role::ALL.into_iter().filter(|role| !self.selection.wants(*role));
         if let Err(error) = self.state.reader.maps.remove_flows_of(&gone.collect::<Vec<_>>()) {
@@ -342,7 +344,7 @@ impl Supervisor {
         }
     }
 
-    /// The interfaces that should be guarded: by name, with their index if they exist, and role.
+    /// Return the interfaces to guard: name, index if existing, and role.
     fn desired(&self) -> BTreeMap<String, (Option<u32>, Role)> {
         let named = self.selection.names();
         let mut desired: BTreeMap<String, (Option<u32>, Role)> =
@@ -355,7 +357,7 @@ impl Supervisor {
         desired
     }
 
-    /// Let go of an interface that is not what it was; whether it is not.
+    /// Detach from an interface that has changed; return whether it has.
     fn drop_if_changed(
         &mut self,
         name: &str,
@@ -375,8 +377,8 @@ impl Supervisor {
             }
             Some(_) => return false,
         };
-        // Also where an attach failed, which may leave the pins of one direction. A new role replaces
-        // the old one without a gap.
+        // Also after a failed attach, which may leave the pins of one direction. A new role
+        // replaces the old one without a gap.
         if now.is_none_or(|(index, _)| *index != was) {
             self.detach(name);
             if self.exists(name, was) {
@@ -404,7 +406,7 @@ impl Supervisor {
         let Err(error) = self.attach(name, index) else { return };
         let Some(wanted) = self.wanted.get_mut(name) else { return };
         wanted.retry = Some(Instant::now() + RETRY);
-        // The kernel reports one that disappeared just now.
+        // The kernel reports this for an interface that disappeared just now.
         let failure = Some(error.to_string());
         if !matches!(error, GuardError::NoInterface(_)) && wanted.failure != failure {
             wanted.failure = failure;

@@ -1,4 +1,4 @@
-//! The daemon: start-up order, supervision, signals, and an end that leaves protection in place.
+//! Daemon: start-up order, supervision, signals, and an end that keeps protection.
 
 mod companion;
 mod event_log;
@@ -43,21 +43,22 @@ use crate::{
     state::State,
 };
 
-/// What `run` is started with, already validated.
+/// Validated options of `run`.
 pub struct RunOptions {
     pub settings: Settings,
-    /// Of the companion server, where there is to be one.
+    /// Configuration of the companion server, if there is to be one.
     pub server: Option<server::Config>,
-    /// To read the configuration again.
+    /// Inputs for reading the configuration again.
     pub inputs: Inputs,
-    /// Older than `settings`.
+    /// Watch of the file, started before `settings` were read.
     pub watch: Option<Watch>,
     pub control_socket: PathBuf,
     pub pin_dir: PathBuf,
 }
 
-/// Protect until SIGTERM or SIGINT. In this order: find interfaces, claim sockets, load, policy, attach, serve; so
-/// that what can fail does so before anything changes, and no program is attached without a policy.
+/// Protect until SIGTERM or SIGINT.
+/// The order is: find interfaces, claim sockets, load, policy, attach, serve; so that what can fail
+/// does so before anything changes, and no program is attached without a policy.
 pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     check_privileges(&options.pin_dir)?;
     let settings = options.settings.clone();
@@ -75,7 +76,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let mut guard = load(&options)?;
     let state = State::new(guard.maps(), options.pin_dir.clone(), settings.clone());
     put_in_force(&state, &settings)?;
-    // Before anybody asks: of those who scrape, none waits for the tables.
+    // Before requests are served: no scrape waits for the tables.
     state.surveys.renew(&state.reader)?;
     let kernel_events = guard.events()?;
     let selection = settings.run.interfaces.clone();
@@ -122,14 +123,14 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(metrics::serve(listener, router));
         tasks.spawn(ended("the page", page.run()));
     }
-    // Before readiness is reported: from then on signals end the daemon in order.
+    // Before readiness is reported: from then on, signals end the daemon in order.
     let mut signals = Signals::new()?;
     memory::give_back();
     announce(&state, &options.control_socket);
     tasks.spawn(ended("log of readiness", readiness::run(state.clone())));
     let ended = until_signal(&mut signals, &mut tasks).await;
     if let Some(companion) = &companion {
-        // Meanwhile the tasks go on, and `/readyz` says that it ends.
+        // Meanwhile the tasks go on, and `/readyz` reports the shutdown.
         tokio::select! {
             () = companion.leave() => {}
             () = signals.next() => {}
@@ -141,14 +142,14 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(|| telemetry.stop()).await.context("exporting telemetry")?;
     }
     if let Some(companion) = companion {
-        // Its last metrics are exported.
+        // Its last metrics have been exported.
         companion.end();
     }
     ended
 }
 
-/// What is exported of the daemon. Spans are those of the companion server, whose process exports
-/// them.
+/// Configure the daemon's export of telemetry.
+/// Spans are the companion server's, whose process exports them.
 fn export(settings: &Settings) -> anyhow::Result<Option<Export>> {
     let run = &settings.run;
     let logs = run.event_log.as_deref().is_some_and(event_log::is_collector);
@@ -161,7 +162,7 @@ fn export(settings: &Settings) -> anyhow::Result<Option<Export>> {
     Ok(export)
 }
 
-/// Before anything else asks for them, and fails with less to say.
+/// Check privileges before their first use, which would fail with less detail.
 fn check_privileges(pin_dir: &Path) -> Result<(), GuardError> {
     let missing = guard::missing_capabilities(pin_dir);
     if missing.is_empty() {
@@ -174,7 +175,7 @@ fn check_privileges(pin_dir: &Path) -> Result<(), GuardError> {
     )))
 }
 
-/// A name that was mistyped must not leave a server unprotected in silence.
+/// Check named interfaces: a mistyped one must not leave a server unprotected.
 fn find_interfaces(settings: &Settings) -> Result<(), GuardError> {
     settings.run.interfaces.names().try_for_each(|(name, _)| Interface::find(name).map(drop))
 }
@@ -189,8 +190,8 @@ fn load(options: &RunOptions) -> anyhow::Result<Guard> {
     })?)
 }
 
-/// The configuration's policy applies, also over one that an earlier daemon left in the pins; what
-/// differs there is said, for it may have been an operator's.
+/// Apply the configuration's policy, also over one left in the pins.
+/// Differences are logged: the earlier policy may have been an operator's.
 fn put_in_force(state: &State, settings: &Settings) -> anyhow::Result<()> {
     let left = state.reader.policy()?;
     if left.max_ping_rate != 0 {
@@ -221,7 +222,7 @@ fn announce(state: &State, socket: &Path) {
         control_socket = %socket.display(),
         "started"
     );
-    // To systemd it is the end of the start; whether all is attached, it does not ask.
+    // For systemd the start is complete; it does not ask whether all is attached.
     notify::notify("READY=1");
 }
 
@@ -230,13 +231,13 @@ async fn serve_control(listener: UnixListener, router: Router) -> anyhow::Result
     anyhow::bail!("the control socket ended unexpectedly")
 }
 
-/// A task that must not end has.
+/// Convert the end of a task that must not end into an error.
 async fn ended(name: &'static str, task: impl Future<Output = ()>) -> anyhow::Result<()> {
     task.await;
     anyhow::bail!("{name} ended unexpectedly")
 }
 
-/// What ends the daemon.
+/// Signals that end the daemon.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -1,4 +1,4 @@
-//! Notifies systemd of the daemon's state (sd_notify(3)), if it asked for that.
+//! Notification of systemd about the daemon's state (sd_notify(3)), if requested.
 
 use std::os::{
     linux::net::SocketAddrExt,

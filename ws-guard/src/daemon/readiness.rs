@@ -1,17 +1,17 @@
-//! What the log says of readiness: the same as `/readyz`, in the same word.
+//! Log messages about readiness: the state and the text of `/readyz`.
 
 use crate::state::State;
 use std::time::Duration;
 
-/// How often it is looked at.
+/// Interval of checks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether the daemon is ready, as far as the log has it.
+/// Last logged readiness.
 #[derive(Default)]
 struct Told(Option<Result<(), String>>);
 
 impl Told {
-    /// Take note of how it is now; whether that is news.
+    /// Note the current readiness; return whether it has changed.
     fn is_news(&mut self, now: &Result<(), String>) -> bool {
         let news = self.0.as_ref() != Some(now);
         self.0 = Some(now.clone());
@@ -19,7 +19,7 @@ impl Told {
     }
 }
 
-/// Runs until it is dropped.
+/// Log changes until dropped.
 pub async fn run(state: State) {
     let mut told = Told::default();
     loop {

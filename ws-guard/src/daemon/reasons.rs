@@ -1,4 +1,4 @@
-//! What the tables add to the kernel's events: whose a connection is, and why it is throttled.
+//! Additions from the tables to the kernel's events: clients, reasons of throttles.
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +21,13 @@ use crate::{
     guard::GuardError,
 };
 
-/// Answers from the tables, which are read as a whole only as often as they are cheap.
+/// Cached answers from the tables; the longer a reading takes, the rarer it is.
 #[derive(Default)]
 pub struct Reasons {
     reading: Option<Reading>,
 }
 
-/// Policies, rules and connections, as they were a moment ago.
+/// Recent reading of policies, rules and connections.
 struct Reading {
     views: SourceViews,
     open: OpenFlows,
@@ -36,7 +36,7 @@ struct Reading {
 }
 
 impl Reasons {
-    /// The event with what the tables know of it.
+    /// Complete an event with what the tables know about it.
     pub fn told(&mut self, state: &State, event: &Event, mut view: EventView) -> EventView {
         let flow = state.reader.maps.flow(&event.flow).ok().flatten();
         if let Some(flow) = &flow {
@@ -54,7 +54,7 @@ impl Reasons {
         view
     }
 
-    /// Why a source is throttled; `None` when it is not in the table any more.
+    /// Return the reason of a source's throttle; `None` if it has left the table.
     pub fn why(&mut self, state: &State, key: &SourceKey, flow: Option<&Flow>) -> Option<Why> {
         let told = self.try_why(state, key, flow);
         told.inspect_err(|error| tracing::warn!("cannot tell why a source is throttled: {error}"))
@@ -74,7 +74,7 @@ impl Reasons {
         Ok(Some(Why::new(&reading.views, key, &source, flow, reading.open.of(key))))
     }
 
-    /// A throttle that is told at once after another does not pay for a reading of its own.
+    /// Return the cached reading if it is recent: successive throttles share one.
     fn reading(&mut self, state: &State) -> Result<&mut Reading, GuardError> {
         let recent = |known: &Reading| known.ended.elapsed() < known.took * PATIENCE;
         let reading = match self.reading.take().filter(recent) {

@@ -1,31 +1,32 @@
-//! Beginning and end of each throttle, reported once: by the kernel's event, or by its table when
-//! the event comes late (a release waits for the source's next ping), or never.
+//! Start and end of each throttle, reported once.
+//! The source is the kernel's event, or its table if the event is late (a release waits for the
+//! source's next ping) or lost.
 
 use std::collections::HashMap;
 
 use ws_guard_common::maps::SourceKey;
 
-/// The throttlings whose end was not told yet: source → since when, nanoseconds of CLOCK_MONOTONIC.
+/// Throttles without a reported end: source → start, ns of CLOCK_MONOTONIC.
 #[derive(Default)]
 pub struct Releases {
     open: HashMap<SourceKey, u64>,
 }
 
-/// What the table knows before any event told it.
+/// Change seen in the table before any event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Since then.
+    /// Source and start of its throttle.
     Throttled(SourceKey, u64),
     Released(SourceKey),
 }
 
 impl Releases {
-    /// The sources whose throttle is not known to have ended.
+    /// Return the sources whose throttle is not known to have ended.
     pub fn open(&self) -> impl Iterator<Item = &SourceKey> {
         self.open.keys()
     }
 
-    /// Record the beginning of a throttle, and return whether it is news.
+    /// Record the start of a throttle, and return whether it is news.
     pub fn throttled(&mut self, source: SourceKey, since: u64) -> bool {
         let known = self.open.entry(source).or_insert(0);
         let news = since > *known;
@@ -34,8 +35,8 @@ impl Releases {
     }
 
     /// Record a release by the kernel at `time`, and return whether it is news.
-    /// One that is not later than the known throttle ended an earlier one, which the clock has
-    /// reported already.
+    /// One that is not later than the known throttle ended an earlier one, whose end was reported
+    /// already.
     pub fn released(&mut self, source: &SourceKey, time: u64) -> bool {
         let news = self.open.get(source).is_some_and(|since| *since < time);
         if news {
@@ -49,7 +50,7 @@ impl Releases {
         let mut news = Vec::new();
         self.open.retain(|source, since| {
             let now = throttled.get(source);
-            // Gone, or one ended and another began since we last looked.
+            // Gone, or ended and started again since the last look.
             if now.is_none_or(|now| now > since) {
                 news.push(News::Released(*source));
             }

@@ -1,4 +1,4 @@
-//! Takes a changed configuration over while packets flow.
+//! Reload of a changed configuration while packets flow.
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -18,32 +18,33 @@ use crate::{
     state::State,
 };
 
-/// Why a reload happens.
+/// Cause of a reload.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    /// Apply the changes of the file; settings changed by `policy set` alone stay.
+    /// Changed file: apply its changes; keep settings changed by `policy set` alone.
     File,
-    /// SIGHUP: the configuration applies as it is, and ends what `policy set` changed.
+    /// SIGHUP: apply the configuration as it is, overriding what `policy set` changed.
     Signal,
 }
 
-/// Reloads on SIGHUP and when the file changes.
+/// Reload on SIGHUP and when the file changes.
 pub struct Reloader {
     state: State,
     inputs: Inputs,
     watch: Option<Watch>,
     hangup: Signal,
-    /// Receiver of a new list of interfaces.
+    /// Channel for a new list of interfaces.
     interfaces: watch::Sender<Selection>,
-    /// Checks the companion server's section, where there is one; its process follows the settings.
+    /// Check of the companion server's section; its process follows the settings.
     server: Option<Reloadable>,
-    /// As the daemon was started with it.
+    /// Settings at the start of the daemon.
     started: Settings,
 }
 
 impl Reloader {
-    /// `watch` has to be older than the first reading of the file, or a change between the two
-    /// would be missed.
+    /// Create a reloader.
+    /// `watch` must precede the first reading of the file, or a change between the two would be
+    /// missed.
     pub fn new(
         state: State,
         inputs: Inputs,
@@ -56,12 +57,12 @@ impl Reloader {
         Ok(Reloader { state, inputs, watch, hangup, interfaces, server, started })
     }
 
-    /// The companion server's section goes there.
+    /// Also check the companion server's section.
     pub fn serving(self, server: Option<Reloadable>) -> Reloader {
         Reloader { server, ..self }
     }
 
-    /// Runs until it is dropped.
+    /// Reload until dropped.
     pub async fn run(mut self) {
         loop {
             let cause = tokio::select! {
@@ -89,7 +90,7 @@ impl Reloader {
         }
     }
 
-    /// What can be refused before anything is changed.
+    /// Check for everything that can be refused before anything is changed.
     fn check(&self, new: &Settings) -> Result<(), ReloadError> {
         self.server.as_ref().map_or(Ok(()), |server| server.check(&new.server))
     }
@@ -103,7 +104,7 @@ impl Reloader {
             Cause::Signal => self.state.operator.configure(&new)?,
         }
         if new.run.interfaces != before.run.interfaces {
-            // The supervisor ends only with the daemon.
+            // The receiver, the supervisor, ends only with the daemon.
             let _ = self.interfaces.send(new.run.interfaces.clone());
         }
         let waiting = self.started.run.restart_needed(&new.run);

@@ -1,4 +1,4 @@
-//! Tells of suspected proxies, each once in a while for as long as it is one.
+//! Reports of suspected proxies, repeated at intervals while the suspicion lasts.
 
 use std::{
     collections::HashMap,
@@ -11,19 +11,19 @@ use crate::{
     state::State,
 };
 
-/// How often the tables are looked at, but for when the kernel tells of a suspect.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// A look waits for this many times what the last one took, so that huge tables cost little.
+/// Interval of checks, unless the kernel reports a suspect.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// Pause after a check, as a multiple of its duration; huge tables cost little.
 const PATIENCE: u32 = 100;
-/// What is still so after this time is told again.
+/// Time after which a lasting suspicion is reported again.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// Reported suspects, and when.
+/// Reported suspects with the time of the report.
 #[derive(Default)]
 struct Told(HashMap<IpAddr, Instant>);
 
 impl Told {
-    /// Suspects to be reported now.
+    /// Return the suspects to report now.
     fn news(&mut self, suspects: Vec<SuspectedProxy>, now: Instant) -> Vec<SuspectedProxy> {
         self.0.retain(|_, told| now.duration_since(*told) < AGAIN);
         let new = |suspect: &SuspectedProxy| !self.0.contains_key(&suspect.peer);
@@ -33,11 +33,11 @@ impl Told {
     }
 }
 
-/// Runs until it is dropped.
+/// Report suspects until dropped.
 pub async fn run(state: State) {
     let (mut told, mut failed, mut pause) = (Told::default(), None, INTERVAL);
     loop {
-        // The kernel's word, or the next look.
+        // Wait for the kernel's notice, or the next check.
         let _ = tokio::time::timeout(pause, state.suspicion().notified()).await;
         // Huge tables take a while: not on a thread that serves connections.
         let reading = state.clone();
@@ -76,7 +76,7 @@ mod tests {
             || vec![SuspectedProxy::sample("203.0.113.7"), SuspectedProxy::sample("fd77::1")];
         assert_eq!(told.news(vec![SuspectedProxy::sample("203.0.113.7")], start).len(), 1);
         assert_eq!(told.news(both(), start), [SuspectedProxy::sample("fd77::1")]);
-        // Not while it comes and goes.
+        // Not repeated while it comes and goes.
         assert!(told.news(Vec::new(), start + AGAIN / 2).is_empty());
         assert!(told.news(both(), start + AGAIN / 2).is_empty());
         assert_eq!(told.news(both(), start + AGAIN).len(), 2);

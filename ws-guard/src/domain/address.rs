@@ -1,4 +1,4 @@
-//! Sources and networks, in the text that people read and write.
+//! Sources and networks as text for people.
 
 use std::{
     fmt,
@@ -12,12 +12,12 @@ use ws_guard_server::source::Prefixes;
 
 use crate::guard::canonical;
 
-/// An address or a network as an operator writes it: `10.77.0.1`, `10.77.0.0/16`, `fd77::/64`.
+/// Address or network as written: `10.77.0.1`, `10.77.0.0/16`, `fd77::/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Given {
-    /// Without a prefix length: whatever source it belongs to.
+    /// Address without a prefix length: the source that it belongs to.
     Address(IpAddr),
-    /// With one; host bits are cleared.
+    /// Network with a prefix length; host bits are cleared.
     Network(IpNet),
 }
 
@@ -37,14 +37,15 @@ impl FromStr for Given {
     }
 }
 
-/// The prefix lengths of a policy's masks.
+/// Return the prefix lengths of a policy's masks.
 pub fn prefixes_of(policy: &Policy) -> Prefixes {
     let ones = |mask: &Address| mask.0.iter().map(|word| word.count_ones()).sum::<u32>() as u8;
     Prefixes { v4: ones(&policy.mask_v4).saturating_sub(96), v6: ones(&policy.mask_v6) }
 }
 
-/// The text of a source's key: a plain address where it stands for one, else CIDR; an end point where
-/// the source is one connection.
+/// Format a source's key.
+/// It is a plain address if the source is one, an end point if the source is one connection,
+/// otherwise CIDR.
 pub fn source_text(prefixes: &Prefixes, source: &SourceKey) -> String {
     let address = IpAddr::from(source.address);
     if source.port() != 0 {
@@ -58,8 +59,8 @@ pub fn source_text(prefixes: &Prefixes, source: &SourceKey) -> String {
     IpNet::new(address, length as u8).map_or(address.to_string(), |net| network_text(&net))
 }
 
-/// The network that an operator means to make a rule for. Narrower than a source cannot be had: the
-/// kernel keeps one count for the whole of it.
+/// Return the network that an operator's rule is for.
+/// It cannot be narrower than a source, for which the kernel keeps one count.
 pub fn exemption(prefixes: &Prefixes, given: Given) -> Result<IpNet, String> {
     let network = match given {
         Given::Address(address) => return Ok(prefixes.source_of(address)),
@@ -77,7 +78,7 @@ pub fn exemption(prefixes: &Prefixes, given: Given) -> Result<IpNet, String> {
     ))
 }
 
-/// `10.77.0.1` for a single address, else CIDR.
+/// Format `10.77.0.1` for a single address, otherwise CIDR.
 pub fn network_text(network: &IpNet) -> String {
     if network.prefix_len() == network.max_prefix_len() {
         network.addr().to_string()
@@ -86,7 +87,7 @@ pub fn network_text(network: &IpNet) -> String {
     }
 }
 
-/// For error messages: the text, cut where a hostile one would fill the screen.
+/// Text for error messages, cut where a hostile one would fill the screen.
 pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {

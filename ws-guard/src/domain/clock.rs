@@ -1,27 +1,27 @@
-//! The kernel's clock compared with the wall clock.
+//! Conversion between the kernel's clock and the wall clock.
 
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_getres, clock_gettime};
 pub use ws_guard_server::timestamp::Timestamp;
 
-/// The two clocks read at one moment: what turns the kernel's times into times of day.
+/// Both clocks at one moment, for converting the kernel's times into times of day.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// Nanoseconds of CLOCK_MONOTONIC, coarse, as the kernel programs stamp with it.
+    /// Nanoseconds of CLOCK_MONOTONIC_COARSE, the clock of the kernel programs' times.
     pub now_ns: u64,
     /// The same moment by the wall clock.
     pub wall: SystemTime,
 }
 
 impl Clock {
-    /// Both clocks, now.
+    /// Read both clocks.
     pub fn now() -> Clock {
         Clock { now_ns: monotonic_ns(), wall: SystemTime::now() }
     }
 
-    /// A time of the kernel's clock as a time of day; `None` for 0 (never) and for times too far
-    /// off for RFC 3339.
+    /// Convert a time of the kernel's clock into a time of day.
+    /// `None` for 0 (never) and for times beyond RFC 3339.
     pub fn at(&self, ns: u64) -> Option<Timestamp> {
         if ns == 0 {
             return None;
@@ -34,23 +34,23 @@ impl Clock {
         wall.filter(|time| Timestamp::fits(*time)).map(Timestamp)
     }
 
-    /// Milliseconds since a time of the kernel's clock; 0 when that lies ahead.
+    /// Return the milliseconds since a time of the kernel's clock; 0 if it is ahead.
     pub fn since_ms(&self, ns: u64) -> u64 {
         self.now_ns.saturating_sub(ns) / 1_000_000
     }
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC_COARSE: the clock of `bpf_ktime_get_coarse_ns`.
+/// Read CLOCK_MONOTONIC_COARSE, as `bpf_ktime_get_coarse_ns` does, in nanoseconds.
 pub fn monotonic_ns() -> u64 {
-    // Reading this clock fails on no kernel that can load the programs; 0 would read as "never".
+    // Reading this clock fails on no kernel that can load the programs; 0 would mean "never".
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
         .map(|time| Duration::from(time).as_nanos() as u64)
         .unwrap_or(0)
 }
 
-/// In which steps that clock advances, milliseconds, rounded up.
+/// Return the step of that clock in milliseconds, rounded up.
 pub fn step_ms() -> u32 {
-    /// The coarsest that kernels are built with: CONFIG_HZ=100.
+    /// Coarsest step of kernels: CONFIG_HZ=100.
     const COARSEST: u32 = 10;
     clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
         .map(|step| Duration::from(step).as_nanos().div_ceil(1_000_000) as u32)
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn never_and_forever_have_no_time_of_day() {
         assert_eq!(clock().at(0), None);
-        // 584 years ahead is a date; no more than a date is what it must not overflow into.
+        // 584 years ahead is still a date; it must not overflow into anything else.
         let forever = clock().at(u64::MAX).map(|time| time.to_string());
         assert!(forever.is_none_or(|text| text.starts_with("26")));
     }

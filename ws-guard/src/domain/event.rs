@@ -1,4 +1,4 @@
-//! An event, as logs and `events` show it.
+//! Event, as in logs and `events`.
 
 use std::borrow::Cow;
 
@@ -16,10 +16,10 @@ use super::{
     why::Why,
 };
 
-/// An event in JSON. Fields that do not belong to its kind are left out.
+/// Event in JSON. Fields that do not belong to its kind are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventView {
-    /// Counts up from 1 while the daemon lives; 0 before it is recorded.
+    /// Number in this run of the daemon, from 1; 0 before it is recorded.
     pub seq: u64,
     pub time: Timestamp,
     /// One of [`kinds`].
@@ -30,7 +30,7 @@ pub struct EventView {
     pub client: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Where the connection's source comes from, as in [`super::flow::FlowView`].
+    /// Origin of the connection's source, as in [`super::flow::FlowView`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Cow<'static, str>>,
     /// Side of a violation: `client` or `server`.
@@ -39,22 +39,23 @@ pub struct EventView {
     /// Kinds of violations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Cow<'static, str>>,
-    /// A full table: `flows` or `sources`.
+    /// Full table: `flows` or `sources`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<Cow<'static, str>>,
-    /// `throttled`: pings in the segment that did it; `violation`: frames; `flow_closed`: its
-    /// client frames; `unsynced`: bytes never seen; `unpaced`: bytes granted; `missed`: events.
+    /// Number, by kind of event.
+    /// `throttled`: pings in the decisive segment; `violation`: frames; `flow_closed`: client
+    /// frames; `unsynced`: unseen bytes; `unpaced`: granted bytes; `missed`: events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// `throttled`: the limit, what was counted, and what is done.
+    /// `throttled`: the limit, the counts, and the action.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<Why>,
 }
 
 impl EventView {
-    /// One with nothing but a kind and a time.
+    /// Create an event with only a kind and a time.
     pub fn bare(kind: &'static str, time: Timestamp) -> EventView {
         debug_assert!(kinds().any(|known| known == kind), "{kind} is not among the kinds");
         EventView {
@@ -74,12 +75,12 @@ impl EventView {
         }
     }
 
-    /// One of the daemon's own.
+    /// Create an event of the daemon's own.
     pub fn message(kind: &'static str, message: impl Into<String>) -> EventView {
         EventView { message: Some(message.into()), ..EventView::bare(kind, Timestamp::now()) }
     }
 
-    /// A kernel record; `None` for a kind of another version.
+    /// Convert a kernel record; `None` for a kind of another version.
     pub fn from_kernel(event: &Event, prefixes: Prefixes, clock: &Clock) -> Option<EventView> {
         let kind = *EventKind::ALL.get(usize::from(event.kind))?;
         let time = clock.at(event.time).unwrap_or(Timestamp(clock.wall));
@@ -123,7 +124,7 @@ impl EventView {
     }
 }
 
-/// One line, for logs and tables.
+/// Format an event on one line, for logs and tables.
 impl std::fmt::Display for EventView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut parts: Vec<String> = Vec::new();

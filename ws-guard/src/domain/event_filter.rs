@@ -1,4 +1,4 @@
-//! Which events are wanted.
+//! Filter of events.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,15 +13,15 @@ use crate::guard::canonical;
 
 /// Kinds of the daemon's own events.
 const OWN: [&str; 6] = [MISSED, "interface", "policy", "config", "config_error", "server"];
-/// The kind that tells of events that are gone.
+/// Kind of the events about lost events.
 pub const MISSED: &str = "missed";
 
-/// All kinds of events: the kernel's, then the daemon's own.
+/// Return all kinds of events: the kernel's, then the daemon's own.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
     EventKind::ALL.into_iter().map(EventKind::name).chain(OWN)
 }
 
-/// A kind by its name; the error lists them all.
+/// Return a kind by its name; the error lists all of them.
 pub fn kind(text: &str) -> Result<&'static str, String> {
     let all: Vec<&str> = kinds().collect();
     all.iter().copied().find(|kind| *kind == text).ok_or_else(|| {
@@ -31,7 +31,7 @@ pub fn kind(text: &str) -> Result<&'static str, String> {
     })
 }
 
-/// A network by its text: an address is a network of one.
+/// Parse a network; an address means a network of one.
 pub fn network(text: &str) -> Result<IpNet, String> {
     Ok(match text.parse()? {
         Given::Address(address) => address.into(),
@@ -39,25 +39,25 @@ pub fn network(text: &str) -> Result<IpNet, String> {
     })
 }
 
-/// Conditions that an event has to meet; one that is empty is met by all.
+/// Conditions on an event; empty ones are always met.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EventFilter {
-    /// Not before this.
+    /// Earliest time.
     pub after: Option<SystemTime>,
-    /// About a source in, or around, one of these.
+    /// Networks that contain the event's source, or are contained in it.
     pub sources: Vec<IpNet>,
-    /// Of one of these kinds.
+    /// Kinds of events.
     pub kinds: Vec<&'static str>,
 }
 
 impl EventFilter {
-    /// Those of the last `span` only.
+    /// Restrict the filter to the last `span`.
     pub fn within(self, span: Duration) -> EventFilter {
-        // Longer ago than the clock can tell: all of them.
+        // Beyond the clock's range: all events.
         EventFilter { after: SystemTime::now().checked_sub(span), ..self }
     }
 
-    /// Whether an event meets them. Word of lost events always passes: some may have met them.
+    /// Check whether an event passes. Loss notices do: lost events may have passed.
     pub fn passes(&self, event: &EventView) -> bool {
         event.kind == MISSED
             || self.after.is_none_or(|after| event.time.0 >= after)
@@ -65,20 +65,20 @@ impl EventFilter {
                 && (self.sources.is_empty() || subject(event).is_some_and(|text| self.covers(text)))
     }
 
-    /// Whether a source is in, or around, one of the networks: it is a prefix, and naming one
-    /// address of it means it too.
+    /// Check whether a source contains, or is contained in, one of the networks.
+    /// A source is a prefix, and can be named by any of its addresses.
     pub fn covers(&self, source: &str) -> bool {
         let Some(subject) = network_of(source) else { return false };
         self.sources.iter().any(|wanted| wanted.contains(&subject) || subject.contains(wanted))
     }
 }
 
-/// The source that an event is about; with none the client's end point.
+/// Return the source that an event is about, or the client's end point.
 fn subject(event: &EventView) -> Option<&str> {
     event.source.as_deref().or(event.client.as_deref())
 }
 
-/// The addresses of a source, or of an end point.
+/// Return the addresses of a source or an end point.
 fn network_of(text: &str) -> Option<IpNet> {
     let end = text.parse().map(|end: SocketAddr| end.ip());
     let address = end.or_else(|_| text.parse::<IpAddr>()).map(IpNet::from);

@@ -1,4 +1,4 @@
-//! One connection, as `flows` shows it.
+//! Connection, as in `flows`.
 
 use std::borrow::Cow;
 
@@ -15,15 +15,15 @@ use super::{
     clock::{Clock, Timestamp},
 };
 
-/// A connection in JSON.
+/// Connection in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowView {
-    /// The client's end of the TCP connection: of the proxy, where there is one.
+    /// Client's end of the TCP connection: the proxy's, if there is one.
     pub client: String,
     pub server: String,
-    /// Source for its limits; null before the handshake's end.
+    /// Source for its limits; null before the end of the handshake.
     pub source: Option<String>,
-    /// Where that comes from: `peer`, `forwarded`, `proxy-protocol` or `connection`.
+    /// Origin of the source: `peer`, `forwarded`, `proxy-protocol` or `connection`.
     pub identity: Option<Cow<'static, str>>,
     /// `handshake`, `open`, `unsynced` or `closed`.
     pub state: Cow<'static, str>,
@@ -34,34 +34,34 @@ pub struct FlowView {
     pub pongs_out: u64,
     /// Pings that reached the server as pongs.
     pub defused: u64,
-    /// It is over the limit now.
+    /// Set if the connection is over the limit now.
     pub over_limit: bool,
-    /// Its receive window is held now...
+    /// Set if its receive window is held now...
     #[serde(default)]
     pub paced: bool,
-    /// ...and its rate in bytes per second, on average since that began; null when it is not.
+    /// ...and its average rate in bytes per second since then; null otherwise.
     #[serde(default)]
     pub paced_bytes_per_second: Option<u64>,
-    /// Segments dropped because of that, but for those added to its source's already.
+    /// Segments dropped over the limit, without those already added to its source's.
     pub dropped: u64,
     pub coalesced_segments: u64,
     pub split_headers: u64,
     pub split_frames: u64,
     pub violations: u64,
-    /// Segments that came with a gap before them.
+    /// Segments that arrived after a gap.
     pub gaps: u32,
-    /// How often frames went by unseen; from the first time on, the counters are lower bounds.
+    /// Times that frames were missed; from the first on, counters are lower bounds.
     pub unsynced_total: u32,
-    /// Latest time from a ping to its pong; null when none was measured.
+    /// Latest time from a ping to its pong; null without a measurement.
     pub heartbeat_rtt_us: Option<u32>,
-    /// Since the client's latest payload; null before the handshake's end.
+    /// Time since the client's latest payload; null before the end of the handshake.
     pub idle_ms: Option<u64>,
     pub opened: Option<Timestamp>,
-    /// permessage-deflate was agreed.
+    /// Set if permessage-deflate was agreed.
     pub deflate: bool,
-    /// The request went by before the guard was attached.
+    /// Set if the request preceded the guard's attachment.
     pub request_unseen: bool,
-    /// TLS: the frames are records.
+    /// Set for TLS: the frames are records.
     pub tls: bool,
 }
 
@@ -98,8 +98,8 @@ impl FlowView {
         }
     }
 
-    /// A connection that has no flow yet: a handshake that the server has not answered, or a stream
-    /// that has to prove itself.
+    /// Create the view of a connection without a flow.
+    /// It is a handshake that the server has not answered, or a midstream candidate.
     pub fn without_flow(key: &FlowKey, state: u8) -> FlowView {
         FlowView {
             client: key.client_addr().to_string(),
@@ -110,27 +110,27 @@ impl FlowView {
     }
 }
 
-/// What a paced connection was granted, bytes a second.
+/// Return the bytes per second granted to a paced connection.
 fn granted_per_second(flow: &Flow, now_ns: u64) -> Option<u64> {
     let paced_ms = millis(now_ns).wrapping_sub(flow.hold.since_ms).max(1);
     let granted = u64::from(flow.hold.granted) * 1000 / u64::from(paced_ms);
     flow.is_paced(now_ns).then_some(granted)
 }
 
-/// How many flows are in which state.
+/// Numbers of flows by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStates {
     pub handshake: u32,
     pub open: u32,
     pub unsynced: u32,
     pub closed: u32,
-    /// Those of all of them whose receive window is held now.
+    /// Flows of any state whose receive window is held now.
     #[serde(default)]
     pub paced: u32,
 }
 
 impl FlowStates {
-    /// Count one flow more.
+    /// Count a flow.
     pub fn add(&mut self, flow: &Flow, now_ns: u64) {
         match flow.state {
             state::OPEN => self.open += 1,
@@ -141,12 +141,12 @@ impl FlowStates {
         self.paced += u32::from(flow.state != state::CLOSED && flow.is_paced(now_ns));
     }
 
-    /// All there are in the flow table.
+    /// Return the number of flows in the flow table.
     pub const fn in_table(&self) -> u32 {
         self.open + self.unsynced + self.closed
     }
 
-    /// Connections that live.
+    /// Return the number of live connections.
     pub fn live(&self) -> u32 {
         self.open + self.unsynced
     }

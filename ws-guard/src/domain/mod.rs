@@ -1,5 +1,5 @@
-//! Pure views: what the kernel's maps hold, as people and scripts read it. No system call but the
-//! clock's, no allocation that grows with anything but its input.
+//! Pure views of the kernel's maps, for people and scripts.
+//! No system call but the clock's, and no allocation that grows with anything but the input.
 pub mod address;
 pub mod clock;
 pub mod event;

@@ -1,4 +1,4 @@
-//! What open connections add to their sources.
+//! Contribution of open connections to their sources' figures.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,32 +7,32 @@ use ws_guard_common::{
     maps::{COARSE_LEVELS, SourceKey},
 };
 
-/// The connections of one source.
+/// Connections of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Open {
-    /// How many are open.
+    /// Number of open connections.
     pub connections: u32,
-    /// Those of them that are over the limit now.
+    /// Number of those over the limit now.
     pub over_limit: u32,
-    /// Those of them whose window is held now.
+    /// Number of those whose window is held now.
     pub paced: u32,
-    /// Packets dropped of them that the source has not in its total yet.
+    /// Packets dropped from them, not yet in the source's total.
     pub dropped: u64,
 }
 
-/// The connections of sources, from one reading of the tables.
+/// Connections by source, from one reading of the tables.
 #[derive(Clone, Debug, Default)]
 pub struct OpenFlows(HashMap<SourceKey, Open>);
 
-/// What a connection is charged to: its source, or where that has no entry the finest of the coarser
-/// prefixes that has one.
+/// Return the key to which a connection is charged: its source.
+/// If that has no entry, it is the finest coarser prefix with one.
 pub fn charged(
     source: SourceKey,
     coarse: &HashSet<SourceKey>,
     is_known: impl FnOnce(&SourceKey) -> bool,
 ) -> SourceKey {
     let coarser = || (1..=COARSE_LEVELS).filter_map(|level| source.coarser(level));
-    // Whether there is an entry is asked only where that decides.
+    // `is_known` is called only if it decides.
     match coarser().find(|key| coarse.contains(key)) {
         Some(coarser) if !is_known(&source) => coarser,
         _ => source,
@@ -40,8 +40,8 @@ pub fn charged(
 }
 
 impl OpenFlows {
-    /// Add a flow, which is charged to this source: its own, or the coarser prefix where that has
-    /// no entry.
+    /// Add a flow that is charged to `source`.
+    /// That is its own source, or a coarser prefix if it has no entry.
     pub fn add(&mut self, source: SourceKey, flow: &Flow, now_ns: u64) {
         let entry = self.0.entry(source).or_default();
         let is_open = flow.state != state::CLOSED;

@@ -1,18 +1,18 @@
-//! Origin of what holds for networks: the configuration, or an operator.
+//! Origin of rules for networks: the configuration, or an operator.
 
 use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use ws_guard_common::maps::Rule;
 
-/// [`Rule::flags`]: the configuration exempts the network. The kernel looks at [`Rule::ALLOW`]
-/// alone.
+/// [`Rule::flags`]: the configuration exempts the network.
+/// The kernel only evaluates [`Rule::ALLOW`].
 pub const ALLOWED_BY_CONFIG: u32 = 1 << 31;
 /// [`Rule::flags`]: an operator exempts the network.
 pub const ALLOWED_BY_OPERATOR: u32 = 1 << 30;
-/// [`Rule::flags`]: the settings are an operator's, and not the configuration's.
+/// [`Rule::flags`]: the settings are an operator's, not the configuration's.
 pub const SET_BY_OPERATOR: u32 = 1 << 29;
 
-/// An entry of the allowlist.
+/// Entry of the allowlist.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AllowView {
     pub network: String,
@@ -23,8 +23,8 @@ pub struct AllowView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// The configuration: gone when it no longer names it.
+    /// The configuration: removed when no longer configured.
     Config,
-    /// An operator: stays until it is removed.
+    /// An operator: kept until it is removed.
     Runtime,
 }

@@ -1,8 +1,8 @@
-//! Settings of a port's or a network's own, over the policy for all.
+//! Own settings of ports and networks, which override the policy.
 //!
 //! Their text is the target and `SETTING=VALUE` pairs, as in `8443 max-ping-rate=5 action=drop`:
-//! the form in flags and variables, what a table of the file is turned into, and what differences
-//! are told in.
+//! the form of flags, variables and reported differences, into which tables of the file are
+//! converted.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use ws_guard_common::maps::own;
 
-/// A setting that ports and networks may have of their own.
+/// Setting that ports and networks may override.
 pub struct Own {
     pub name: &'static str,
-    /// Its bit in the kernel: [`own`].
+    /// Bit in the kernel: [`own`].
     pub bit: u32,
-    /// For networks too; the others are kept by connection, not by source.
+    /// Permitted for networks too; others are kept by connection, not by source.
     pub networks: bool,
 }
 
@@ -38,7 +38,7 @@ pub const OWN: [Own; 12] = [
     Own { name: "record-bytes", bit: own::RECORD_BYTES, networks: false },
 ];
 
-/// The settings of their own, as texts that their [`Setting`]s take.
+/// Overridden settings, as texts for their [`Setting`](super::setting::Setting)s.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides(pub(super) BTreeMap<&'static str, String>);
 
@@ -47,18 +47,18 @@ impl Overrides {
         self.0.is_empty()
     }
 
-    /// Their bits in the kernel.
+    /// Return the settings' bits in the kernel.
     pub fn bits(&self) -> u32 {
         let bit = |own: &Own| if self.0.contains_key(own.name) { own.bit } else { 0 };
         OWN.iter().map(bit).sum()
     }
 
-    /// Take over all that `other` has.
+    /// Add all settings of `other`, replacing existing ones.
     pub fn extend(&mut self, other: &Overrides) {
         self.0.extend(other.0.clone());
     }
 
-    /// `SETTING=VALUE` pairs, each with a space before it.
+    /// Format `SETTING=VALUE` pairs, each after a space.
     fn text(&self) -> String {
         self.0.iter().map(|(name, text)| format!(" {name}={text}")).collect()
     }
@@ -67,7 +67,7 @@ impl Overrides {
 impl Serialize for Overrides {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, text)| {
-            // Numbers and switches as such, the others as words.
+            // Numbers and switches as such, others as words.
             let value = serde_json::from_str::<Value>(text).ok();
             let value = value.filter(|value| value.is_u64() || value.is_boolean());
             (name.replace('-', "_"), value.unwrap_or_else(|| Value::from(text.as_str())))
@@ -75,7 +75,7 @@ impl Serialize for Overrides {
     }
 }
 
-/// A port with settings of its own: its sources are counted for themselves.
+/// Port with its own settings; its sources are counted separately.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortPolicy {
     pub port: u16,
@@ -94,7 +94,7 @@ impl PortPolicy {
     }
 }
 
-/// A network with settings of its own.
+/// Network with its own settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPolicy {
     pub cidr: IpNet,

@@ -1,4 +1,4 @@
-//! How fast paced connections may go on sending.
+//! Rate of paced connections.
 
 use std::{fmt, str::FromStr};
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{address::Quoted, setting::whole};
 
-/// Bytes a second that all paced connections of a source may send together. Its text is `16KiB/s`, or
-/// `off`.
+/// Bytes a second that all paced connections of a source may send together.
+/// The text is `16KiB/s`, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pace(u32);
@@ -15,12 +15,12 @@ pub struct Pace(u32);
 /// Units, the largest first.
 const UNITS: [(&str, u32); 3] = [("MiB/s", 1 << 20), ("KiB/s", 1 << 10), ("B/s", 1)];
 const OFF: &str = "off";
-/// Slower than this a connection would stall for seconds between two segments.
+/// Minimum rate: a slower connection would stall for seconds between two segments.
 const LEAST: u64 = 1 << 10;
 const MOST: u64 = 1 << 30;
 
 impl Pace {
-    /// From the kernel's form: 0 is off.
+    /// Convert the kernel's form, in which 0 is off.
     pub const fn from_kernel(bytes: u32) -> Pace {
         Pace(bytes)
     }
@@ -70,7 +70,7 @@ impl FromStr for Pace {
         }
         let unit = |(name, unit): &(&str, u32)| {
             let number = text.strip_suffix(name)?;
-            // Not of another unit that ends in the same way, such as KB/s.
+            // Excludes other units with the same end, such as KB/s.
             (!number.ends_with(char::is_alphabetic)).then_some((number, *unit))
         };
         let (number, unit) = UNITS.iter().find_map(unit).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! The policy as people set it, and its shape in the kernel.
+//! Policy as people set it, and its form in the kernel.
 //!
 //! Imports go from `kernel` to `table` to `settings`.
 

@@ -7,16 +7,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::address::{Given, Quoted, network_text};
 
-/// Maximum of networks: half of the kernel's table, so that a new list fits next to the old one.
+/// Maximum of networks: half of the kernel's table, for an old and a new list.
 pub const MOST_PROXIES: usize = 512;
 
-/// All of [`private`].
+/// Word for all of [`private`].
 const PRIVATE: &str = "private";
-/// Nobody.
+/// Word for an empty list.
 const NONE: &str = "none";
 
-/// Networks that no client on the internet sends from: RFC 1918, RFC 6598, RFC 4193, loopback and
-/// link-local.
+/// Networks that no client on the internet sends from.
+/// They are those of RFC 1918, RFC 6598 and RFC 4193, loopback and link-local.
 const PRIVATE_NETWORKS: [&str; 9] = [
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -33,11 +33,11 @@ fn private() -> impl Iterator<Item = IpNet> {
     PRIVATE_NETWORKS.iter().filter_map(|text| text.parse().ok())
 }
 
-/// A list of networks. As texts: CIDR, or an address; `private`; `none` alone.
+/// List of networks. As text: CIDR, or an address; `private`; `none` alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedProxies {
     networks: BTreeSet<IpNet>,
-    /// `none` was said.
+    /// Set by the word `none`.
     none: bool,
 }
 
@@ -48,7 +48,7 @@ impl Default for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Exactly these.
+    /// Trust exactly these networks.
     pub fn of(networks: &[IpNet]) -> TrustedProxies {
         TrustedProxies { networks: networks.iter().copied().collect(), none: networks.is_empty() }
     }
@@ -57,7 +57,7 @@ impl TrustedProxies {
         self.networks.iter()
     }
 
-    /// Whether an address is one of them.
+    /// Check whether an address is trusted.
     pub fn trusts(&self, address: std::net::IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
@@ -67,10 +67,10 @@ impl TrustedProxies {
         *self = TrustedProxies { networks: BTreeSet::new(), none: false };
     }
 
-    /// Trust one text more.
+    /// Add a text to the list.
     ///
     /// # Errors
-    /// What is wrong with it, and what would be right; then nothing has changed.
+    /// The problem of the text, and the remedy; then nothing has changed.
     pub fn add(&mut self, text: &str) -> Result<(), String> {
         let text = text.trim();
         let mut networks = self.networks.clone();
@@ -94,7 +94,7 @@ impl TrustedProxies {
         Ok(())
     }
 
-    /// As texts that [`TrustedProxies::add`] takes.
+    /// Return texts that [`TrustedProxies::add`] accepts.
     pub fn texts(&self) -> Vec<String> {
         if self.networks.is_empty() {
             return vec![NONE.into()];
@@ -176,7 +176,7 @@ mod tests {
     fn networks_add_to_private_and_mapped_ones_are_of_ipv4() {
         let proxies = of(&["203.0.113.7", "private", "::ffff:198.51.100.0/120"]).unwrap();
         assert_eq!(proxies.texts(), ["private", "198.51.100.0/24", "203.0.113.7"]);
-        // Part of what is private is not all of it.
+        // A part of the private networks is not `private`.
         assert_eq!(of(&["10.0.0.0/8"]).unwrap().texts(), ["10.0.0.0/8"]);
     }
 

@@ -1,4 +1,4 @@
-//! Which TLS records may hold a ping, by their size.
+//! Sizes of TLS records that may hold a ping.
 
 use std::{fmt, str::FromStr};
 
@@ -7,8 +7,8 @@ use ws_guard_common::record::{Cipher, LONGEST_PING, MAX_LENGTH, SHORTEST_PING};
 
 use super::{address::Quoted, setting::whole};
 
-/// Shortest and longest length in a record's header: with what the cipher adds, without the header.
-/// Its text is `22-208`.
+/// Minimum and maximum length in a record's header.
+/// It includes the cipher's overhead, but not the header. The text is `22-208`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RecordBytes {
@@ -17,7 +17,7 @@ pub struct RecordBytes {
 }
 
 impl Default for RecordBytes {
-    /// A masked ping of any length, under whatever cipher adds least or most to it.
+    /// Return the range of masked pings of any length, under any supported cipher.
     fn default() -> RecordBytes {
         let shortest = Cipher::ALL.iter().map(|cipher| cipher.length(SHORTEST_PING)).min();
         let longest = Cipher::ALL.iter().map(|cipher| cipher.length(LONGEST_PING)).max();

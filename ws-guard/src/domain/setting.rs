@@ -1,33 +1,33 @@
-//! A setting: its name, what it is for, and how its text becomes a value. Flags, environment, file
-//! and API all go through the same table, so that each says the same about a bad value.
+//! Setting: name, purpose, and parsing of its text.
+//! Flags, environment, file and API use the same table, and so report bad values alike.
 
 use super::address::Quoted;
 
-/// One setting of a `T`.
+/// Setting of a `T`.
 pub struct Setting<T> {
-    /// The flag without its dashes, and the key in the file.
+    /// Flag without its dashes, and key in the file.
     pub name: &'static str,
     /// Placeholder of the value in help texts; empty for a switch.
     pub value: &'static str,
     pub help: &'static str,
-    /// A list: may be given several times, or with commas.
+    /// Set for a list, which may be given several times, or with commas.
     pub many: bool,
-    /// The variable of older days that also sets it, behind `WS_GUARD_…`.
+    /// Older variable that also sets it, overridden by `WS_GUARD_…`.
     pub seed: Option<&'static str>,
-    /// Set from text; a list's grows by one. The error says what is wrong and what would be right.
+    /// Parse a text; a list grows by one. The error contains problem and remedy.
     pub set: fn(&mut T, &str) -> Result<(), String>,
-    /// The value as texts that `set` takes: one, or as many as the list has.
+    /// Return the value as texts for `set`: one, or as many as the list has.
     pub get: fn(&T) -> Vec<String>,
     /// Empty the list.
     pub clear: fn(&mut T),
 }
 
 impl<T> Setting<T> {
-    /// Name in JSON, and in the environment behind `WS_GUARD_` in capitals.
+    /// Return the name in JSON, and in capitals after `WS_GUARD_` in the environment.
     pub fn json_name(&self) -> String {
         let name = self.name.replace('-', "_");
         match name.strip_suffix('y') {
-            // Reads the same for one and for several.
+            // Same form in singular and plural.
             _ if !self.many || name.ends_with("_from") => name,
             Some(stem) => format!("{stem}ies"),
             None => name + "s",
@@ -38,8 +38,8 @@ impl<T> Setting<T> {
         format!("WS_GUARD_{}", self.name.replace('-', "_").to_uppercase())
     }
 
-    /// Replace the value by `texts`; all of them are tried, and every error is returned with the
-    /// index of its text.
+    /// Replace the value by `texts`.
+    /// All of them are tried, and every error is returned with the index of its text.
     pub fn replace<S: AsRef<str>>(&self, target: &mut T, texts: &[S]) -> Vec<(usize, String)> {
         if self.many {
             (self.clear)(target);
@@ -50,18 +50,18 @@ impl<T> Setting<T> {
 
     /// Copy the value from one `T` to another.
     pub fn copy(&self, from: &T, to: &mut T) {
-        // What `get` gives, `set` takes.
+        // `set` accepts what `get` returns.
         self.replace(to, &(self.get)(from));
     }
 }
 
-/// Store a parsed value, or hand its error on.
+/// Store a parsed value, or return its error.
 pub fn store<V>(place: &mut V, value: Result<V, String>) -> Result<(), String> {
     *place = value?;
     Ok(())
 }
 
-/// A whole number from `min` to `max`.
+/// Parse a whole number from `min` to `max`.
 pub fn whole<V: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<V, String> {
     let refuse =
         |what: &str| format!("{} {what}: give a whole number from {min} to {max}", Quoted(text));
@@ -69,7 +69,7 @@ pub fn whole<V: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<V, Strin
     if text_digits.is_empty() || !text_digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(refuse("is not a whole number"));
     }
-    // Digits alone fail to parse only when there are too many of them.
+    // Digits alone fail to parse only if there are too many of them.
     let number = text_digits.parse::<u64>().unwrap_or(u64::MAX);
     if !(min..=max).contains(&number) {
         return Err(refuse("is out of range"));
@@ -77,7 +77,7 @@ pub fn whole<V: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<V, Strin
     V::try_from(number).map_err(|_| refuse("is out of range"))
 }
 
-/// One of a few words.
+/// Parse one of several words.
 pub fn word<V: Copy>(text: &str, words: &[(&str, V)]) -> Result<V, String> {
     let wanted = text.trim();
     if let Some((_, value)) = words.iter().find(|(name, _)| *name == wanted) {
@@ -89,7 +89,7 @@ pub fn word<V: Copy>(text: &str, words: &[(&str, V)]) -> Result<V, String> {
     Err(format!("{} is unknown: give one of {}{hint}", Quoted(text), all.join(", ")))
 }
 
-/// The most likely candidate for a mistyped word.
+/// Return the most likely candidate for a mistyped word.
 pub fn closest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     const ALIKE: f64 = 0.75;
     let scored = candidates.iter().map(|name| (strsim::jaro_winkler(word, name), *name));

@@ -9,12 +9,12 @@ use ws_guard_common::{
 
 /// Number of [`SECONDS`].
 pub const STEPS: usize = SECONDS.len();
-/// Shortest times of silence: common time-outs of NAT and proxies. 0 is any.
+/// Minimum times of silence: common time-outs of NAT and proxies. 0 is any.
 pub const SECONDS: [u64; 6] = [0, 30, 60, 100, 300, 900];
-/// Maximum number of ports that are counted by themselves.
+/// Maximum number of ports with their own counts.
 const PORTS: usize = 64;
 
-/// Number of open connections by port and shortest silence, each also among those of a shorter one.
+/// Open connections by port and minimum silence; shorter ones include longer ones.
 #[derive(Debug, Default)]
 pub struct Silence(BTreeMap<u16, [u32; STEPS]>);
 
@@ -31,7 +31,7 @@ impl Silence {
         }
     }
 
-    /// The numbers by port, in order; last those of all other ports together.
+    /// Return the numbers by port, in order; last those of all other ports together.
     pub fn counts(&self) -> Vec<(Option<u16>, [u32; STEPS])> {
         let mut all = self.0.iter().map(|(port, counts)| (Some(*port), *counts));
         let mut ports: Vec<_> = all.by_ref().take(PORTS).collect();

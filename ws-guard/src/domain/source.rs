@@ -1,4 +1,4 @@
-//! One source, as `sources` and `throttled` show it.
+//! Source, as in `sources` and `throttled`.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -23,7 +23,7 @@ use crate::guard::PolicySet;
 pub enum SourceState {
     Ok,
     Throttled,
-    /// The allowlist covers it: counted, never acted on.
+    /// On the allowlist: counted, never acted on.
     Allowed,
 }
 
@@ -37,42 +37,42 @@ impl SourceState {
     }
 }
 
-/// A source in JSON.
+/// Source in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceView {
-    /// An address, or a prefix in CIDR notation.
+    /// Address, or prefix in CIDR notation.
     pub source: String,
     pub state: SourceState,
-    /// Pings in the window that ends now.
+    /// Pings in the current window.
     pub pings_in_window: u32,
     pub pings_total: u64,
     /// Pings turned into pongs.
     pub defused_total: u64,
     /// Packets dropped.
     pub dropped_total: u64,
-    /// Its open connections.
+    /// Number of open connections.
     pub connections: u32,
-    /// Those of them whose receive window is held now.
+    /// Number of those whose receive window is held now.
     #[serde(default)]
     pub paced: u32,
     pub last_ping: Option<Timestamp>,
     pub throttled_since: Option<Timestamp>,
-    /// Null also while it is throttled without an end.
+    /// Null also for a throttle without an end.
     pub throttled_until: Option<Timestamp>,
-    /// An operator throttled it, not its pings.
+    /// Set if an operator throttled it, not its pings.
     pub manual: bool,
-    /// It went so far past the limit that `escalate-to` holds.
+    /// Set if it exceeded the limit so far that `escalate-to` applies.
     pub escalated: bool,
-    /// Everything of it is dropped, new connections too.
+    /// Set if everything from it is dropped, new connections too.
     pub banned: bool,
-    /// The port that these pings came to, where it has settings of its own; null for all others,
-    /// which are counted together.
+    /// Port of these pings, if it has its own settings.
+    /// Null for all other ports, which are counted together.
     pub port: Option<u16>,
 }
 
 #[cfg(test)]
 impl SourceView {
-    /// A source within its limit, for tests.
+    /// Create a source within its limit, for tests.
     pub fn sample(source: &str, pings_total: u64) -> SourceView {
         SourceView {
             source: source.into(),
@@ -94,7 +94,7 @@ impl SourceView {
     }
 }
 
-/// The rules, for longest-prefix questions.
+/// Rules by network, for longest-prefix matches.
 #[derive(Clone, Debug, Default)]
 pub struct Rules(JointPrefixMap<IpNet, Rule>);
 
@@ -104,24 +104,24 @@ impl Rules {
         Rules(rules.into_iter().filter_map(network).collect())
     }
 
-    /// The rule that decides for an address.
+    /// Return the rule for an address.
     fn longest(&self, address: IpAddr) -> Option<&Rule> {
         self.0.get_lpm(&address.into()).map(|(_, rule)| rule)
     }
 
-    /// The rule that decides for a source. A proxy's says nothing of a connection of it whose client nobody
-    /// knows.
+    /// Return the rule for a source.
+    /// A proxy's rule does not apply to a connection of it without a known client.
     fn of(&self, key: &SourceKey) -> Option<&Rule> {
         if key.port() == 0 { self.longest(key.address.into()) } else { None }
     }
 
-    /// The allowlist covers the address.
+    /// Check whether the allowlist covers an address.
     pub fn allow(&self, address: IpAddr) -> bool {
         self.longest(address).is_some_and(|rule| rule.flags & Rule::ALLOW != 0)
     }
 }
 
-/// What makes views of sources: one reading of policies, rules and clock for all of them.
+/// Context of sources' views: one reading of policies, rules and clock for all.
 #[derive(Clone, Debug)]
 pub struct SourceViews {
     pub policies: PolicySet,
@@ -130,7 +130,7 @@ pub struct SourceViews {
 }
 
 impl SourceViews {
-    /// Whether the guard acts on the source now.
+    /// Return the guard's current treatment of a source.
     pub fn state(&self, key: &SourceKey, source: &Source) -> SourceState {
         if self.rules.of(key).is_some_and(|rule| rule.flags & Rule::ALLOW != 0) {
             SourceState::Allowed
@@ -141,7 +141,7 @@ impl SourceViews {
         }
     }
 
-    /// How the logs of pings are grouped, under each policy and each rule with a limit.
+    /// Return the group sizes of ping logs, by policy and by rule with a limit.
     pub fn groupings(&self) -> (Vec<u32>, BTreeMap<IpNet, u32>) {
         let limited = self.rules.0.iter().filter(|(_, rule)| rule.flags & own::LIMIT != 0);
         (
@@ -150,14 +150,14 @@ impl SourceViews {
         )
     }
 
-    /// What holds for the source from its next ping on.
+    /// Return the limits of a source from its next ping on.
     pub fn limits(&self, key: &SourceKey) -> Limits {
         let policy = self.policies.scopes.get(key.scope() as usize).copied().unwrap_or_default();
         let limits = Limits::of(&policy);
         self.rules.of(key).map_or(limits, |rule| limits.with(rule))
     }
 
-    /// `open` is what the open connections of all sources add.
+    /// Create the view of a source; `open` holds the open connections of all sources.
     pub fn view(&self, key: &SourceKey, source: &Source, open: &OpenFlows) -> SourceView {
         let open = open.of(key);
         let state = self.state(key, source);
@@ -217,7 +217,7 @@ mod tests {
         SourceKey { address: text.parse::<IpAddr>().unwrap().into(), scope: 0 }
     }
 
-    /// A source that sent `pings` pings `age_ms` ago.
+    /// Create a source that sent `pings` pings `age_ms` ago.
     fn source(views: &SourceViews, pings: u32, age_ms: u64) -> Source {
         let limits = Limits::of(&views.policies.scopes[0]);
         let mut source = Source { limits, ..Source::default() };

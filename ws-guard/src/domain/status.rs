@@ -1,4 +1,4 @@
-//! The whole guard, as `status` shows it.
+//! Whole guard, as in `status`.
 
 use serde::{Deserialize, Serialize};
 use ws_guard_common::maps::{Counter, Counters};
@@ -6,7 +6,7 @@ use ws_guard_common::maps::{Counter, Counters};
 use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings, suspects::SuspectedProxy};
 use crate::guard::{Attachment, Role};
 
-/// Why packets are dropped: label of the metric, field of the status.
+/// Reasons of dropped packets: label of the metric, field of the status.
 pub const DROP_REASONS: [(Counter, &str); 14] = [
     (Counter::DroppedThrottled, "throttled"),
     (Counter::DroppedBeyond, "beyond_edge"),
@@ -28,13 +28,13 @@ pub const DROP_REASONS: [(Counter, &str); 14] = [
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
-    /// Of the daemon that answers; null when read from the pins.
+    /// Process of the daemon that answers; null when read from the pins.
     pub pid: Option<u32>,
     pub pin_dir: String,
-    /// Of the daemon.
+    /// Uptime of the daemon.
     pub uptime_seconds: Option<u64>,
     pub interfaces: Vec<Attachment>,
-    /// Of the daemon: what it takes interfaces by.
+    /// Patterns by which the daemon selects interfaces.
     #[serde(default)]
     pub patterns: Vec<PatternStatus>,
     pub policy: PolicySettings,
@@ -43,7 +43,7 @@ pub struct Status {
     pub drops: std::collections::BTreeMap<String, u64>,
     /// Sources that sent a ping.
     pub sources: u32,
-    /// How many of them are throttled now.
+    /// Number of sources that are throttled now.
     pub throttled: u32,
     /// Connections that are open or unsynced.
     pub flows: u32,
@@ -53,11 +53,11 @@ pub struct Status {
     pub proxies_suspected: Vec<SuspectedProxy>,
     pub tables: Tables,
     pub events: EventLoss,
-    /// Of the daemon.
+    /// Configuration of the daemon.
     pub config: Option<ConfigStatus>,
 }
 
-/// A pattern of names, and how many interfaces it brings now.
+/// Pattern of names, and the number of interfaces that it selects now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PatternStatus {
     pub pattern: String,
@@ -67,8 +67,9 @@ pub struct PatternStatus {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packets {
-    /// That client-side programs saw. One that passes two guarded interfaces is seen twice, and in all
-    /// that follows counted once.
+    /// Packets seen by client-side programs.
+    /// One that passes two guarded interfaces is seen twice, but counted once in the following
+    /// fields.
     pub seen: u64,
     /// Client segments with payload on a tracked flow.
     pub tracked: u64,
@@ -82,11 +83,11 @@ pub struct Tables {
     pub flows: Occupancy,
     pub sources: Occupancy,
     pub pending: Occupancy,
-    /// Places of connections without a flow on which the server has spoken; the oldest give way.
+    /// Connections with a server's response but no flow; the oldest are evicted.
     pub proven: Occupancy,
     pub rules: Occupancy,
-    /// Connections without a flow on which a server sent data; the oldest give way.
-    pub strangers: Occupancy,
+    /// Connections with a server's data but no flow; the oldest are evicted.
+    pub midstream: Occupancy,
     /// Coarser prefixes that sources without room are charged to.
     pub coarse: Occupancy,
 }
@@ -107,7 +108,7 @@ impl Tables {
             ("pending", self.pending),
             ("proven", self.proven),
             ("rules", self.rules),
-            ("strangers", self.strangers),
+            ("midstream", self.midstream),
             ("coarse", self.coarse),
         ]
     }
@@ -116,28 +117,28 @@ impl Tables {
 /// Lost or suppressed events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLoss {
-    /// The ring buffer was full.
+    /// Events lost to a full ring buffer.
     pub lost: u64,
-    /// The kernel's rate limit held them back.
+    /// Events suppressed by the kernel's rate limit.
     pub suppressed: u64,
 }
 
 /// State of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfigStatus {
-    /// The watched file.
+    /// Watched file.
     pub file: Option<String>,
-    /// When the configuration in force was read.
+    /// Time at which the configuration in force was read.
     pub loaded: Option<Timestamp>,
-    /// Why the latest reload was refused; null when it was not.
+    /// Reasons to refuse the latest reload; null if it was successful.
     pub errors: Option<Vec<String>>,
-    /// Settings that changed in the file and wait for a restart.
+    /// Settings that changed in the file, but need a restart.
     pub restart_needed: Vec<String>,
-    /// What `policy set` changed against the configuration.
+    /// Differences from the configuration made by `policy set`.
     pub overrides: Vec<String>,
 }
 
-/// One counter.
+/// Return one counter.
 pub fn counter(counters: &Counters, counter: Counter) -> u64 {
     counters.events.get(counter as usize).copied().unwrap_or(0)
 }
@@ -153,7 +154,7 @@ impl Packets {
     }
 }
 
-/// Dropped packets by reason.
+/// Return dropped packets by reason.
 pub fn drops(counters: &Counters) -> std::collections::BTreeMap<String, u64> {
     DROP_REASONS
         .iter()

@@ -1,9 +1,9 @@
 //! Suspected proxies: untrusted peers that seem to speak for many clients.
 //!
-//! Either their requests carry forwarding headers that name many clients, which the kernel notes; or
-//! they have many connections that keep to the limit, and together most of the pings. A crowd behind
-//! one address is safe either way, by its connections' share; but a flood among them is charged to
-//! all, and the clients are better told apart.
+//! Either their requests contain forwarding headers with many clients, which the kernel notes; or
+//! they have many connections within the limit, and together most of the pings. Many clients behind
+//! one address are safe either way, by their connections' share; but a flood among them is charged
+//! to all, and the clients are better distinguished.
 
 use std::{borrow::Cow, collections::HashMap, fmt, net::IpAddr};
 
@@ -17,34 +17,34 @@ use ws_guard_common::{
 
 use super::{proxies::TrustedProxies, source::SourceViews};
 
-/// A peer whose latest header is older than this is suspected no more.
+/// Lifetime of a suspicion since the peer's latest header.
 const RECENT_NS: u64 = 900_000_000_000;
-/// A peer with fewer connections may well be one person.
+/// Minimum number of connections; fewer may be one person's.
 const MANY_CONNECTIONS: u32 = 20;
 /// Percentage of all pings that counts as most of them.
 const MOST: u64 = 50;
-/// Fewer pings in a window say nothing.
+/// Minimum number of pings in a window; fewer prove nothing.
 const ENOUGH_PINGS: u64 = 20;
 
-/// A suspected proxy in JSON.
+/// Suspected proxy in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuspectedProxy {
     pub peer: IpAddr,
-    /// What it is suspected for: `headers` or `connections`.
+    /// Evidence: `headers` or `connections`.
     pub reason: Cow<'static, str>,
-    /// Clients that its requests named, at least; null where it is not for those.
+    /// Minimum number of clients that its requests named; null for other evidence.
     pub clients: Option<u32>,
-    /// Its open connections that keep to the limit.
+    /// Number of its open connections within the limit.
     pub connections: u32,
-    /// How much of the pings in the window theirs are, in percent.
+    /// Their percentage of all pings in the window.
     pub pings_percent: u32,
-    /// What to write in the file, should it be a proxy.
+    /// Setting for the file, if the peer is a proxy.
     pub setting: String,
-    /// The same as a flag of `run` and `policy set`.
+    /// Flag of `run` and `policy set` with that setting.
     pub flag: String,
 }
 
-/// What was found, without the peer.
+/// Format the evidence, without the peer.
 impl fmt::Display for SuspectedProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.clients {
@@ -59,7 +59,7 @@ impl fmt::Display for SuspectedProxy {
 }
 
 impl SuspectedProxy {
-    /// What would tell its clients apart.
+    /// Return the change that would distinguish its clients.
     pub fn remedy(&self) -> String {
         format!(
             "if it is a proxy that you trust, write {}, or give `{}` to `ws-guard policy set` and \
@@ -71,7 +71,7 @@ impl SuspectedProxy {
 
 #[cfg(test)]
 impl SuspectedProxy {
-    /// A peer whose requests name nine clients, for tests.
+    /// Create a peer whose requests name nine clients, for tests.
     pub fn sample(peer: &str) -> SuspectedProxy {
         let peer = peer.parse().unwrap();
         suspect(peer, Some(9), Peer::default(), 0, &TrustedProxies::default())
@@ -85,7 +85,7 @@ struct Peer {
     pings: u64,
 }
 
-/// The peers that are their connections' client, and the pings of all connections in the window.
+/// Peers that are their connections' clients, and the pings of all connections.
 #[derive(Clone, Default)]
 pub struct Peers {
     by_address: HashMap<IpAddr, Peer>,
@@ -93,7 +93,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Add a flow. `views` are of now.
+    /// Add a flow; `views` are the current ones.
     pub fn add(&mut self, key: &FlowKey, flow: &Flow, views: &SourceViews) {
         if flow.state == state::CLOSED {
             return;
@@ -104,7 +104,7 @@ impl Peers {
         let rate = Rate { window_ms, ..Rate::default() };
         let pings = u64::from(flow.window.count(millis(now), rate));
         self.pings += pings;
-        // A flood is no sign of a crowd.
+        // A flood is no evidence of many clients.
         let kept = flow.account.client.identity == identity::PEER && !flow.is_over_limit(now);
         if kept {
             let peer = self.by_address.entry(key.client.into()).or_default();
@@ -113,7 +113,7 @@ impl Peers {
         }
     }
 
-    /// The suspected proxies among them, by address.
+    /// Return the suspected proxies by address.
     pub fn suspected(
         &self,
         suspects: &[(Address, Suspect)],
@@ -124,7 +124,7 @@ impl Peers {
         for (address, peer) in &self.by_address {
             let most = peer.pings.saturating_mul(100) > self.pings.saturating_mul(MOST);
             let many = peer.connections >= MANY_CONNECTIONS && peer.pings >= ENOUGH_PINGS;
-            // Who allows it knows it.
+            // An operator who allows the peer knows it.
             if many && most && !views.rules.allow(*address) {
                 found.insert(*address, None);
             }
@@ -196,7 +196,7 @@ mod tests {
         text.parse::<IpAddr>().unwrap().into()
     }
 
-    /// Connections of a peer with this number of pings each, just now.
+    /// Create connections of a peer with this number of current pings each.
     fn flows(views: &SourceViews, peer: &str, n: u16, pings: u32) -> Vec<(FlowKey, Flow)> {
         let now = views.clock.now_ns;
         let flow = |port| {
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(one.flag, "--trusted-proxy private,203.0.113.7");
         assert_eq!(found(&views, &crowd(19, 3)), []);
         assert_eq!(found(&views, &crowd(200, 0)), []);
-        // Not most of the pings; not with an old window.
+        // Too few of the pings; an expired window.
         let others = flows(&views, "192.0.2.1", 1, 60);
         assert_eq!(found(&views, &[crowd(20, 3), others].concat()), []);
         let mut later = views.clone();

@@ -6,19 +6,19 @@ use ws_guard_common::maps::Tunnels;
 
 use super::{address::Quoted, setting::whole};
 
-/// UDP port of VXLAN (RFC 7348, 5), where none is said.
+/// Default UDP port of VXLAN (RFC 7348, 5).
 const VXLAN_PORT: u16 = 4789;
-/// UDP port of Geneve (RFC 8926, 3.3).
+/// Default UDP port of Geneve (RFC 8926, 3.3).
 const GENEVE_PORT: u16 = 6081;
 
-/// One kind of tunnel.
+/// Kind of tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnel {
-    /// With its UDP port.
+    /// VXLAN with its UDP port.
     Vxlan(u16),
-    /// With its UDP port.
+    /// Geneve with its UDP port.
     Geneve(u16),
-    /// IPv4 and IPv6, each in either.
+    /// IPv4 or IPv6 in either.
     IpInIp,
 }
 
@@ -31,10 +31,10 @@ impl Tunnel {
         }
     }
 
-    /// Add it to a list, which holds one of each kind.
+    /// Add it to a list with at most one tunnel of each kind.
     ///
     /// # Errors
-    /// When there is one of its kind with another port.
+    /// If the list has one of its kind with another port.
     pub fn add_to(self, list: &mut Vec<Tunnel>) -> Result<(), String> {
         match list.iter().find(|tunnel| tunnel.kind() == self.kind()) {
             None => list.push(self),
@@ -46,7 +46,7 @@ impl Tunnel {
         Ok(())
     }
 
-    /// The kernel's form of a list.
+    /// Convert a list to the kernel's form.
     pub fn to_kernel(list: &[Tunnel]) -> Tunnels {
         let mut tunnels = Tunnels::default();
         for tunnel in list {

@@ -1,4 +1,4 @@
-//! Why a source is throttled, as the event says it.
+//! Reason of a throttle, as in events.
 
 use std::{borrow::Cow, fmt};
 
@@ -11,35 +11,35 @@ use ws_guard_common::{
 
 use super::{open::Open, source::SourceViews};
 
-/// The reason of a throttle in JSON, as it was when the daemon read of it.
+/// Reason of a throttle in JSON, as of the daemon's reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
-    /// `pings`, or `operator` when it was throttled by hand.
+    /// `pings`, or `operator` for a throttle by hand.
     pub by: Cow<'static, str>,
     /// Pings that the source may send in any window.
     pub limit: u32,
     pub window_seconds: u32,
     /// Pings that every connection may send, whatever its source has used.
     pub connection_share: u32,
-    /// Pings that one connection may send; null where it has no limit of its own.
+    /// Pings that one connection may send; null without such a limit.
     pub connection_limit: Option<u32>,
-    /// Pings of the source in the window, as far as its log goes.
+    /// Pings of the source in the window, as far as its log reaches.
     pub pings_in_window: u32,
-    /// Those of the connection that went over the limit; null where none did.
+    /// Pings of the connection over the limit; null without one.
     pub connection_pings_in_window: Option<u32>,
     pub pings_total: u64,
-    /// What happens to connections over the limit.
+    /// Action on connections over the limit.
     pub action: Cow<'static, str>,
-    /// Their windows are held.
+    /// Set if their windows are held.
     pub paced: bool,
     /// Open connections that share the source...
     pub connections: u32,
-    /// ...and those of them over the limit.
+    /// ...and the number of those over the limit.
     pub over_limit: u32,
 }
 
 impl Why {
-    /// `flow` went over the limit; `open` is what is known of all connections of the source.
+    /// Create the reason. `flow` is over the limit, `open` the source's connections.
     pub fn new(
         views: &SourceViews,
         key: &SourceKey,
@@ -49,7 +49,7 @@ impl Why {
     ) -> Why {
         let now = millis(views.clock.now_ns);
         let policy = views.policies.scopes.get(key.scope() as usize).copied().unwrap_or_default();
-        // Its own copy may be older than the policy, and is empty before its first ping.
+        // The source's own copy may be older than the policy, and is empty before its first ping.
         let current = Source { limits: views.limits(key), ..*source };
         let banned = source.flags & BANNED != 0;
         let doing = if banned { action::BAN } else { current.action() };
@@ -66,7 +66,7 @@ impl Why {
             pings_total: source.pings_total,
             action: action::name(doing).into(),
             paced: !banned && current.paces(),
-            // The connection that did it may be younger than the count.
+            // The connection over the limit may be newer than the count.
             connections: open.connections.max(flow.is_some().into()),
             over_limit: open.over_limit.max(flow.is_some().into()),
         }

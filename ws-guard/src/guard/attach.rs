@@ -1,4 +1,4 @@
-//! Attaching to one interface: which mode, in which order, and how to change without a gap.
+//! Attachment to one interface: choice of mode, order, changes without a gap.
 use aya::{
     Ebpf,
     programs::{ProgramError, SchedClassifier, Xdp, XdpMode, links::FdLink},
@@ -16,8 +16,9 @@ use super::{
 };
 
 impl AttachMode {
-    /// The modes to try, best first. Outgoing packets have no XDP hook, and XDP on a pod's interface
-    /// would see what the server sends.
+    /// Return the modes to try, best first.
+    /// Outgoing packets have no XDP hook, and XDP on a pod's interface would see the server's
+    /// packets.
     fn candidates(self, role: Role, direction: Direction) -> &'static [Mode] {
         match (self, role, direction) {
             (AttachMode::Tcx, ..) => &[Mode::Tcx],
@@ -30,7 +31,7 @@ impl AttachMode {
     }
 }
 
-/// Attaches the loaded programs to one interface.
+/// Attachment of the loaded programs to one interface.
 pub struct Attacher<'a> {
     pub ebpf: &'a mut Ebpf,
     pub pins: &'a Pins,
@@ -38,7 +39,7 @@ pub struct Attacher<'a> {
     pub role: Role,
 }
 
-/// A mode that was not available, and why.
+/// Unavailable mode, and the reason.
 struct Refusal {
     mode: Mode,
     reason: String,
@@ -48,9 +49,9 @@ struct Refusal {
 impl Attacher<'_> {
     /// Attach both directions, or neither where nothing was attached before.
     ///
-    /// The server side comes first. Between the two a few milliseconds pass, in which a request that
-    /// is seen would wait for an answer that is not, its client's data held back; of an answer whose
-    /// request was not seen, the flow finds its way.
+    /// The server side comes first. In the few milliseconds in between, a request that is seen
+    /// would wait for an unseen answer, with its client's data held back; of an answer to an unseen
+    /// request, the flow resynchronises.
     pub fn attach(&mut self, mode: AttachMode) -> Result<Attachment, GuardError> {
         self.interface.check_ethernet()?;
         let (client, server) =
@@ -79,7 +80,7 @@ impl Attacher<'_> {
         })
     }
 
-    /// What an earlier daemon left: programs of the other role, filters in another namespace.
+    /// Remove earlier programs of other roles, and notes of other namespaces.
     fn forget_the_past(&self, modes: [Mode; 2]) -> Result<(), GuardError> {
         let name = &self.interface.name;
         detach::detach_other_roles(self.pins, name, self.role)?;
@@ -111,8 +112,8 @@ impl Attacher<'_> {
         self.attach_instead(direction, wanted, &guarding)
     }
 
-    /// Put the new programs in place of the old ones, in whatever modes they are attached. Pins
-    /// whose interface is gone are removed.
+    /// Replace the old programs by the new ones, in any modes they are attached in.
+    /// Pins whose interface is gone are removed.
     fn take_over_present(&mut self, direction: Direction) -> Result<Vec<Mode>, GuardError> {
         let mut guarding = Vec::new();
         for mode in self.present(direction)? {
@@ -136,8 +137,8 @@ impl Attacher<'_> {
         Ok(guarding)
     }
 
-    /// Attach in the best of the wanted modes, none of which is attached yet, and then remove those
-    /// in `guarding`.
+    /// Attach in the best wanted mode, and then remove the modes in `guarding`.
+    /// None of the wanted modes is attached yet.
     fn attach_instead(
         &mut self,
         direction: Direction,
@@ -199,7 +200,7 @@ impl Attacher<'_> {
                 return clsact::attach(pins, self.classifier(direction)?, &interface, &pinned);
             }
         };
-        // Before Linux 5.9 aya falls back to netlink, which would replace whatever is there.
+        // Before Linux 5.9 aya falls back to netlink, which would replace any program there.
         if let Some(program) = self.interface.xdp_program()? {
             return Err(HookError::Taken(program));
         }
@@ -222,7 +223,7 @@ impl Attacher<'_> {
         }
     }
 
-    /// Filters in a namespace that cannot be entered any more are as good as gone.
+    /// Remove an attachment. Filters in an unreachable namespace count as gone.
     fn remove_gone(&self, direction: Direction, mode: Mode) -> Result<(), GuardError> {
         match self.remove(direction, mode) {
             Err(error @ GuardError::Unreachable { .. }) => {
@@ -248,7 +249,7 @@ impl Attacher<'_> {
         })
     }
 
-    /// The modes in which pins or notes say this direction is attached.
+    /// Return the modes in which this direction is attached, by pins and notes.
     fn present(&self, direction: Direction) -> Result<Vec<Mode>, GuardError> {
         let all = self.pins.attachments()?;
         Ok(all
@@ -307,7 +308,7 @@ fn describe(refusals: &[Refusal]) -> String {
     reasons.join("; ")
 }
 
-/// What the kernel means by an error number here.
+/// Explain the kernel's error number.
 fn explain(mode: Mode, errno: i32) -> Option<&'static str> {
     Some(match (mode, errno) {
         (Mode::XdpNative, libc::EOPNOTSUPP) => "the driver has no native XDP",

@@ -1,4 +1,4 @@
-//! The BPF file system, which keeps pins alive.
+//! BPF file system, which keeps pins alive.
 use std::{
     fs::{self, File},
     path::Path,
@@ -12,14 +12,14 @@ use nix::{
 
 use super::error::GuardError;
 
-/// Where the BPF file system belongs (Linux: Documentation/bpf).
+/// Mount point of the BPF file system (Linux: Documentation/bpf).
 pub const MOUNT_POINT: &str = "/sys/fs/bpf";
-/// Its parent, which exists where mounting is possible at all.
+/// Parent of the mount point, which exists where mounting is possible at all.
 const LOCKED: &str = "/sys/fs";
 /// BPF_FS_MAGIC of linux/magic.h.
 const MAGIC: FsType = FsType(0xCAFE_4A11);
 
-/// Whether `path`, or the nearest parent that exists, is on a BPF file system.
+/// Check whether `path`, or the nearest existing parent, is on a BPF file system.
 pub fn is_bpffs(path: &Path) -> bool {
     path.ancestors()
         .find(|ancestor| ancestor.exists())
@@ -27,13 +27,13 @@ pub fn is_bpffs(path: &Path) -> bool {
         .is_some_and(|found| found.filesystem_type() == MAGIC)
 }
 
-/// Whether [`ensure`] would have to mount a BPF file system for `pin_dir`.
+/// Check whether [`ensure`] would have to mount a BPF file system for `pin_dir`.
 pub fn wants_mount(pin_dir: &Path) -> bool {
     pin_dir.starts_with(MOUNT_POINT) && !is_bpffs(pin_dir)
 }
 
-/// Make sure that `pin_dir` is, or can be made, on a BPF file system; mounts one at
-/// [`MOUNT_POINT`] when there is none.
+/// Ensure that `pin_dir` is, or can be created, on a BPF file system.
+/// If there is none, mount one at [`MOUNT_POINT`].
 ///
 /// # Errors
 /// [`GuardError::NoBpffs`] when the directory is elsewhere, or mounting is refused.
@@ -59,7 +59,7 @@ pub fn ensure(pin_dir: &Path) -> Result<(), GuardError> {
     Ok(())
 }
 
-/// `ip netns exec` starts a program in a mount namespace of its own, with a fresh /sys.
+/// Warn of a private mount namespace, as of `ip netns exec`, with a fresh /sys.
 fn warn_of_private_mount() {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     if let (Some(own), Some(first)) = (namespace("self"), namespace("1"))

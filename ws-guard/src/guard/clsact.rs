@@ -1,7 +1,7 @@
 //! Netlink filters on the clsact qdisc, for kernels without TCX (before 6.6).
 //!
-//! They cannot be pinned and need no pin: they stay until they are removed. The programs in them are
-//! pinned, which tells our filters from those of others, other guards' included.
+//! They cannot be pinned and need no pin: they stay until they are removed. Their programs are
+//! pinned, which distinguishes our filters from those of others, other guards included.
 use std::{fs, mem, path::PathBuf};
 
 use aya::programs::{
@@ -23,12 +23,12 @@ use super::{
     role::Direction,
 };
 
-/// Before all other filters.
+/// Priority before all other filters.
 const PRIORITY: u16 = 1;
 /// ETH_P_ALL in network byte order, as in the low half of `tcm_info`.
 const ALL_PROTOCOLS: u32 = 0x0003_u16.to_be() as u32;
 
-/// One filter of ours.
+/// Filter of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Filter {
     priority: u16,
@@ -52,7 +52,7 @@ impl Direction {
     }
 }
 
-/// Attach a program, making the qdisc where there is none.
+/// Attach a program, creating the qdisc if there is none.
 pub fn attach(
     pins: &Pins,
     program: &mut SchedClassifier,
@@ -80,7 +80,7 @@ pub fn attach(
     pin.commit()
 }
 
-/// Put the program in place of the one in our filter; the kernel does it between two packets.
+/// Replace the program in our filter; the kernel does it between two packets.
 pub fn take_over(
     pins: &Pins,
     program: &mut SchedClassifier,
@@ -105,7 +105,7 @@ pub fn take_over(
     Ok(Takeover::Swapped)
 }
 
-/// Whether a filter of an interface carries this program.
+/// Check whether a filter of an interface carries this program.
 pub fn carries(
     interface: &Interface,
     direction: Direction,
@@ -114,7 +114,7 @@ pub fn carries(
     Ok(filters(interface, direction)?.iter().any(|(_, found)| *found == program))
 }
 
-/// Pin the program of a filter again, and note again where the filter is.
+/// Pin a filter's program again, and note the filter's place again.
 pub fn pin_again(
     pins: &Pins,
     program: &mut SchedClassifier,
@@ -126,19 +126,19 @@ pub fn pin_again(
     pin.commit()
 }
 
-/// Remove our filters in one direction, and the pins that say which are ours; whether there were
-/// such pins. The qdisc stays: see [`remove_qdisc`].
+/// Remove our filters in one direction, and the pins that mark them as ours.
+/// Return whether there were such pins. The qdisc stays: see [`remove_qdisc`].
 ///
 /// # Errors
-/// [`GuardError::Unreachable`] where the filters are in a network namespace that cannot be found;
-/// then the pins stay.
+/// [`GuardError::Unreachable`] if the filters are in a network namespace that cannot be found; then
+/// the pins stay.
 pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
     let pin = Pin::new(pins, pinned);
     inside(pins, &pinned.interface, || remove_filters(&pin, pinned))?;
     pin.remove()
 }
 
-/// In this thread's network namespace.
+/// Remove the filters in this thread's network namespace.
 fn remove_filters(pin: &Pin, pinned: &Pinned) -> Result<(), GuardError> {
     let mut interfaces: Vec<Interface> = Interface::find(&pinned.interface).into_iter().collect();
     let mut filters = match interfaces.first() {
@@ -146,7 +146,7 @@ fn remove_filters(pin: &Pin, pinned: &Pinned) -> Result<(), GuardError> {
         None => Vec::new(),
     };
     if filters.is_empty() {
-        // The interface may have got another name since.
+        // The interface may have been renamed.
         interfaces = all_interfaces()?;
     }
     for interface in &interfaces {
@@ -160,7 +160,7 @@ fn remove_filters(pin: &Pin, pinned: &Pinned) -> Result<(), GuardError> {
     Ok(())
 }
 
-/// Do something in every network namespace that filters of an interface are noted to be in.
+/// Run `f` in every network namespace that is noted for an interface's filters.
 fn inside<T: Send + Default>(
     pins: &Pins,
     interface: &str,
@@ -193,7 +193,7 @@ pub fn forget(pins: &Pins, pinned: &Pinned) -> Result<(), GuardError> {
     Pin::new(pins, pinned).remove().map(drop)
 }
 
-/// Note that the filters of an interface are in this network namespace or nowhere, and in no other.
+/// Forget all noted network namespaces of an interface's filters but `kept`.
 pub fn forget_namespaces(
     pins: &Pins,
     interface: &str,
@@ -207,8 +207,9 @@ pub fn forget_namespaces(
     Ok(())
 }
 
-/// Whether a filter is there, as far as this process can see: in another network namespace, whether
-/// that is.
+/// Check whether a filter exists.
+/// In another network namespace this process cannot see it, and checks whether the namespace is
+/// reachable.
 pub fn is_alive(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
     let here = Namespace::current().map_err(GuardError::netlink("network namespaces"))?;
     let noted = pins.namespaces(&pinned.interface)?;
@@ -220,10 +221,10 @@ pub fn is_alive(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
     Ok(!Pin::new(pins, pinned).filters(&interface, pinned.direction)?.is_empty())
 }
 
-/// The pin of the program in a filter: it says which filter is ours.
+/// Pin of the program in a filter, which marks the filter as ours.
 ///
-/// The new program is pinned next to the old one before the filter changes and takes its place
-/// after that, so that another daemon can still take over if this one dies in between.
+/// The new program is pinned next to the old one before the filter changes, and replaces it after
+/// that, so that another daemon can still take over if this one dies in between.
 struct Pin {
     path: PathBuf,
     next: PathBuf,
@@ -251,7 +252,7 @@ impl Pin {
         Ok(pins::remove(&self.path)? || next)
     }
 
-    /// Ids of the programs. (Asking the kernel for all its programs would need CAP_SYS_ADMIN.)
+    /// Return the programs' ids. (Listing all of the kernel's needs CAP_SYS_ADMIN.)
     fn programs(&self) -> Vec<u32> {
         let pins = [&self.path, &self.next];
         pins.into_iter()
@@ -259,7 +260,7 @@ impl Pin {
             .collect()
     }
 
-    /// Our filters in one direction of an interface.
+    /// Return our filters in one direction of an interface.
     fn filters(
         &self,
         interface: &Interface,
@@ -283,7 +284,7 @@ fn add_qdisc(pins: &Pins, interface: &Interface) -> Result<(), HookError> {
     }
 }
 
-/// Remove a filter; one that is gone already is removed.
+/// Remove a filter; a missing one is no error.
 fn remove_filter(
     interface: &Interface,
     direction: Direction,
@@ -301,7 +302,7 @@ fn remove_filter(
     }
 }
 
-/// Remove the clsact qdisc if the guard made it and it is otherwise unused; whether it was removed.
+/// Remove the clsact qdisc if it is ours and unused; return whether it was removed.
 ///
 /// # Errors
 /// As [`remove`].
@@ -311,7 +312,7 @@ pub fn remove_qdisc(pins: &Pins, interface: &Interface) -> Result<bool, GuardErr
     Ok(removed)
 }
 
-/// In this thread's network namespace.
+/// Remove the unused qdisc in this thread's network namespace.
 fn remove_unused_qdisc(interface: &Interface) -> Result<bool, GuardError> {
     for direction in Direction::ALL {
         if !filters(interface, direction)?.is_empty() {
@@ -328,12 +329,12 @@ fn remove_unused_qdisc(interface: &Interface) -> Result<bool, GuardError> {
     }
 }
 
-/// All filters in one direction, with the id of their program (0 for those that have none).
+/// Return all filters in one direction, with their programs' ids (0 for none).
 fn filters(interface: &Interface, direction: Direction) -> Result<Vec<(Filter, u32)>, GuardError> {
     let mut question = TcMessage::with_index(interface.index as i32);
     question.header.parent = direction.parent();
     let answers = match netlink::dump(RouteNetlinkMessage::GetTrafficFilter(question)) {
-        // No qdisc or no interface, no filters.
+        // Without a qdisc or an interface there are no filters.
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
         answers => {
             answers.map_err(GuardError::netlink(format!("filters of {}", interface.name)))?
@@ -354,7 +355,7 @@ fn filters(interface: &Interface, direction: Direction) -> Result<Vec<(Filter, u
         .collect())
 }
 
-/// What the kernel answers when interface, qdisc or filter are not there.
+/// Check for the kernel's answers to a missing interface, qdisc or filter.
 fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT))
 }

@@ -10,7 +10,7 @@ use ws_guard_common::maps::Request;
 
 use super::error::GuardError;
 
-/// The kernel takes this much off the front of a test packet as its Ethernet header.
+/// Bytes that the kernel strips from a test packet as its Ethernet header.
 const ETHERNET: usize = 14;
 const PACKET: usize = ETHERNET + size_of::<Request>();
 
@@ -25,7 +25,7 @@ impl Control {
             .map_err(|error| GuardError::Control(format!("{}: {error}", path.display())))
     }
 
-    /// The program's answer: one of [`ws_guard_common::maps::answer`].
+    /// Run the program; return its answer, one of [`ws_guard_common::maps::answer`].
     pub fn run(&self, request: &Request) -> Result<u32, GuardError> {
         let packet = packet(request);
         let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::new() };
@@ -36,7 +36,7 @@ impl Control {
     }
 }
 
-/// An empty Ethernet header and the request, field by field in the machine's byte order.
+/// Write an empty Ethernet header and the request's fields in host byte order.
 fn packet(request: &Request) -> [u8; PACKET] {
     let words = request.source.address.0.map(u32::to_ne_bytes);
     let mut packet = [0; PACKET];

@@ -18,7 +18,7 @@ impl CounterMap {
         PerCpuArray::try_from(Map::PerCpuArray(map)).map(CounterMap).map_err(incompatible)
     }
 
-    /// The sum; what only makes sense on one CPU (the event budget) is zero.
+    /// Return the sums; values that only make sense per CPU (event budget) are zero.
     pub fn sum(&self) -> Result<Box<Counters>, GuardError> {
         let values = self.0.get(&0, 0).map_err(|error| GuardError::Map {
             map: name::COUNTERS,

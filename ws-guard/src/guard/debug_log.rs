@@ -1,7 +1,7 @@
 //! Log lines of the kernel programs (aya-log), for debugging.
 //!
-//! The level is a constant of the loaded object: with it at zero the verifier takes every log call
-//! out, and logging costs nothing.
+//! The level is a constant of the loaded object: with zero, the verifier removes every log call,
+//! and logging costs nothing.
 use aya::Ebpf;
 use aya_log::{EbpfLogger, Level};
 use tokio::{
@@ -11,17 +11,17 @@ use tokio::{
 
 use super::error::GuardError;
 
-/// The buffer that the lines come through.
+/// Buffer of the log lines.
 pub const MAP: &str = "AYA_LOGS";
-/// Its size where there are no lines, bytes: aya makes a page of it.
+/// Size of the unused buffer in bytes: aya makes a page of it.
 pub const UNUSED: u32 = 4096;
 
-/// The value of [`aya_log::LEVEL`] to load with.
+/// Return the value of [`aya_log::LEVEL`] to load with.
 pub fn level(enabled: bool) -> u8 {
     if enabled { Level::Trace as u8 } else { 0 }
 }
 
-/// Pass what the programs log on to the `log` crate, from where tracing takes it.
+/// Pass log lines of the programs to the `log` crate, and so to tracing.
 ///
 /// # Errors
 /// When the object has no log buffer, or outside a tokio runtime.

@@ -1,4 +1,4 @@
-//! Removing attachments, with their pins or notes.
+//! Removal of attachments, with their pins or notes.
 
 use super::{
     Mode, clsact,
@@ -9,20 +9,20 @@ use super::{
     sys,
 };
 
-/// Remove what is attached; whether there was anything. The clsact qdisc stays.
+/// Remove an attachment; return whether there was one. The clsact qdisc stays.
 pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
     if pinned.mode == Mode::Clsact {
         return clsact::remove(pins, pinned);
     }
     let path = pins.attachment(pinned);
     if let Err(error) = sys::detach_link(&path) {
-        // Severed, or gone: removing the pin is all there is to do.
+        // Severed, or gone: only the pin is left to be removed.
         tracing::debug!(path = %path.display(), %error, "the link was not detached");
     }
     pins::remove(&path)
 }
 
-/// Remove what is attached to one interface, with its pins.
+/// Remove all attachments of one interface, with their pins.
 pub fn detach(pins: &Pins, interface: &str) -> Result<(), GuardError> {
     detach_those(pins, |pinned| pinned.interface == interface)?;
     for noted in qdisc_notes(pins)? {
@@ -33,7 +33,7 @@ pub fn detach(pins: &Pins, interface: &str) -> Result<(), GuardError> {
     clsact::forget_namespaces(pins, interface, None)
 }
 
-/// Remove what is attached to an interface in another role than this one.
+/// Remove attachments of an interface in other roles than this one.
 pub fn detach_other_roles(pins: &Pins, interface: &str, role: Role) -> Result<(), GuardError> {
     detach_those(pins, |pinned| pinned.interface == interface && pinned.role != role)
 }
@@ -45,7 +45,7 @@ fn detach_those(pins: &Pins, these: impl Fn(&Pinned) -> bool) -> Result<(), Guar
     Ok(())
 }
 
-/// The interfaces whose clsact qdisc we made.
+/// Return the interfaces whose clsact qdisc we made.
 pub fn qdisc_notes(pins: &Pins) -> Result<Vec<Interface>, GuardError> {
     let names = pins::names(&pins.filters())?;
     Ok(names.iter().filter_map(|name| pins::parse_qdisc(name)).collect())

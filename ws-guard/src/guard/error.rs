@@ -1,7 +1,7 @@
-//! What can go wrong between the daemon and the kernel, and what to do about it.
+//! Errors between the daemon and the kernel, with remedies.
 use std::{io, path::PathBuf};
 
-/// An error of the guard. Every message names the value, the place and the remedy.
+/// Error of the guard. Every message names the value, the place and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     #[error(

@@ -1,4 +1,4 @@
-//! The events of the kernel programs, from the ring buffer to a channel.
+//! Events of the kernel programs, from the ring buffer to a channel.
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,11 +14,11 @@ use ws_guard_common::maps::{Event, name};
 
 use super::{error::GuardError, pins::Pins, plain};
 
-/// Events that may wait for the receiver: several seconds of all that the kernel lets through.
+/// Capacity of the channel: several seconds at the kernel's maximum rate.
 const CAPACITY: usize = 4096;
 
-/// Start reading; events that find the channel full are added to `dropped`. The task ends when the
-/// receiver is dropped.
+/// Start a task that reads until the receiver is dropped.
+/// Events that find the channel full are added to `dropped`.
 ///
 /// # Errors
 /// [`GuardError::Events`] when the buffer cannot be opened, or outside a tokio runtime.

@@ -1,5 +1,5 @@
-//! Whether what was attached still is. Anybody with the right may take it away, and the kernel tells
-//! nobody.
+//! Inspection of attachments.
+//! Any process with the right may remove them, and the kernel notifies no other.
 use std::{fmt, path::PathBuf};
 
 use aya::{
@@ -18,13 +18,13 @@ use super::{
     sys,
 };
 
-/// A direction in which an interface is not guarded any more.
+/// Lost attachment in one direction of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     direction: Direction,
     mode: Mode,
     how: &'static str,
-    /// The program is in its filter all the same: only the pin that says so is gone.
+    /// Set if the program is still in its filter, and only its pin is gone.
     in_force: bool,
 }
 
@@ -35,12 +35,12 @@ impl fmt::Display for Lost {
 }
 
 impl Lost {
-    /// Check whether the direction's packets are not seen any more.
+    /// Check whether the direction's packets are no longer seen.
     pub fn is_blind(&self) -> bool {
         !self.in_force
     }
 
-    /// What is left of an attachment without these.
+    /// Return an attachment without the lost directions.
     pub fn left(lost: &[Lost], attachment: &Attachment) -> Attachment {
         let mut left = attachment.clone();
         for lost in lost.iter().filter(|lost| lost.is_blind()) {
@@ -54,11 +54,11 @@ impl Lost {
 }
 
 impl Guard {
-    /// What of an attachment the kernel has no more. An interface that is gone has lost nothing: it
-    /// is looked for by its name.
+    /// Return an attachment's losses.
+    /// An interface that is gone has lost nothing: it is looked up by its name.
     ///
     /// # Errors
-    /// [`GuardError::Netlink`] where the kernel does not say which filters there are.
+    /// [`GuardError::Netlink`] if the kernel does not list the filters.
     pub fn lost(&self, attachment: &Attachment) -> Result<Vec<Lost>, GuardError> {
         let Ok(interface) = Interface::find(&attachment.name) else { return Ok(Vec::new()) };
         let mut lost = Vec::new();
@@ -99,7 +99,7 @@ impl Guard {
         })
     }
 
-    /// The kernel's number of the program for a hook.
+    /// Return the kernel's id of the program for a hook.
     fn program_id(&self, role: Role, direction: Direction, mode: Mode) -> Option<u32> {
         let ebpf = match role {
             Role::Uplink => &self.ebpf,
@@ -109,7 +109,7 @@ impl Guard {
         Some(ebpf.program(name)?.info().ok()?.id())
     }
 
-    /// Attach again what was taken away; pins that were removed are made again.
+    /// Restore what was removed: attachments and pins.
     ///
     /// # Errors
     /// As [`Guard::attach`].
@@ -129,7 +129,7 @@ impl Guard {
         }
     }
 
-    /// A filter without the pin that says whose it is would be taken for another program's.
+    /// Pin a filter's program again; without the pin, it would count as another's.
     fn pin_again(
         &mut self,
         attachment: &Attachment,
@@ -153,7 +153,7 @@ impl Guard {
         })
     }
 
-    /// The pins of maps that are gone: the next daemon would begin anew, and no tool finds them.
+    /// Return missing pins of maps, which no tool or next daemon would find.
     pub fn missing_pins(&self) -> Vec<PathBuf> {
         let maps = LAYOUTS.iter().map(|layout| self.pins.map(layout.name));
         maps.chain([self.pins.control()]).filter(|path| !path.exists()).collect()

@@ -1,4 +1,4 @@
-//! Network interfaces: names, numbers, owner of the XDP slot, appearance and disappearance.
+//! Network interfaces: names, numbers, XDP slot's owner, appearance, disappearance.
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -21,11 +21,11 @@ const LINK_GROUP: u32 = 1;
 /// IFNAMSIZ without the final NUL.
 const LONGEST_NAME: usize = 15;
 
-/// An interface that exists.
+/// Existing interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     pub name: String,
-    /// Never used twice while a network namespace lives, in practice.
+    /// In practice never reused while a network namespace exists.
     pub index: u32,
 }
 
@@ -42,7 +42,7 @@ impl Interface {
         }
     }
 
-    /// What the kernel says of it.
+    /// Request the interface from the kernel.
     fn link(&self) -> Result<Option<LinkMessage>, GuardError> {
         let mut question = LinkMessage::default();
         question.header.index = self.index;
@@ -54,8 +54,8 @@ impl Interface {
         }))
     }
 
-    /// Make sure that its packets begin with an Ethernet header: those of tun, WireGuard, ipip, GRE
-    /// and their like do not, and would be misread.
+    /// Check that packets begin with an Ethernet header.
+    /// Those of tun, WireGuard, ipip, GRE and similar interfaces do not, and would be misread.
     ///
     /// # Errors
     /// [`GuardError::NoEthernet`], [`GuardError::Netlink`].
@@ -72,11 +72,11 @@ impl Interface {
         }
     }
 
-    /// The program in the XDP slot, for a person to read; `None` when the slot is free.
+    /// Describe the program in the XDP slot; `None` when the slot is free.
     pub fn xdp_program(&self) -> Result<Option<String>, GuardError> {
         let program = self.link()?.and_then(|link| program_id(&link));
         Ok(program.map(|id| {
-            // Only CAP_SYS_ADMIN may ask for other people's programs.
+            // Only CAP_SYS_ADMIN allows looking up others' programs.
             let info = loaded_programs().flatten().find(|program| program.id() == id);
             let name = info.and_then(|info| info.name_as_str().map(str::to_owned));
             name.map_or_else(|| format!("program {id}"), |name| format!("program {id}, {name}"))
@@ -84,7 +84,7 @@ impl Interface {
     }
 }
 
-/// Every interface of this thread's network namespace.
+/// Return every interface of this thread's network namespace.
 ///
 /// # Errors
 /// [`GuardError::Netlink`].
@@ -135,7 +135,7 @@ fn program_id(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// A socket that hears of every change of an interface from now on.
+/// Open a socket that receives every later change of an interface.
 fn subscribe() -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
@@ -143,17 +143,17 @@ fn subscribe() -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// What happened to an interface.
+/// Change of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InterfaceEvent {
     Appeared(Interface),
     Disappeared(Interface),
 }
 
-/// Follows the interfaces of the network namespace it was made in.
+/// Watcher of the interfaces of its network namespace.
 ///
-/// The first events name those that exist, so nothing falls between a look and the watch. A name
-/// that moves to another interface disappears first and then appears.
+/// The first events name the existing ones, so that no change is missed between a look and the
+/// watch. A name that moves to another interface disappears first and then appears.
 pub struct InterfaceWatcher {
     socket: TokioSocket,
     known: BTreeMap<u32, String>,
@@ -173,11 +173,11 @@ impl InterfaceWatcher {
         Ok(watcher)
     }
 
-    /// The next event. Cancel-safe.
+    /// Wait for the next event. Cancel-safe.
     ///
     /// # Errors
-    /// [`GuardError::Netlink`] when the socket fails; a watcher that lost messages looks again by
-    /// itself.
+    /// [`GuardError::Netlink`] when the socket fails; after lost messages, the watcher looks again
+    /// by itself.
     pub async fn next(&mut self) -> Result<InterfaceEvent, GuardError> {
         let failed = |source| GuardError::Netlink { what: "interfaces".into(), source };
         loop {
@@ -192,8 +192,8 @@ impl InterfaceWatcher {
                         }
                     }
                 }
-                // What is still queued is older than the look: it would bring back interfaces whose
-                // deletion was lost. A new socket has none of it.
+                // Queued messages are older than the look: they would restore interfaces whose
+                // deletion was lost. A new socket has none.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.socket = subscribe().map_err(failed)?;
                     self.look().map_err(failed)?;
@@ -203,18 +203,18 @@ impl InterfaceWatcher {
         }
     }
 
-    /// Take in all that the kernel has told so far, without waiting: many interfaces come at once, and
-    /// each has several messages.
+    /// Process all pending messages, without waiting.
+    /// Many interfaces appear at once, and each has several messages.
     pub fn catch_up(&mut self) {
         while let Some(Ok(_)) = self.next().now_or_never() {}
     }
 
-    /// The interfaces that exist, by what the kernel has told so far.
+    /// Return the existing interfaces, according to the messages so far.
     pub fn present(&self) -> impl Iterator<Item = (&str, u32)> {
         self.known.iter().map(|(index, name)| (name.as_str(), *index))
     }
 
-    /// Compare what is known with what there is.
+    /// Compare the known interfaces with the existing ones.
     fn look(&mut self) -> io::Result<()> {
         let answers = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         let present: Vec<u32> = answers
@@ -242,7 +242,7 @@ impl InterfaceWatcher {
                     self.events.push_back(InterfaceEvent::Appeared(Interface { name, index }));
                 }
             }
-            // One of a family says that the interface left a bridge, say, and is there all the same.
+            // With a family, the interface has for example left a bridge, and still exists.
             RouteNetlinkMessage::DelLink(link)
                 if link.header.interface_family == AddressFamily::Unspec =>
             {

@@ -1,23 +1,23 @@
-//! Which kernels the guard runs on.
+//! Kernels that the guard runs on.
 use aya::{
     programs::ProgramType::{self, SchedClassifier, Xdp},
     sys::BpfHelper,
     util::KernelVersion,
 };
 
-/// The oldest kernel that is supported: the oldest that every test run boots and loads the programs on.
+/// Oldest supported kernel: every test run boots it, and loads the programs on it.
 pub const OLDEST: KernelVersion = KernelVersion::new(6, 1, 0);
-/// The kernel that brought TCX; before, clsact takes its place.
+/// First kernel with TCX; older ones use clsact.
 pub const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 
-/// A helper that the programs call.
+/// Helper that the programs call.
 #[derive(Clone, Copy)]
 pub struct Helper {
     pub helper: BpfHelper,
     pub name: &'static str,
-    /// The kind of program that calls it.
+    /// Type of the program that calls it.
     pub caller: ProgramType,
-    /// The kernel that brought it.
+    /// First kernel with the helper.
     pub since: KernelVersion,
 }
 
@@ -30,7 +30,7 @@ const fn helper(
     Helper { helper, name, caller, since: KernelVersion::new(major, minor, 0) }
 }
 
-/// What the programs call, newest first.
+/// Helpers that the programs call, newest first.
 pub const HELPERS: [Helper; 5] = [
     helper(BpfHelper::BPF_FUNC_xdp_load_bytes, "bpf_xdp_load_bytes", Xdp, (5, 18)),
     helper(BpfHelper::BPF_FUNC_loop, "bpf_loop", SchedClassifier, (5, 17)),
@@ -49,8 +49,8 @@ pub const HELPERS: [Helper; 5] = [
     helper(BpfHelper::BPF_FUNC_ringbuf_output, "bpf_ringbuf_output", SchedClassifier, (5, 8)),
 ];
 
-/// Objection to a kernel of this version: missing features, or that it is untested.
-/// `None` for a supported one.
+/// Return an objection to a kernel of this version, or `None` if it is supported.
+/// It may lack features, or be untested.
 pub fn too_old(version: KernelVersion) -> Option<String> {
     if version >= OLDEST {
         return None;
@@ -65,7 +65,7 @@ pub fn too_old(version: KernelVersion) -> Option<String> {
     })
 }
 
-/// As in `6.1`.
+/// Format as in `6.1`.
 pub fn series(version: KernelVersion) -> String {
     let code = version.code();
     format!("{}.{}", code >> 16, code >> 8 & 0xFF)

@@ -1,37 +1,37 @@
-//! What the pinned maps have to look like before they are reused.
+//! Layouts that the pinned maps must have to be reused.
 //!
 //! Opening a pinned map checks nothing: a 64-byte value read as eight bytes silently corrupts
-//! memory. So type, sizes and flags are compared with what this build was compiled for.
+//! memory. So type, sizes and flags are compared with those of this build.
 use aya::maps::{MapInfo, MapType};
 use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     heartbeat::Heartbeats,
-    held::{self, Held},
     maps::{
-        Address, COARSE, Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, SERVERS,
-        SUSPECTS, SYNS, Server, ServerKey, Shared, SourceKey, Stranger, Suspect, Unopened, name,
+        Address, COARSE, Counters, FlowKey, Midstream, Pending, Policy, Ports, Rule, SCOPES,
+        SERVERS, SUSPECTS, SYNS, Server, ServerKey, Shared, SourceKey, Suspect, Unopened, name,
     },
+    out_of_order::{self, Held},
     source::Source,
     trail::{TRAILS, Trail},
 };
 
 use super::plain::PrefixKey;
 
-/// BPF_F_NO_PREALLOC, which the kernel demands of LPM tries, and which lets an empty table cost
-/// nothing.
+/// BPF_F_NO_PREALLOC, which the kernel requires for LPM tries.
+/// With it, an empty table costs nothing.
 pub const NO_PREALLOC: u32 = 1;
 
-/// How many entries a map may have.
+/// Number of entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entries {
-    /// Exact sizes: they are part of the layout.
+    /// Exact number, which is part of the layout.
     Fixed(u32),
-    /// As many as the operator wished when the map was made.
+    /// Number chosen by the operator when the map was created.
     Chosen,
 }
 
-/// The definition of one map.
+/// Definition of one map.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     pub name: &'static str,
@@ -42,7 +42,7 @@ pub struct Layout {
     pub flags: u32,
 }
 
-/// What a map is, in the object or in the kernel.
+/// Properties of a map in the object or in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub kind: u32,
@@ -82,14 +82,14 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
     Layout { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries, flags }
 }
 
-/// Every map that outlives the daemon. Maps that are not here are private to one load.
+/// Layouts of every map that outlives the daemon. Others are private to one load.
 pub const LAYOUTS: [Layout; 23] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Chosen, 0),
-    map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Chosen, 0),
+    map::<FlowKey, Midstream>(name::MIDSTREAM, MapType::LruHash, Entries::Chosen, 0),
     map::<u32, Trail>(name::TRAILS, MapType::Array, Entries::Fixed(TRAILS), 0),
-    map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(held::SLOTS), 0),
+    map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(out_of_order::SLOTS), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),
@@ -110,14 +110,14 @@ pub const LAYOUTS: [Layout; 23] = [
 ];
 
 impl Layout {
-    /// Flags that are part of the layout: not those about when a hash table's memory is taken, which
-    /// earlier versions took at the start.
+    /// Return the flags that are part of the layout.
+    /// For a hash table, the time of allocation is not: earlier versions allocated at the start.
     fn binding(&self, flags: u32) -> u32 {
         if matches!(self.kind, MapType::Hash) { flags & !NO_PREALLOC } else { flags }
     }
 
     /// # Errors
-    /// The first difference, for a person to read.
+    /// The first difference, as text.
     pub fn check(&self, found: &Found) -> Result<(), String> {
         let entries = match self.entries {
             Entries::Fixed(entries) => entries,
@@ -168,8 +168,8 @@ mod tests {
         assert!(policy.check(&three).unwrap_err().contains("number of entries"));
     }
 
-    /// What an entry costs, where it is said: key and value, each rounded up to 8, what the kernel
-    /// adds, and a bucket.
+    /// Compare the documented sizes of entries with the maps.
+    /// A size is that of key and value, each rounded up to 8, the kernel's overhead, and a bucket.
     #[test]
     fn documented_sizes_are_the_maps() {
         let cost = |layout: &Layout| {

@@ -13,7 +13,7 @@ use aya::{
 
 use super::{error::GuardError, interfaces::Interface, role::Direction, sys};
 
-/// What became of an attempt to take over a link.
+/// Result of an attempt to take over a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takeover {
     /// The link carries the new program, without a gap.
@@ -22,8 +22,8 @@ pub enum Takeover {
     Gone,
 }
 
-/// Attach to the XDP slot and pin the link. `mode` is never the kernel's choice: it would not say
-/// what it chose.
+/// Attach to the XDP slot and pin the link.
+/// `mode` is never left to the kernel, which would not report its choice.
 pub fn attach_xdp(
     program: &mut Xdp,
     interface: &Interface,
@@ -34,7 +34,7 @@ pub fn attach_xdp(
     pin_link(program.take_link(id)?.try_into()?, pin)
 }
 
-/// Attach before all other TCX programs, whose TC_ACT_OK would end the chain, and pin the link.
+/// Attach before other TCX programs, whose TC_ACT_OK ends the chain; pin the link.
 pub fn attach_tcx(
     program: &mut SchedClassifier,
     interface: &Interface,
@@ -44,7 +44,7 @@ pub fn attach_tcx(
     pin_link(tcx_link(program, interface, direction)?, pin)
 }
 
-/// A TCX link that lasts as long as the returned value.
+/// Create a TCX link that lasts as long as the returned value.
 pub fn tcx_link(
     program: &mut SchedClassifier,
     interface: &Interface,
@@ -55,7 +55,7 @@ pub fn tcx_link(
     Ok(program.take_link(id)?.try_into()?)
 }
 
-/// Put the program in place of the one that a pinned XDP link carries.
+/// Replace the program of a pinned XDP link.
 pub fn take_over_xdp(
     program: &mut Xdp,
     interface: &Interface,
@@ -67,7 +67,7 @@ pub fn take_over_xdp(
     outcome(swapped.and_then(|id| program.take_link(id).map(drop)))
 }
 
-/// Put the program in place of the one that a pinned TCX link carries.
+/// Replace the program of a pinned TCX link.
 pub fn take_over_tcx(
     program: &mut SchedClassifier,
     interface: &Interface,
@@ -78,8 +78,8 @@ pub fn take_over_tcx(
     outcome(swapped.and_then(|id| program.take_link(id).map(drop)))
 }
 
-/// The pinned link, when it is on this very interface: one of the same name may have been made
-/// since.
+/// Open the pinned link, if it is on this very interface.
+/// Another one of the same name may have been created since.
 fn open(interface: &Interface, pin: &Path) -> Result<Option<FdLink>, HookError> {
     match sys::pinned_link(pin) {
         Ok(info) if info.interface == interface.index => {}
@@ -93,7 +93,7 @@ fn open(interface: &Interface, pin: &Path) -> Result<Option<FdLink>, HookError> 
 fn outcome(swapped: Result<(), ProgramError>) -> Result<Takeover, HookError> {
     match swapped.map_err(HookError::from) {
         Ok(()) => Ok(Takeover::Swapped),
-        // "Link has been severed": the interface went away just now.
+        // "Link has been severed": the interface disappeared just now.
         Err(error) if error.errno() == Some(libc::ENOLINK) => Ok(Takeover::Gone),
         Err(error) => Err(error),
     }
@@ -103,7 +103,7 @@ fn pin_link(link: FdLink, pin: &Path) -> Result<(), HookError> {
     Ok(link.pin(pin).map(drop)?)
 }
 
-/// Why a program could not be put on a hook.
+/// Failure to put a program on a hook.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     #[error(transparent)]
@@ -121,7 +121,7 @@ pub enum HookError {
 }
 
 impl HookError {
-    /// The kernel's error number, if there is one.
+    /// Return the kernel's error number, if there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             HookError::Program(ProgramError::SyscallError(error))

@@ -1,4 +1,4 @@
-//! Loading the object, with the maps that are pinned already.
+//! Loading of the object, with already pinned maps.
 use std::path::PathBuf;
 
 use aya::{
@@ -24,9 +24,9 @@ use super::{
 /// All programs; the control program is last, and never attached.
 const PROGRAMS: [&str; 4] =
     [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS, program::CONTROL];
-/// What is attached to pods' interfaces.
+/// Programs for pods' interfaces.
 const POD_PROGRAMS: [&str; 2] = [program::TC_INGRESS, program::TC_EGRESS];
-/// The variable in the object that says whose flows the programs follow.
+/// Variable in the object with the owner of the flows that the programs follow.
 const ROLE: &str = "ROLE";
 
 impl TableSizes {
@@ -37,15 +37,15 @@ impl TableSizes {
             (name::PENDING, self.pending),
             (name::RULES, self.rules),
             (name::PROVEN, self.opening),
-            (name::STRANGERS, self.opening),
+            (name::MIDSTREAM, self.opening),
             (name::BEGINNINGS, self.opening),
             (name::HEARTBEATS, self.opening),
         ]
     }
 }
 
-/// Load every program, onto the pinned maps where there are some, and pin the maps where there are
-/// none. Nothing that is attached changes yet.
+/// Load every program, with the pinned maps where they exist, and pin the others.
+/// Attached programs do not change yet.
 ///
 /// Pins of an earlier schema are taken over: see [`migration`].
 pub fn load(pins: &Pins, options: &LoadOptions) -> Result<(Ebpf, Option<Migration>), GuardError> {
@@ -76,7 +76,7 @@ pub fn load(pins: &Pins, options: &LoadOptions) -> Result<(Ebpf, Option<Migratio
     Ok((ebpf, migration))
 }
 
-/// Load the programs for pods' interfaces, onto the maps that [`load`] has pinned.
+/// Load the programs for pods' interfaces, with the maps pinned by [`load`].
 pub fn load_for_pods(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
     let path = |map: &str| pins.map(map);
     load_programs(path, options, &ObjectFile::find()?, Role::Pod, &POD_PROGRAMS)
@@ -126,7 +126,7 @@ fn load_programs(
     Ok(ebpf)
 }
 
-/// The sizes of pinned tables stay: entries are worth more than room.
+/// Warn if pinned tables keep other sizes: their entries matter more.
 fn compare_sizes(
     pins: &Pins,
     path: impl Fn(&str) -> PathBuf,
@@ -156,7 +156,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// Pin the control program, in place of an older one without a moment between.
+/// Pin the control program, replacing an older one atomically.
 fn pin_control(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), GuardError> {
     let path = pins.control();
     let new = path.with_file_name("new");
@@ -172,15 +172,15 @@ fn pin_control(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), GuardError> {
     std::fs::rename(&new, &path).map_err(|error| failed(&error))
 }
 
-/// Before Linux 5.11 maps count against RLIMIT_MEMLOCK, whose default is 64 KiB. Where it may not
-/// be raised and matters, making the maps fails and says so.
+/// Raise RLIMIT_MEMLOCK, 64 KiB by default, which limits maps before Linux 5.11.
+/// If that fails and matters, creating the maps reports it.
 fn raise_memory_limit() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         tracing::debug!(%error, "RLIMIT_MEMLOCK is unchanged");
     }
 }
 
-/// The verifier's log can be megabytes; what it gave up on is in its last lines.
+/// Explain a failure by the last lines of the verifier's log (up to megabytes).
 fn explain(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
     let log = verifier_log.to_string();

@@ -9,8 +9,8 @@ use std::{
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        Address, Counters, FlowKey, MAY_BAN, Pending, Policy, Request, Rule, Server, ServerKey,
-        SourceKey, Stranger, Suspect, Unopened, name,
+        Address, Counters, FlowKey, MAY_BAN, Midstream, Pending, Policy, Request, Rule, Server,
+        ServerKey, SourceKey, Suspect, Unopened, name,
     },
     source::{BANNED, Source},
 };
@@ -31,22 +31,21 @@ use super::{
     table::Table,
 };
 
-/// What the two tables of requests hold.
+/// Content of the two tables of requests.
 #[derive(Clone, Debug, Default)]
 pub struct Handshakes {
-    /// Where there is a request, or the beginning of an answer.
+    /// Connections with a request, or the beginning of an answer.
     pub keys: BTreeSet<FlowKey>,
-    /// Entries of [`name::PENDING`].
+    /// Number of entries in [`name::PENDING`].
     pub pending: u32,
-    /// Entries of [`name::PROVEN`]; some have no request at the moment.
+    /// Number of entries in [`name::PROVEN`]; some have no request at the moment.
     pub proven: u32,
 }
 
-/// The maps, by their types. Cheap to clone, usable from several threads.
+/// Typed access to the maps. Cheap to clone, usable from several threads.
 ///
-/// Calls go straight to the kernel and take microseconds, but for the listings (milliseconds for
-/// ten thousand entries) and changes of policy and rules (up to 10 ms: see
-/// [`Maps::set_policy`]).
+/// Calls go straight to the kernel and take microseconds, except for listings (milliseconds for ten
+/// thousand entries) and changes of policy and rules (up to 10 ms: see [`Maps::set_policy`]).
 #[derive(Clone)]
 pub struct Maps(Arc<Inner>);
 
@@ -55,7 +54,7 @@ struct Inner {
     flows: Table<FlowKey, Flow>,
     pending: Table<FlowKey, Pending>,
     proven: Table<FlowKey, Pending>,
-    strangers: Table<FlowKey, Stranger>,
+    midstream: Table<FlowKey, Midstream>,
     beginnings: Table<FlowKey, Unopened>,
     sources: Table<SourceKey, Source>,
     coarse: Table<SourceKey, Source>,
@@ -69,7 +68,7 @@ struct Inner {
 }
 
 impl Maps {
-    /// Open the maps of a guard that runs, or ran, from its pins. No program is needed.
+    /// Open the maps of a running or former guard from its pins. No program is needed.
     ///
     /// # Errors
     /// [`GuardError::NotLoaded`], [`GuardError::Incompatible`], [`GuardError::Privileges`].
@@ -83,14 +82,14 @@ impl Maps {
         Maps::open(&pins)
     }
 
-    /// Open maps whose layouts were compared already.
+    /// Open maps whose layouts have been compared.
     pub(super) fn open(pins: &Pins) -> Result<Maps, GuardError> {
         let dir = pins.dir();
         Ok(Maps(Arc::new(Inner {
             flows: Table::open(dir, name::FLOWS, sys::F_LOCK)?,
             pending: Table::open(dir, name::PENDING, 0)?,
             proven: Table::open(dir, name::PROVEN, 0)?,
-            strangers: Table::open(dir, name::STRANGERS, 0)?,
+            midstream: Table::open(dir, name::MIDSTREAM, 0)?,
             beginnings: Table::open(dir, name::BEGINNINGS, 0)?,
             sources: Table::open(dir, name::SOURCES, sys::F_LOCK)?,
             coarse: Table::open(dir, name::COARSE, sys::F_LOCK)?,
@@ -104,23 +103,23 @@ impl Maps {
         })))
     }
 
-    /// All flows, each read whole under its lock.
+    /// Return all flows, each read whole under its lock.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, GuardError> {
         self.0.flows.entries()
     }
 
-    /// The same one by one, in constant memory.
+    /// Visit all flows one by one, in constant memory.
     pub fn each_flow(&self, visit: impl FnMut(&FlowKey, &Flow)) -> Result<(), GuardError> {
         self.0.flows.each(visit)
     }
 
-    /// One flow.
+    /// Return one flow.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, GuardError> {
         self.0.flows.get(key)
     }
 
-    /// Connections whose handshake is without an answer yet, each once. Their entries have no lock: a
-    /// value may be half-way through a change.
+    /// Return connections whose handshake has no answer yet, each once.
+    /// Their entries have no lock: a value may be half-way through a change.
     pub fn handshakes(&self) -> Result<Handshakes, GuardError> {
         let mut found = Handshakes::default();
         let Handshakes { keys, pending, proven } = &mut found;
@@ -137,20 +136,20 @@ impl Maps {
         Ok(found)
     }
 
-    /// Connections without a flow on which a server sent data. They have no lock either.
-    pub fn strangers(&self) -> Result<Vec<(FlowKey, Stranger)>, GuardError> {
-        self.0.strangers.entries()
+    /// Return connections with a server's data but no flow. They have no lock either.
+    pub fn midstream(&self) -> Result<Vec<(FlowKey, Midstream)>, GuardError> {
+        self.0.midstream.entries()
     }
 
-    /// All sources, and the coarser prefixes that some were charged to; each read whole under its
-    /// lock.
+    /// Return all sources, and the coarser prefixes that some were charged to.
+    /// Each is read whole under its lock.
     pub fn sources(&self) -> Result<Vec<(SourceKey, Source)>, GuardError> {
         let mut sources = Vec::new();
         self.each_source(|key, source| sources.push((*key, *source)))?;
         Ok(sources)
     }
 
-    /// The same one by one, in constant memory; the coarser prefixes last.
+    /// Visit all of them one by one, in constant memory; the coarser prefixes last.
     pub fn each_source(
         &self,
         mut visit: impl FnMut(&SourceKey, &Source),
@@ -159,23 +158,23 @@ impl Maps {
         self.0.coarse.each(visit)
     }
 
-    /// The coarser prefixes that sources without room are charged to.
+    /// Return the coarser prefixes that sources without room are charged to.
     pub fn coarse(&self) -> Result<Vec<(SourceKey, Source)>, GuardError> {
         self.0.coarse.entries()
     }
 
-    /// One source, by its masked address; or a coarser prefix.
+    /// Return one source, by its masked address; or a coarser prefix.
     pub fn source(&self, source: &SourceKey) -> Result<Option<Source>, GuardError> {
         if source.level() > 0 { self.0.coarse.get(source) } else { self.0.sources.get(source) }
     }
 
-    /// Untrusted peers whose requests carry forwarding headers. They have no lock: a value may be
-    /// half-way through a change.
+    /// Return untrusted peers whose requests carry forwarding headers.
+    /// They have no lock: a value may be half-way through a change.
     pub fn suspects(&self) -> Result<Vec<(Address, Suspect)>, GuardError> {
         self.0.suspects.entries()
     }
 
-    /// Figures of servers, in order; last those of all others together.
+    /// Return figures of servers, in order; last those of all others together.
     pub fn servers(&self) -> Result<Vec<(Option<ServerKey>, Server)>, GuardError> {
         let servers = self.0.servers.servers()?;
         let mut servers: Vec<_> =
@@ -189,43 +188,43 @@ impl Maps {
         self.0.servers.remove(key)
     }
 
-    /// Entries in use. The kernel cannot tell without reading them: a millisecond for each few
-    /// thousand.
+    /// Count the flows in use.
+    /// The kernel cannot tell without reading them: a few thousand take a millisecond.
     pub fn flow_count(&self) -> Result<u32, GuardError> {
         self.0.flows.count()
     }
 
-    /// Entries in use; costs what [`Maps::flow_count`] costs.
+    /// Count the sources in use; costs as much as [`Maps::flow_count`].
     pub fn source_count(&self) -> Result<u32, GuardError> {
         self.0.sources.count()
     }
 
-    /// Coarser prefixes in use; costs what [`Maps::flow_count`] costs.
+    /// Count the coarser prefixes in use; costs as much as [`Maps::flow_count`].
     pub fn coarse_count(&self) -> Result<u32, GuardError> {
         self.0.coarse.count()
     }
 
-    /// Entries in use; costs what [`Maps::flow_count`] costs.
-    pub fn stranger_count(&self) -> Result<u32, GuardError> {
-        self.0.strangers.count()
+    /// Count the midstream candidates in use; costs as much as [`Maps::flow_count`].
+    pub fn midstream_count(&self) -> Result<u32, GuardError> {
+        self.0.midstream.count()
     }
 
-    /// Memory that the pinned maps take in the kernel.
+    /// Return the kernel memory of the pinned maps.
     pub fn memory(&self) -> Result<Memory, GuardError> {
         Ok(self.memory_by_map()?.iter().map(|map| map.memory).sum())
     }
 
-    /// The same, map by map.
+    /// Return the kernel memory of each pinned map.
     pub fn memory_by_map(&self) -> Result<Vec<MapMemory>, GuardError> {
         memory::of_pins(&self.0.pins)
     }
 
-    /// Entries that the table of strangers has room for.
-    pub fn stranger_capacity(&self) -> u32 {
-        self.0.strangers.max_entries()
+    /// Return the capacity of the table of midstream candidates.
+    pub fn midstream_capacity(&self) -> u32 {
+        self.0.midstream.max_entries()
     }
 
-    /// The sizes that the pinned tables have.
+    /// Return the sizes of the pinned tables.
     pub fn table_sizes(&self) -> TableSizes {
         TableSizes {
             flows: self.0.flows.max_entries(),
@@ -236,9 +235,9 @@ impl Maps {
         }
     }
 
-    /// Remove a flow, unless another has taken its place: one of another generation. The kernel has
-    /// no removal with a condition; a connection that is made between the look and the removal, and
-    /// between the same end points as one that closed before, is lost to the guard.
+    /// Remove a flow, unless its generation shows that another has replaced it.
+    /// The kernel has no conditional removal; a new connection between the same end points as a
+    /// closed one, made between the look and the removal, is lost to the guard.
     pub fn remove_flow(&self, key: &FlowKey, generation: u32) -> Result<(), GuardError> {
         match self.0.flows.get(key)? {
             Some(flow) if flow.generation == generation => self.0.flows.remove(key).map(drop),
@@ -262,43 +261,44 @@ impl Maps {
 
     /// Forget all connections: those that pass again are picked up midstream.
     ///
-    /// For when one of their directions was not seen for a while. The client then acknowledges
-    /// bytes that no record has, as a forged segment does. What is known of proxies stays.
+    /// For use when one of their directions was not seen for a while. The client then acknowledges
+    /// bytes without a record, as a forged segment does. Data about proxies is kept.
     pub fn forget_connections(&self) -> Result<(), GuardError> {
-        let Inner { flows, pending, proven, strangers, beginnings, .. } = &*self.0;
+        let Inner { flows, pending, proven, midstream, beginnings, .. } = &*self.0;
         flows.remove_where(|_| true)?;
         for requests in [pending, proven] {
             requests.remove_where(|key| key.client_port != 0)?;
         }
-        strangers.remove_where(|_| true)?;
+        midstream.remove_where(|_| true)?;
         beginnings.remove_where(|_| true)
     }
 
-    /// Summed over the CPUs.
+    /// Return the counters, summed over all CPUs.
     pub fn counters(&self) -> Result<Box<Counters>, GuardError> {
         self.0.counters.sum()
     }
 
-    /// The policy in force for ports without settings of their own.
+    /// Return the policy in force for ports without their own settings.
     pub fn policy(&self) -> Result<Policy, GuardError> {
         self.0.policy.get()
     }
 
-    /// Every policy in force, and the protected ports.
+    /// Return every policy in force, and the protected ports.
     pub fn policies(&self) -> Result<PolicySet, GuardError> {
         self.0.policy.all()
     }
 
-    /// Takes effect on the next packet, whole: writes the sets not in force, then switches.
-    /// Blocks for up to 10 ms after the previous change, until no CPU reads those any more.
+    /// Set all policies at once, from the next packet on.
+    /// This writes the inactive sets, then switches. Blocks for up to 10 ms after the previous
+    /// change, until no CPU reads those any more.
     ///
-    /// What scopes have in common with rules and proxies (`rules`, `proxies`, `headers`,
-    /// `generation` and [`ws_guard_common::maps::MAY_BAN`]) is seen to here.
+    /// Fields that scopes share with rules and proxies (`rules`, `proxies`, `headers`, `generation`
+    /// and [`ws_guard_common::maps::MAY_BAN`]) are filled in here.
     pub fn set_policies(&self, set: &PolicySet) -> Result<(), GuardError> {
         self.change_policies(|current| *current = set.clone())
     }
 
-    /// The same for the first scope alone.
+    /// Set the first scope's policy alone, in the same way.
     pub fn set_policy(&self, policy: &Policy) -> Result<(), GuardError> {
         self.change_policies(|current| match current.scopes.first_mut() {
             Some(first) => *first = *policy,
@@ -306,12 +306,12 @@ impl Maps {
         })
     }
 
-    /// The protected ports, in order.
+    /// Return the protected ports, in order.
     pub fn ports(&self) -> Result<Vec<u16>, GuardError> {
         Ok(self.policies()?.ports.iter().map(|(port, _)| *port).collect())
     }
 
-    /// Protect exactly these, all in the first scope.
+    /// Protect exactly these ports, all in the first scope.
     pub fn set_ports(&self, ports: &[u16]) -> Result<(), GuardError> {
         self.change_policies(|current| {
             current.ports = ports.iter().map(|port| (*port, 0)).collect();
@@ -333,8 +333,8 @@ impl Maps {
         writer.change(InForce { rules: &rules, bans }, change)
     }
 
-    /// Have the programs look for banned sources from the next packet on; to be called before one is
-    /// banned that no policy would ban.
+    /// Have the programs look for banned sources from the next packet on.
+    /// To be called before banning a source that no policy would ban.
     pub fn expect_bans(&self) -> Result<(), GuardError> {
         let mut writer = self.0.policy.writer();
         if self.policies()?.scopes.iter().all(|policy| policy.flags & MAY_BAN != 0) {
@@ -343,14 +343,14 @@ impl Maps {
         self.change_with(&mut writer, true, |_| {})
     }
 
-    /// Some source is banned, or was and has sent no ping since.
+    /// Check for sources that are banned, or were and have sent no ping since.
     fn has_bans(&self) -> Result<bool, GuardError> {
         let mut banned = false;
         self.each_source(|_, source| banned |= source.flags & BANNED != 0)?;
         Ok(banned)
     }
 
-    /// Prefix lengths are those of the address family (0..=32 or 0..=128); in order.
+    /// Return the rules in order, prefix lengths by family (0..=32 or 0..=128).
     pub fn rules(&self) -> Result<Vec<NetworkRule>, GuardError> {
         let mut rules: Vec<NetworkRule> = self
             .0
@@ -366,8 +366,8 @@ impl Maps {
         Ok(rules)
     }
 
-    /// Make or replace a rule; known sources are looked up again from the next packet on. Bits
-    /// behind the prefix are cleared.
+    /// Add or replace a rule; bits after the prefix are cleared.
+    /// Known sources are looked up again from the next packet on.
     pub fn set_rule(&self, network: IpAddr, prefix: u8, rule: Rule) -> Result<(), GuardError> {
         let key = networks::key(network, prefix)?;
         let mut writer = self.0.policy.writer();
@@ -375,7 +375,7 @@ impl Maps {
         self.rules_changed(&mut writer)
     }
 
-    /// Remove a rule; whether there was one.
+    /// Remove a rule; return whether there was one.
     pub fn remove_rule(&self, network: IpAddr, prefix: u8) -> Result<bool, GuardError> {
         let key = networks::key(network, prefix)?;
         let mut writer = self.0.policy.writer();
@@ -386,10 +386,10 @@ impl Maps {
         Ok(removed)
     }
 
-    /// Have exactly these rules, with one change of policy; new ones are made before old ones go.
+    /// Replace all rules with one change of policy; additions precede removals.
     ///
     /// # Errors
-    /// A bad prefix or a full table; then the new rules made so far stay next to the old ones.
+    /// A bad prefix or a full table; then the new rules so far stay next to the old ones.
     pub fn set_rules(&self, wanted: &[NetworkRule]) -> Result<(), GuardError> {
         let wanted: Vec<(PrefixKey, Rule)> = wanted
             .iter()
@@ -398,14 +398,14 @@ impl Maps {
         let mut writer = self.0.policy.writer();
         let present = self.0.rules.entries()?;
         let changed = self.replace_rules(&present, &wanted);
-        // The count differs when a daemon died between a rule and its announcement.
+        // The count differs if a daemon died between a rule and its announcement.
         if !matches!(changed, Ok(false)) || self.policy()?.rules as usize != present.len() {
             self.rules_changed(&mut writer)?;
         }
         changed.map(drop)
     }
 
-    /// Whether anything had to be changed.
+    /// Replace the rules; return whether anything had to be changed.
     fn replace_rules(
         &self,
         present: &[(PrefixKey, Rule)],
@@ -430,7 +430,7 @@ impl Maps {
         self.change_with(writer, self.has_bans()?, |_| {})
     }
 
-    /// Run the control program; returns one of `ws_guard_common::maps::answer`.
+    /// Run the control program; return one of `ws_guard_common::maps::answer`.
     ///
     /// # Errors
     /// [`GuardError::Control`] when the program is not pinned or cannot be run.

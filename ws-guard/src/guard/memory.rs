@@ -1,4 +1,4 @@
-//! Kernel memory of the pinned maps, by the kernel's own word.
+//! Kernel memory of the pinned maps, as reported by the kernel.
 use std::{
     fmt, io,
     os::fd::{AsFd, AsRawFd},
@@ -12,16 +12,16 @@ use super::{
     pins::Pins,
 };
 
-/// What the kernel's hash tables add to each key and value, and a bucket.
+/// Overhead of the kernel's hash tables per entry, and per bucket.
 const ENTRY: u64 = 48;
 const BUCKET: u64 = 16;
 
-/// Memory of all pinned maps, bytes.
+/// Memory of all pinned maps in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// At the moment. Before Linux 6.4 the kernel tells an estimate, of full tables.
+    /// Current memory. Before Linux 6.4 the kernel reports an estimate of full tables.
     pub now: u64,
-    /// When the tables that grow with their use are full.
+    /// Memory when the growing tables are full.
     pub full: u64,
 }
 
@@ -58,7 +58,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Ask the kernel about each map.
+/// Read each map's memory from the kernel.
 pub fn of_pins(pins: &Pins) -> Result<Vec<MapMemory>, GuardError> {
     let mut maps = Vec::new();
     for layout in &LAYOUTS {
@@ -77,7 +77,7 @@ pub fn of_pins(pins: &Pins) -> Result<Vec<MapMemory>, GuardError> {
     Ok(maps)
 }
 
-/// Size of a table that grows, with as many entries as it has room for.
+/// Return the size of a growing table when it is full.
 fn full(layout: &Layout, found: &Found) -> u64 {
     let entry = layout.key.next_multiple_of(8) + layout.value.next_multiple_of(8);
     let (entries, buckets) =
@@ -85,7 +85,7 @@ fn full(layout: &Layout, found: &Found) -> u64 {
     entries * (entry as u64 + ENTRY) + buckets * BUCKET
 }
 
-/// `memlock` of `/proc/self/fdinfo`.
+/// Read `memlock` of `/proc/self/fdinfo`.
 fn charged(map: &MapData) -> io::Result<u64> {
     let fd = map.fd().as_fd().as_raw_fd();
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;

@@ -1,13 +1,13 @@
-//! Takeover of pins that an earlier schema made.
+//! Takeover of pins of an earlier schema.
 //!
 //! Maps whose layout did not change are shared, as in any takeover: their entries stay, and old and
-//! new programs use them together until the last link has the new program. Each of the others gets a
-//! successor, pinned as `NAME-next`; [`CHANGES`] says whether the old entries are read into it. Once
-//! all successors are complete, they are renamed over their predecessors: between the two schema
-//! notes [`finish`] can repeat that, so that a daemon may die at any moment.
+//! new programs use them together until the last link has the new program. Each of the others gets
+//! a successor, pinned as `NAME-next`; [`CHANGES`] defines whether the old entries are read into
+//! it. Once all successors are complete, they are renamed over their predecessors: between the two
+//! schema notes [`finish`] can repeat that, so that a daemon may die at any moment.
 //!
-//! A change of a layout raises [`SCHEMA_VERSION`], and sets `since` in [`CHANGES`]. A new [`OLDEST`]
-//! lets rows and readers go.
+//! A change of a layout raises [`SCHEMA_VERSION`], and sets `since` in [`CHANGES`]. A new
+//! [`OLDEST`] makes rows and readers obsolete.
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues};
@@ -23,7 +23,7 @@ use super::{
 /// Oldest schema whose pins are taken over.
 const OLDEST: u32 = 9;
 
-/// A map whose layout, or the meaning of it, has changed since [`OLDEST`].
+/// Map whose layout, or its meaning, has changed since [`OLDEST`].
 struct Change {
     map: &'static str,
     /// First schema whose entries have the present layout and meaning.
@@ -34,19 +34,21 @@ struct Change {
 /// Treatment of the old map's entries.
 #[derive(Clone, Copy)]
 enum Entries {
-    /// They last for a handshake: the successor starts empty, and requests in progress count as
-    /// unseen.
+    /// Entries that last for a handshake are dropped.
+    /// The successor starts empty, and requests in progress count as unseen.
     Dropped,
     Read(Reader),
 }
 
-/// Writes the old map's entries, in the present layout, to its successor.
+/// Conversion of the old map's entries into its successor's, in the present layout.
 type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 
-/// Schema 12 has further maps, which start empty, and shares all earlier ones. In [`name::FLOWS`] a ping's
-/// time has given way to [`ws_guard_common::flow::Flow::ended`], which no such time equals, and to
-/// `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the heartbeats of all servers
-/// together stay unread.
+/// Maps changed since [`OLDEST`].
+/// Schema 12 has further maps, which start empty, and shares all earlier ones. In [`name::FLOWS`] a
+/// ping's time has been replaced by [`ws_guard_common::flow::Flow::ended`], which no such time
+/// equals, and by `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the
+/// heartbeats of all servers together remain unread. [`name::MIDSTREAM`] is new, and replaces
+/// `STRANGERS`.
 const CHANGES: [Change; 4] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
@@ -54,7 +56,10 @@ const CHANGES: [Change; 4] = [
     Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
 ];
 
-/// A takeover of an earlier schema's pins.
+/// Maps of earlier schemas without a successor.
+const REMOVED: [&str; 1] = ["STRANGERS"];
+
+/// Takeover of an earlier schema's pins.
 pub struct Migration {
     from: u32,
     replaced: Vec<Replaced>,
@@ -63,12 +68,12 @@ pub struct Migration {
 struct Replaced {
     name: &'static str,
     entries: Entries,
-    /// Open, because the successor takes its pin.
+    /// Old map, kept open because the successor takes its pin.
     old: Map,
 }
 
 impl Migration {
-    /// The takeover that the pins need; `None` if they are of this schema, or there are none.
+    /// Plan the takeover that the pins need; `None` without pins, or of this schema.
     ///
     /// # Errors
     /// [`GuardError::Incompatible`] for schemas and maps that cannot be taken over.
@@ -94,12 +99,12 @@ impl Migration {
         Ok(Some(Migration { from, replaced }))
     }
 
-    /// Whether a map gets a successor.
+    /// Check whether a map is replaced by a successor.
     pub fn replaces(&self, map: &str) -> bool {
         self.replaced.iter().any(|replaced| replaced.name == map)
     }
 
-    /// Read the old entries into the successors; again what changed since the last time.
+    /// Read the old entries into the successors, repeatedly to pick up changes.
     /// Only while no program uses the successors yet: what they write would be overwritten.
     pub fn read(&self, pins: &Pins) -> Result<(), GuardError> {
         for replaced in &self.replaced {
@@ -115,7 +120,7 @@ impl Migration {
         Ok(())
     }
 
-    /// Put the successors in the places of the old maps, which the attached programs still use.
+    /// Replace the old maps, still used by the attached programs, with the successors.
     pub fn commit(&self, pins: &Pins) -> Result<(), GuardError> {
         self.read(pins)?;
         pins.write_schema()?;
@@ -136,7 +141,7 @@ impl Migration {
     }
 }
 
-/// End what a daemon that died within [`Migration::commit`] began.
+/// Complete a [`Migration::commit`] during which a daemon died.
 pub fn finish(pins: &Pins) -> Result<(), GuardError> {
     let (Some(earlier), true) = (earlier_schema(pins)?, pins.has_schema(SCHEMA_VERSION)?) else {
         return Ok(());
@@ -146,6 +151,9 @@ pub fn finish(pins: &Pins) -> Result<(), GuardError> {
         if next.exists() {
             std::fs::rename(&next, &path).map_err(GuardError::pin("replacing", &path))?;
         }
+    }
+    for map in REMOVED {
+        pins::remove(&pins.map(map))?;
     }
     pins.remove_schema(earlier)
 }
@@ -158,12 +166,12 @@ pub fn discard(pins: &Pins) -> Result<(), GuardError> {
     LAYOUTS.iter().try_for_each(|layout| pins::remove(&next(pins, layout.name)).map(drop))
 }
 
-/// The pin of a map's successor.
+/// Return the pin of a map's successor.
 pub fn next(pins: &Pins, map: &str) -> PathBuf {
     pins.map(&format!("{map}{NEXT}"))
 }
 
-/// The schema of the pins, where it is an earlier one that can be taken over.
+/// Return the schema of the pins, if it is an earlier one that can be taken over.
 pub fn earlier_schema(pins: &Pins) -> Result<Option<u32>, GuardError> {
     for schema in OLDEST..SCHEMA_VERSION {
         if pins.has_schema(schema)? {
@@ -179,7 +187,7 @@ fn open(pins: &Pins, path: &Path) -> Result<Map, GuardError> {
     })
 }
 
-/// [`Counters`] of schema 9, without room for more of them.
+/// [`Counters`] of schema 9, without spare room for more.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Counters9 {

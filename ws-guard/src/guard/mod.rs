@@ -1,20 +1,20 @@
-//! Loading, attaching and pinning the kernel programs, and typed access to their maps.
+//! Loading, attaching and pinning of the kernel programs, and typed maps.
 //!
-//! [`Guard::load`] loads the programs onto the pinned maps, [`Guard::attach`] and
-//! [`Guard::attach_pod`] put them on an interface in the best mode it offers, taking over what an earlier daemon left there, and
-//! [`Guard::maps`] gives the tables. Everything is pinned (see [`pins`]): dropping the guard, or
-//! killing the daemon, leaves protection in place. [`unload`] takes it away.
+//! [`Guard::load`] loads the programs with the pinned maps, [`Guard::attach`] and
+//! [`Guard::attach_pod`] attach them to an interface in its best mode, taking over from an earlier
+//! daemon, and [`Guard::maps`] gives the tables. Everything is pinned (see [`pins`]): dropping the
+//! guard, or killing the daemon, leaves protection in place. [`unload()`] removes it.
 //!
-//! | what | where |
+//! | subject | modules |
 //! |---|---|
 //! | object file, layout of maps | [`object`], [`layout`] |
 //! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
 //! | pins of an earlier schema | [`migration`] |
-//! | which kernels | [`kernel`] |
-//! | which interfaces, in which role | [`selection`], [`role`], [`interfaces`] |
+//! | supported kernels | [`kernel`] |
+//! | interfaces and their roles | [`selection`], [`role`], [`interfaces`] |
 //! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`], [`inspection`] |
 //! | tables, policy, networks, counters | [`maps`], [`table`], [`policy`], [`networks`], [`counters`], [`servers`] |
-//! | detaching, unloading | [`detach`], [`unload`] |
+//! | detaching, unloading | [`detach`], [`unload`](mod@unload) |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
 mod attach;
 mod bpffs;
@@ -86,7 +86,7 @@ pub use self::{
     selection::{Selection, Selector},
 };
 
-/// How a direction is attached to an interface.
+/// Mode of attachment of a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
@@ -101,10 +101,10 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Best first.
+    /// All modes, best first.
     pub const ALL: [Mode; 4] = [Mode::XdpNative, Mode::XdpGeneric, Mode::Tcx, Mode::Clsact];
 
-    /// The name in options, JSON, metrics and pins.
+    /// Return the name in options, JSON, metrics and pins.
     pub const fn name(self) -> &'static str {
         match self {
             Mode::XdpNative => "xdp-native",
@@ -132,7 +132,7 @@ pub enum AttachMode {
     Clsact,
 }
 
-/// One interface and how it is attached; `None` while it is waited for.
+/// Interface and its modes of attachment; `None` while it is awaited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     pub name: String,
@@ -142,53 +142,53 @@ pub struct Attachment {
     pub egress: Option<Mode>,
 }
 
-/// Sizes of the tables, in entries; fixed while the pins live.
+/// Sizes of the tables in entries; fixed while the pins exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizes {
     pub flows: u32,
     pub sources: u32,
     pub pending: u32,
     pub rules: u32,
-    /// Of each of the tables of connections without a flow, which are LRU tables and cannot grow.
+    /// Size of each table of connections without a flow: LRU tables, which cannot grow.
     pub opening: u32,
 }
 
 impl TableSizes {
-    /// Handshakes that may wait for their answer, and fewest entries of any LRU table: each CPU may
-    /// keep 128 of them free.
+    /// Size of the table of pending handshakes, and minimum of any LRU table.
+    /// Each CPU may keep 128 entries free.
     const FEWEST: u32 = 4096;
-    /// Entries of the allowlist.
+    /// Size of the allowlist.
     const RULES: u32 = 4096;
 
-    /// What follows from the sizes that an operator chooses.
+    /// Derive all sizes from those that an operator chooses.
     pub fn new(flows: u32, sources: u32) -> TableSizes {
         let opening = (flows / 16 * 3).max(Self::FEWEST);
         TableSizes { flows, sources, pending: Self::FEWEST, rules: Self::RULES, opening }
     }
 }
 
-/// What [`Guard::load`] has to know.
+/// Options of [`Guard::load`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// On a BPF file system; [`DEFAULT_PIN_DIR`] unless several guards live on one host.
+    /// On a BPF file system; [`DEFAULT_PIN_DIR`] unless several guards share one host.
     pub pin_dir: PathBuf,
-    /// For tables that are not pinned yet.
+    /// Sizes of tables that are not pinned yet.
     pub sizes: TableSizes,
-    /// To look into. Without any, the programs hold no code for them.
+    /// Tunnels to look into. Without any, the programs contain no code for them.
     pub tunnels: Tunnels,
-    /// Let the programs log what they do (slow). Without it they hold no log call at all.
+    /// Let the programs log their actions (slow). Otherwise they contain no log calls.
     pub kernel_debug_log: bool,
 }
 
-/// The loaded programs. Dropping it leaves protection in place: everything is pinned.
+/// Loaded programs. Dropping them leaves protection in place: everything is pinned.
 pub struct Guard {
     ebpf: Ebpf,
-    /// The TC programs once more, for pods' interfaces; loaded when first wanted.
+    /// TC programs for pods' interfaces; loaded when first needed.
     pod_ebpf: Option<Ebpf>,
     options: LoadOptions,
     pins: Pins,
     maps: Maps,
-    /// Until the first program is attached.
+    /// Set until the first program is attached.
     migration: Option<Migration>,
     attachments: BTreeMap<String, Attachment>,
     events_dropped: Arc<AtomicU64>,
@@ -197,14 +197,14 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Load the object, taking over the pinned maps where there are some and they fit.
+    /// Load the object, taking over compatible pinned maps.
     ///
-    /// Mounts bpffs where there is none. With `kernel_debug_log`, needs a tokio runtime.
+    /// Mounts bpffs if there is none. With `kernel_debug_log`, needs a tokio runtime.
     ///
     /// # Errors
     /// [`GuardError::Privileges`], [`GuardError::NoBpffs`], [`GuardError::InUse`],
-    /// [`GuardError::Incompatible`], [`GuardError::Object`], [`GuardError::Load`]. A first load that
-    /// fails leaves nothing behind; pins that were there stay untouched, also those of an earlier
+    /// [`GuardError::Incompatible`], [`GuardError::Object`], [`GuardError::Load`]. A first load
+    /// that fails leaves nothing behind; existing pins stay untouched, also those of an earlier
     /// schema.
     pub fn load(options: &LoadOptions) -> Result<Guard, GuardError> {
         privileges::check(&options.pin_dir)?;
@@ -240,15 +240,15 @@ impl Guard {
         })
     }
 
-    /// The maps; cheap.
+    /// Return the maps; cheap.
     pub fn maps(&self) -> Maps {
         self.maps.clone()
     }
 
-    /// Attach to an interface, taking over its pinned links without an unguarded packet.
+    /// Attach to an interface, taking over pinned links without an unguarded packet.
     ///
-    /// What is attached already in a mode that `mode` allows is kept, with the new programs in it.
-    /// May be called again for an interface that was made anew. The interface is looked up in this
+    /// An attachment in a mode that `mode` allows is kept, with the new programs in it. May be
+    /// called again for an interface that was recreated. The interface is looked up in this
     /// thread's network namespace.
     ///
     /// # Errors
@@ -263,9 +263,9 @@ impl Guard {
         Ok(attachment)
     }
 
-    /// As [`Guard::attach`], to the host's side of a pod's veth pair, where clients' packets are on
-    /// egress and servers' on ingress. Only TC has hooks on both, so an XDP mode means the best TC
-    /// mode.
+    /// Attach to the host's side of a pod's veth pair, as [`Guard::attach`].
+    /// Clients' packets are on egress there and servers' on ingress. Only TC has hooks on both, so
+    /// an XDP mode means the best TC mode.
     ///
     /// # Errors
     /// As [`Guard::attach`], and as [`Guard::load`] the first time.
@@ -286,13 +286,13 @@ impl Guard {
         Ok(attachment)
     }
 
-    /// Read what the old programs have written since [`Guard::load`], before the first of them is
-    /// replaced.
+    /// Read what the old programs have written since [`Guard::load`].
+    /// To be called before the first of them is replaced.
     fn end_migration(&mut self) -> Result<(), GuardError> {
         self.migration.take().map_or(Ok(()), |migration| migration.read(&self.pins))
     }
 
-    /// Load what [`Guard::attach_pod`] attaches, so that the first pod need not wait for it.
+    /// Load the programs of [`Guard::attach_pod`], so that the first pod need not wait.
     ///
     /// # Errors
     /// As [`Guard::load`].
@@ -303,20 +303,21 @@ impl Guard {
         Ok(())
     }
 
-    /// Stop guarding an interface, or forget one that went away; its pins are removed.
+    /// Stop guarding an interface, or forget one that is gone; remove its pins.
     pub fn detach(&mut self, interface: &str) -> Result<(), GuardError> {
         detach::detach(&self.pins, interface)?;
         self.attachments.remove(interface);
         Ok(())
     }
 
-    /// What [`Guard::attach`] attached, in order of the names.
+    /// Return the attachments of [`Guard::attach`], in order of the names.
     pub fn attachments(&self) -> Vec<Attachment> {
         self.attachments.values().cloned().collect()
     }
 
-    /// The ring buffer's records, as they come; the task ends when the receiver is dropped. Only
-    /// one receiver at a time gets any. Needs a tokio runtime.
+    /// Return a channel of the ring buffer's records.
+    /// Its task ends when the receiver is dropped. Only one receiver at a time gets any. Needs a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`GuardError::Events`].
@@ -324,24 +325,24 @@ impl Guard {
         events::read(&self.pins, Arc::clone(&self.events_dropped))
     }
 
-    /// Events that the receiver was too slow for. (Those that the ring buffer had no room for are
-    /// `Counter::EventsLost`.)
+    /// Return the number of events that the receiver was too slow for.
+    /// (Those without room in the ring buffer are `Counter::EventsLost`.)
     pub fn events_dropped(&self) -> u64 {
         self.events_dropped.load(Relaxed)
     }
 }
 
-/// The interfaces that there are pins for, also those that are gone.
+/// Return the interfaces with pins, including those that are gone.
 ///
 /// # Errors
-/// [`GuardError::Pin`] where they cannot be listed.
+/// [`GuardError::Pin`] if they cannot be listed.
 pub fn pinned_interfaces(pin_dir: &Path) -> Result<BTreeSet<String>, GuardError> {
     let pinned = Pins::new(pin_dir).attachments()?;
     Ok(pinned.into_iter().map(|pinned| pinned.interface).collect())
 }
 
-/// What is attached according to the pins, with the daemon down. Interfaces that are gone are left
-/// out.
+/// Return the attachments according to the pins, without a daemon.
+/// Interfaces that are gone are left out.
 ///
 /// # Errors
 /// [`GuardError::NotLoaded`].
@@ -374,19 +375,19 @@ pub fn pinned_attachments(pin_dir: &Path) -> Result<Vec<Attachment>, GuardError>
     Ok(attachments.into_values().collect())
 }
 
-/// Remove programs, links, maps and pins; returns what was removed, for the user to read.
+/// Remove programs, links, maps and pins; return their descriptions.
 ///
 /// # Errors
-/// [`GuardError::NotLoaded`] when there is nothing; [`GuardError::Pin`] when something may not be
+/// [`GuardError::NotLoaded`] when there is nothing; [`GuardError::Pin`] when something cannot be
 /// removed.
 pub fn unload(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
     unload::unload(&Pins::new(pin_dir))
 }
 
-/// The same where no daemon uses the pins, whatever its control socket is; none can start meanwhile.
+/// Do the same if no daemon uses the pins, on any socket; none can start meanwhile.
 ///
 /// # Errors
-/// As [`unload`], and [`GuardError::InUse`].
+/// As [`unload()`], and [`GuardError::InUse`].
 pub fn unload_unused(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
     let pins = Pins::new(pin_dir);
     if !pins.exist() {

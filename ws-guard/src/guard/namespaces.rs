@@ -1,4 +1,4 @@
-//! Network namespaces: which one this is, and getting into another.
+//! Network namespaces: the current one, and entering another.
 //!
 //! A link can be detached from anywhere; a netlink filter only from the namespace of its interface.
 use std::{
@@ -11,21 +11,21 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-/// Where `ip netns` keeps its handles.
+/// Directory of the handles of `ip netns`.
 const HANDLES: &str = "/run/netns";
 
-/// A network namespace, by the inode of its file under /proc (namespaces(7)): one at a time has it.
+/// Network namespace, by the inode under /proc, unique at any time (namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Namespace(pub u64);
 
 impl Namespace {
-    /// This thread's.
+    /// Return this thread's.
     pub fn current() -> io::Result<Namespace> {
         of(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// Run `f` inside, on a thread of its own where this is not the one already. `None` when no
-    /// process is in it and `ip netns` knows it not.
+    /// Run `f` inside, on a thread of its own unless this one is inside.
+    /// `None` if no process is inside and `ip netns` does not know the namespace.
     ///
     /// # Errors
     /// Entering it is refused (CAP_SYS_ADMIN).
@@ -45,7 +45,7 @@ impl Namespace {
         })
     }
 
-    /// Whether there is a way in.
+    /// Check whether the namespace can be found.
     pub fn is_reachable(self) -> bool {
         self.handle().is_some()
     }

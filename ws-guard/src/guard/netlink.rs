@@ -1,20 +1,20 @@
-//! Questions and requests to the kernel's route netlink (rtnetlink(7)), one at a time.
+//! Requests to the kernel's route netlink (rtnetlink(7)), one at a time.
 use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// Length of a netlink message's header, and what messages are aligned to (linux/netlink.h).
+/// Length of a netlink message's header, and messages' alignment (linux/netlink.h).
 const HEADER: usize = 16;
 const ALIGN: usize = 4;
 
-/// Everything of one kind that the kernel has.
+/// Return all of the kernel's objects of one kind.
 pub fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     converse(question, NLM_F_REQUEST | NLM_F_DUMP)
 }
 
-/// Ask for one thing, or have one thing done.
+/// Request one object or one change.
 ///
 /// # Errors
 /// The kernel's answer as an errno.
@@ -49,8 +49,8 @@ fn converse(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNet
     }
 }
 
-/// The messages of a datagram. One that cannot be decoded (a filter of a kind that the decoder
-/// does not know, say) is passed over.
+/// Decode the messages of a datagram.
+/// One that cannot be decoded, such as a filter of an unknown kind, is skipped.
 pub fn messages(datagram: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     let mut messages = Vec::new();
     let mut rest = datagram;

@@ -8,13 +8,13 @@ use ws_guard_common::maps::{Address, Network, Rule};
 
 use super::{error::GuardError, plain::PrefixKey};
 
-/// A network, the length of its prefix (0..=32 or 0..=128), and what holds for it.
+/// Network, length of its prefix (0..=32 or 0..=128), and its rule.
 pub type NetworkRule = (IpAddr, u8, Rule);
 
 /// Bits before an IPv4 address in its mapped form.
 const MAPPED_BITS: u8 = 96;
 
-/// A network of mapped IPv4 addresses as one of IPv4; host bits are cleared.
+/// Convert a network of mapped IPv4 addresses to IPv4; host bits are cleared.
 pub fn canonical(network: IpNet) -> IpNet {
     match (network.addr().to_canonical(), network.prefix_len().checked_sub(MAPPED_BITS)) {
         (IpAddr::V4(address), Some(length)) if network.addr().is_ipv6() => {
@@ -24,7 +24,7 @@ pub fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-/// The key of a network; bits behind the prefix are cleared. A mapped IPv4 network is one of IPv4.
+/// Return the key of a network. Host bits are cleared, mapped IPv4 becomes IPv4.
 ///
 /// # Errors
 /// [`GuardError::BadPrefix`] when the prefix is longer than the address.
@@ -34,7 +34,7 @@ pub fn key(network: IpAddr, prefix: u8) -> Result<PrefixKey, GuardError> {
     Ok(key_of(&canonical(IpNet::new(network, prefix).map_err(bad)?)))
 }
 
-/// The same of a network whose prefix fits.
+/// Return the key of a network with a valid prefix.
 pub fn key_of(network: &IpNet) -> PrefixKey {
     let (family, before) = match network {
         IpNet::V4(_) => (4, MAPPED_BITS),
@@ -45,7 +45,7 @@ pub fn key_of(network: &IpNet) -> PrefixKey {
     PrefixKey { bits: Network::FAMILY_BITS + bits, network: Network { family, address } }
 }
 
-/// The network of a key.
+/// Return the network of a key.
 pub fn network(key: &PrefixKey) -> (IpAddr, u8) {
     let bits = key.bits.saturating_sub(Network::FAMILY_BITS).min(128) as u8;
     match IpAddr::from(key.network.address) {
@@ -89,7 +89,7 @@ mod tests {
     fn a_mapped_network_is_one_of_ipv4() {
         let mapped = key("::ffff:10.77.0.0".parse().unwrap(), 112).unwrap();
         assert_eq!(mapped, key("10.77.0.0".parse().unwrap(), 16).unwrap());
-        // Shorter than the mapping: of IPv6, and no address of IPv4 is in it.
+        // Shorter than the mapping: an IPv6 network, without any IPv4 address.
         assert_eq!(key("::".parse().unwrap(), 80).unwrap().network.family, 6);
     }
 

@@ -1,4 +1,4 @@
-//! The compiled kernel programs: the ones built in, or, for tests, a fresh build.
+//! Compiled kernel programs: the embedded ones or, for tests, a fresh build.
 use std::{borrow::Cow, env, fs, path::PathBuf};
 
 use aya_obj::Object;
@@ -8,22 +8,22 @@ use super::{
     layout::{Found, LAYOUTS},
 };
 
-/// Names an object file to load instead of the built-in one.
+/// Variable with the path of an object file to load instead of the embedded one.
 pub const OBJECT_VARIABLE: &str = "WS_GUARD_OBJECT";
 
-/// The object that belongs to this build.
+/// Object that belongs to this build.
 static EMBEDDED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/ws-guard.bpf.o"));
 
-/// An object file and where it is from.
+/// Object file and its origin.
 pub struct ObjectFile {
     pub bytes: Cow<'static, [u8]>,
-    /// For messages.
+    /// Origin, for messages.
     pub place: String,
 }
 
 impl ObjectFile {
-    /// The built-in object, or the one that `WS_GUARD_OBJECT` names.
+    /// Return the embedded object, or the one that `WS_GUARD_OBJECT` names.
     ///
     /// # Errors
     /// When the named file cannot be read.
@@ -52,7 +52,7 @@ impl ObjectFile {
             let map = map.ok_or_else(|| self.error(format!("no map {}", layout.name)))?;
             let mut found = Found::from(map);
             if layout.value == 0 {
-                // The ring buffer's key and value only give its records their type.
+                // The ring buffer's key and value only declare the type of its records.
                 (found.key, found.value) = (0, 0);
             }
             layout.check(&found).map_err(|reason| self.error(reason))?;

@@ -1,4 +1,4 @@
-//! The pin directory.
+//! Pin directory.
 //!
 //! ```text
 //! /sys/fs/bpf/ws-guard/
@@ -33,26 +33,26 @@ use super::{
     role::{Direction, Role},
 };
 
-/// Where pins are kept unless `--pin-dir` says otherwise.
+/// Default pin directory, without `--pin-dir`.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/ws-guard";
-/// The throttled sources, by the name that the article's guard gave its map.
+/// Throttled sources, under the map's name in the article's guard.
 pub const THROTTLE_MAP: &str = "/sys/fs/bpf/ws_throttle_map";
 
-/// Behind the name of a pin that is about to take the place of another.
+/// Suffix of a pin that is about to replace another.
 pub const NEXT: &str = "-next";
 
 const SCHEMA: &str = "schema-";
-/// Before the name of a pod's interface. No interface has a colon in its name.
+/// Prefix of a pod's interface. No interface has a colon in its name.
 const POD: &str = "pod:";
 const NETNS: &str = "-netns-";
 
-/// A pin directory, whether it exists or not.
+/// Pin directory, existing or not.
 #[derive(Clone, Debug)]
 pub struct Pins {
     dir: PathBuf,
 }
 
-/// A direction of an interface that is attached in some mode, as the names of pins tell it.
+/// Attached direction of an interface and its mode, as encoded in pins' names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     pub interface: String,
@@ -86,24 +86,24 @@ impl Pins {
         self.dir.join("filters")
     }
 
-    /// The pin of a link, or of the program in a filter.
+    /// Return the pin of a link, or of a filter's program.
     pub fn attachment(&self, pinned: &Pinned) -> PathBuf {
         let dir = if pinned.mode == Mode::Clsact { self.filters() } else { self.links() };
         dir.join(pinned.file_name())
     }
 
-    /// The note that the clsact qdisc of an interface is ours.
+    /// Return the note that an interface's clsact qdisc is ours.
     pub fn qdisc(&self, interface: &str, index: u32) -> PathBuf {
         self.filters().join(format!("{}-qdisc-{index}", escape(interface)))
     }
 
-    /// The note that the filters of an interface are in a network namespace.
+    /// Return the note that an interface's filters are in a network namespace.
     pub fn namespace(&self, interface: &str, namespace: Namespace) -> PathBuf {
         self.filters().join(format!("{}{NETNS}{}", escape(interface), namespace.0))
     }
 
-    /// The network namespaces that filters of an interface are noted to be in: one, unless a daemon
-    /// died between two notes. None where a daemon of older days attached.
+    /// Return the noted network namespaces of an interface's filters.
+    /// There is one, unless a daemon died between two notes; none if an old version attached.
     pub fn namespaces(&self, interface: &str) -> Result<Vec<Namespace>, GuardError> {
         let notes = names(&self.filters())?;
         let noted = notes.iter().filter_map(|note| {
@@ -113,17 +113,17 @@ impl Pins {
         Ok(noted.collect())
     }
 
-    /// The second pin of the source table; only the default directory has one.
+    /// Return the second pin of the source table; only the default directory has one.
     pub fn throttle_map(&self) -> Option<&'static Path> {
         (self.dir == Path::new(DEFAULT_PIN_DIR)).then(|| Path::new(THROTTLE_MAP))
     }
 
-    /// Whether a guard is, or was, loaded here.
+    /// Check whether a guard is, or was, loaded here.
     pub fn exist(&self) -> bool {
         self.map(name::FLOWS).exists() || self.schemas().is_ok_and(|found| !found.is_empty())
     }
 
-    /// Make the directory and keep every other daemon out of it until the lock is dropped.
+    /// Create the directory and keep other daemons out of it while the lock is held.
     ///
     /// # Errors
     /// [`GuardError::InUse`] when another daemon is there.
@@ -136,7 +136,7 @@ impl Pins {
         self.hold()
     }
 
-    /// Make those that are not there.
+    /// Create the missing directories.
     pub fn make_directories(&self) -> Result<(), GuardError> {
         for dir in [self.dir.clone(), self.links(), self.filters(), self.dir.join("programs")] {
             fs::create_dir_all(&dir).map_err(GuardError::pin("making", dir))?;
@@ -144,7 +144,7 @@ impl Pins {
         Ok(())
     }
 
-    /// As [`Pins::lock`], for a directory that is there.
+    /// Lock an existing directory as [`Pins::lock`] does.
     ///
     /// # Errors
     /// [`GuardError::InUse`] when another daemon is there.
@@ -156,7 +156,7 @@ impl Pins {
         })
     }
 
-    /// Compare what is pinned with this build; creates nothing.
+    /// Compare the pins with this build; creates nothing.
     ///
     /// # Errors
     /// [`GuardError::Incompatible`] with the first difference; [`GuardError::Earlier`] for pins that a
@@ -181,12 +181,12 @@ impl Pins {
         Ok(())
     }
 
-    /// What is pinned for a layout, if anything.
+    /// Return the map pinned for a layout, if any.
     pub fn found(&self, layout: &Layout) -> Result<Option<Found>, GuardError> {
         self.found_at(&self.map(layout.name))
     }
 
-    /// The map pinned at a path, if there is one.
+    /// Return the map pinned at a path, if any.
     pub fn found_at(&self, path: &Path) -> Result<Option<Found>, GuardError> {
         if !path.exists() {
             return Ok(None);
@@ -198,12 +198,12 @@ impl Pins {
         Found::try_from(&info).map(Some).map_err(unreadable)
     }
 
-    /// Say which version the pins have.
+    /// Write the note of the pins' schema version.
     pub fn write_schema(&self) -> Result<(), GuardError> {
         make_note(&self.dir.join(schema_note(SCHEMA_VERSION)))
     }
 
-    /// Whether the pins have this version; two of them while a takeover is committed.
+    /// Check for a schema version; there are two of them while a takeover is committed.
     pub fn has_schema(&self, version: u32) -> Result<bool, GuardError> {
         Ok(self.schemas()?.contains(&schema_note(version)))
     }
@@ -212,8 +212,8 @@ impl Pins {
         remove(&self.dir.join(schema_note(version))).map(drop)
     }
 
-    /// Pin the source table a second time where the article's readers look for it. What is there
-    /// and is not ours stays; failing that is no reason not to guard.
+    /// Pin the source table a second time where the article's readers look for it.
+    /// A foreign file there stays; the guard works without this pin.
     pub fn pin_throttle_map(&self) {
         let Some(path) = self.throttle_map() else { return };
         let result = (|| {
@@ -229,7 +229,7 @@ impl Pins {
         }
     }
 
-    /// What is attached, as far as pins tell, in order.
+    /// Return the attachments in order, as far as pins describe them.
     pub fn attachments(&self) -> Result<Vec<Pinned>, GuardError> {
         let mut pinned = Vec::new();
         for dir in [self.links(), self.filters()] {
@@ -240,7 +240,7 @@ impl Pins {
         Ok(pinned)
     }
 
-    /// Schema versions in the directory: normally one.
+    /// Return the schema versions in the directory: normally one.
     pub fn schemas(&self) -> Result<Vec<String>, GuardError> {
         Ok(names(&self.dir)?.into_iter().filter(|name| name.starts_with(SCHEMA)).collect())
     }
@@ -269,13 +269,13 @@ impl Pinned {
     }
 }
 
-/// The interface that a note of [`Pins::qdisc`] is about.
+/// Return the interface of a note made by [`Pins::qdisc`].
 pub fn parse_qdisc(file_name: &str) -> Option<Interface> {
     let (name, index) = file_name.rsplit_once("-qdisc-")?;
     Some(Interface { name: unescape(name), index: index.parse().ok()? })
 }
 
-/// Make a directory that means something by being there.
+/// Create a directory that serves as a note.
 pub fn make_note(path: &Path) -> Result<(), GuardError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -283,7 +283,7 @@ pub fn make_note(path: &Path) -> Result<(), GuardError> {
     }
 }
 
-/// Remove a pin or a note; whether there was one.
+/// Remove a pin or a note; return whether there was one.
 pub fn remove(path: &Path) -> Result<bool, GuardError> {
     let result = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir(path),
@@ -297,7 +297,7 @@ pub fn remove(path: &Path) -> Result<bool, GuardError> {
     }
 }
 
-/// The names in a directory, in order; none when there is no such directory.
+/// Return the names in a directory, in order; none if the directory does not exist.
 pub fn names(dir: &Path) -> Result<Vec<String>, GuardError> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -319,7 +319,7 @@ fn has_dot(name: &OsStr) -> bool {
     name.as_encoded_bytes().contains(&b'.')
 }
 
-/// bpffs refuses names with a dot (EPERM), and interfaces are called eth0.100.
+/// Escape dots, as in eth0.100: bpffs refuses them in names (EPERM).
 fn escape(interface: &str) -> String {
     interface.replace('%', "%25").replace('.', "%2E")
 }

@@ -1,15 +1,15 @@
-//! Which types may be read from and written to maps as bytes.
+//! Types that may be read from and written to maps as bytes.
 use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     maps::{
-        Address, Counters, Event, FlowKey, Network, Pending, Policy, Ports, Rule, Server,
-        ServerKey, SourceKey, Stranger, Suspect, Tunnels, Unopened,
+        Address, Counters, Event, FlowKey, Midstream, Network, Pending, Policy, Ports, Rule,
+        Server, ServerKey, SourceKey, Suspect, Tunnels, Unopened,
     },
     source::Source,
 };
 
-/// A key of the tries: the number of leading bits that count, and the network.
+/// Key of the tries: the number of significant bits, and the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PrefixKey {
@@ -18,7 +18,7 @@ pub struct PrefixKey {
     pub network: Network,
 }
 
-/// Types that cross between kernel and user space as bytes.
+/// Type that is exchanged with the kernel as bytes.
 ///
 /// # Safety
 /// `repr(C)`, integers and arrays of integers only: every pattern of bytes is a valid value.
@@ -49,21 +49,21 @@ plain!(
     ServerKey,
     Source,
     SourceKey,
-    Stranger,
+    Midstream,
     Suspect,
     Tunnels,
     Unopened
 );
 
-/// Lets aya's typed maps hold what this crate may not implement aya's `Pod` for.
+/// Wrapper for aya's typed maps: `Pod` cannot be implemented for foreign types.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Raw<T>(pub T);
 
-// SAFETY: `Plain` promises what `Pod` asks for, and the wrapper is transparent.
+// SAFETY: `Plain` guarantees what `Pod` requires, and the wrapper is transparent.
 unsafe impl<T: Plain> aya::Pod for Raw<T> {}
 
-/// The value in `bytes`, when they are as many as it has.
+/// Read a value from `bytes`, if the length is right.
 pub fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
     // SAFETY: the length is checked, any bytes are a valid `T`, and the read needs no alignment.
     (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })

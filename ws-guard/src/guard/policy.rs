@@ -1,9 +1,9 @@
-//! The policies in force, changed whole.
+//! Policies in force, changed as a whole.
 //!
 //! The kernel programs read [`name::ACTIVE`] and then that set of [`name::POLICY`], of
-//! [`name::PORTS`] and of [`name::HEADERS`]. A change writes the other sets and then switches, so a
-//! packet sees the old policies or the new ones, never a mix. The trusted proxies are one trie: new
-//! ones are there before the switch, old ones are gone.
+//! [`name::PORTS`] and of [`name::HEADERS`]. A change writes the other sets and then switches, so
+//! that a packet sees the old policies or the new ones, never a mix. The trusted proxies are one
+//! trie: before the switch, new ones are added, then old ones removed.
 use std::{
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -19,45 +19,45 @@ use ws_guard_common::{
 
 use super::{error::GuardError, networks, plain::PrefixKey, table::Table};
 
-/// A CPU that read the old sets' index may still be reading the sets: programs run with preemption
-/// or interrupts on for microseconds, never for as long as this.
+/// Time after which no CPU reads the old sets any more.
+/// With preemption or interrupts on, programs run for microseconds, never for as long as this.
 const GRACE: Duration = Duration::from_millis(10);
 
-/// Everything that changes together.
+/// Settings that change together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicySet {
-    /// By scope, at most [`SCOPES`]; the first is that of ports without settings of their own.
+    /// Policies by scope, at most [`SCOPES`]; the first for ports without own settings.
     pub scopes: Vec<Policy>,
-    /// The protected ports in order, each with its scope.
+    /// Protected ports in order, each with its scope.
     pub ports: Vec<(u16, u32)>,
-    /// The trusted proxies, in order.
+    /// Trusted proxies, in order.
     pub proxies: Vec<IpNet>,
-    /// Which headers of a trusted proxy's request name its client.
+    /// Headers in which a trusted proxy names a request's client.
     pub headers: HeaderNames,
 }
 
-/// What policies are made with that is no policy.
+/// State that affects policies without being part of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InForce<'a> {
-    /// The rules by network.
+    /// Rules of all networks.
     pub rules: &'a [Rule],
-    /// Some source is banned, or about to be.
+    /// Set if a source is banned, or about to be.
     pub bans: bool,
 }
 
 impl PolicySet {
-    /// The scope that a port's pings are counted in, when it is protected.
+    /// Return the scope in which a protected port's pings are counted.
     pub fn scope_of(&self, port: u16) -> Option<u32> {
         self.ports.iter().find(|(protected, _)| *protected == port).map(|(_, scope)| *scope)
     }
 
-    /// The port that a scope belongs to; `None` for the one that ports share.
+    /// Return the port that owns a scope; `None` for the shared one.
     pub fn port_of(&self, scope: u32) -> Option<u16> {
         let owner = self.ports.iter().find(|(_, of)| *of == scope && scope > 0);
         owner.map(|(port, _)| *port)
     }
 
-    /// The scopes that some port is in, in order.
+    /// Return the scopes of all ports, in order.
     pub fn scopes_in_use(&self) -> Vec<u32> {
         let mut scopes: Vec<u32> = self.ports.iter().map(|(_, scope)| *scope).collect();
         scopes.sort_unstable();
@@ -85,8 +85,8 @@ impl PolicySet {
         PolicySet { scopes, ports, ..PolicySet::default() }
     }
 
-    /// What all scopes have in common: how many rules and proxies there are, and what they may lead
-    /// to.
+    /// Fill in what all scopes have in common.
+    /// That is the numbers of rules and proxies, and whether bans are possible.
     fn finish(&mut self, generation: u32, headers: u32, in_force: InForce<'_>) {
         for (scope, policy) in (0u32..).zip(&mut self.scopes) {
             let own = Limits::of(policy);
@@ -103,7 +103,7 @@ impl PolicySet {
     }
 }
 
-/// Pings may get a source banned.
+/// Check whether pings can lead to a ban.
 const fn may_ban(limits: &Limits) -> bool {
     limits.action == action::BAN || limits.escalate_after > 0 && limits.escalate_to == action::BAN
 }
@@ -114,11 +114,11 @@ pub struct PolicyMaps {
     headers: Table<u32, HeaderNames>,
     proxies: Table<PrefixKey, u32>,
     active: Table<u32, u32>,
-    /// Serialises writers; when the sets were last switched.
+    /// Lock of the writers, with the time of the last switch.
     switched: Mutex<Instant>,
 }
 
-/// The right to change the policies, held over a whole read-change-write.
+/// Right to change the policies, held over a whole read-change-write.
 pub struct PolicyWriter<'a> {
     maps: &'a PolicyMaps,
     switched: MutexGuard<'a, Instant>,
@@ -137,12 +137,12 @@ impl PolicyMaps {
         })
     }
 
-    /// The policy in force for ports without settings of their own.
+    /// Return the policy in force for ports without their own settings.
     pub fn get(&self) -> Result<Policy, GuardError> {
         self.unchanged(|active| Ok(self.slots.get(&(active * SCOPES))?.unwrap_or_default()))
     }
 
-    /// All policies in force.
+    /// Return all policies in force.
     pub fn all(&self) -> Result<PolicySet, GuardError> {
         self.unchanged(|active| {
             let slot = |scope| self.slots.get(&(active * SCOPES + scope));
@@ -166,7 +166,7 @@ impl PolicyMaps {
         Ok(proxies)
     }
 
-    /// Trust exactly these; new ones are there before old ones go.
+    /// Trust exactly these proxies; new ones are added before old ones go.
     fn set_proxies(&self, wanted: &[IpNet]) -> Result<(), GuardError> {
         let present = self.proxies()?;
         for network in wanted.iter().filter(|network| !present.contains(network)) {
@@ -178,7 +178,7 @@ impl PolicyMaps {
         Ok(())
     }
 
-    /// Read until the sets were not switched meanwhile.
+    /// Read, and repeat if the sets were switched meanwhile.
     fn unchanged<T>(&self, read: impl Fn(u32) -> Result<T, GuardError>) -> Result<T, GuardError> {
         loop {
             let active = self.active()?;
@@ -201,8 +201,8 @@ impl PolicyMaps {
 }
 
 impl PolicyWriter<'_> {
-    /// Put what `change` makes of the policies in force in force. Waits up to 10 ms after the
-    /// previous change.
+    /// Apply `change` to the policies in force.
+    /// Waits up to 10 ms after the previous change.
     pub fn change(
         &mut self,
         in_force: InForce<'_>,
@@ -265,11 +265,11 @@ mod tests {
         let mut rule = Rule { flags: own::ACTION, ..Rule::default() };
         rule.limits.action = ban;
         assert_eq!(flags(&[rule], false), [MAY_BAN; 3]);
-        // Only where the policy climbs.
+        // Only where the policy escalates.
         let mut rule = Rule { flags: own::ESCALATE_TO, ..Rule::default() };
         rule.limits.escalate_to = ban;
         assert_eq!(flags(&[rule], false), [0, MAY_BAN, MAY_BAN]);
-        // A rule may climb where its policy does not.
+        // A rule may escalate where its policy does not.
         rule.flags |= own::ESCALATE;
         rule.limits.escalate_after = 3;
         assert_eq!(flags(&[rule], false), [MAY_BAN; 3]);

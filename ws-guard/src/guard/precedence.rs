@@ -1,8 +1,8 @@
-//! Whether our TCX programs still are the first on their hooks.
+//! Precedence of our TCX programs: checks that they are still first on their hooks.
 //!
-//! They are put there at the head of the chain. Who attaches to the head later comes before them,
-//! and what such a program accepts (TC_ACT_OK) or drops, ours never see. There is no fight for the place:
-//! it is said.
+//! They are attached at the head of the chain. A program that is attached to the head later comes
+//! before them, and what it accepts (TC_ACT_OK) or drops, ours never see. The guard does not fight
+//! for the place, but reports it.
 use std::{fmt, path::Path};
 
 use aya_obj::generated::bpf_attach_type;
@@ -35,11 +35,11 @@ impl fmt::Display for Overtaken {
     }
 }
 
-/// Hooks with pinned TCX links, in this thread's network namespace, on which another program comes
-/// first.
+/// Return hooks with pinned TCX links on which another program comes first.
+/// The hooks are those in this thread's network namespace.
 ///
 /// # Errors
-/// [`GuardError::Pin`] where the pins cannot be listed.
+/// [`GuardError::Pin`] if the pins cannot be listed.
 pub fn overtaken(pin_dir: &Path) -> Result<Vec<Overtaken>, GuardError> {
     let pins = Pins::new(pin_dir);
     let tcx = pins.attachments()?.into_iter().filter(|pinned| pinned.mode == Mode::Tcx);

@@ -1,14 +1,14 @@
-//! Which capabilities the guard needs, and which this process lacks.
+//! Capabilities that the guard needs, and those that this process lacks.
 use std::path::Path;
 
 use caps::{CapSet, Capability};
 
 use super::{bpffs, error::GuardError};
 
-/// A capability that is missing, and what it is for.
+/// Missing capability and its purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingCapability {
-    /// As in capabilities(7).
+    /// Name in capabilities(7).
     pub name: &'static str,
     pub purpose: &'static str,
 }
@@ -19,7 +19,7 @@ impl std::fmt::Display for MissingCapability {
     }
 }
 
-/// Capabilities that the guard needs besides CAP_SYS_ADMIN, which only mounting bpffs requires.
+/// Capabilities needed besides CAP_SYS_ADMIN, which only mounting bpffs requires.
 const NEEDED: [(Capability, MissingCapability); 3] = [
     (
         Capability::CAP_BPF,
@@ -38,12 +38,12 @@ const NEEDED: [(Capability, MissingCapability); 3] = [
     ),
 ];
 
-/// Make those capabilities effective that are needed and that the process may have.
+/// Make the needed capabilities effective, as far as they are permitted.
 ///
-/// The binary of the container image has them in its file, permitted and not effective (capabilities(7)):
-/// with the effective bit, the kernel would not even start it in a container that has fewer, such as
-/// the companion server's. Call it while there is one thread; what cannot be raised is named by
-/// [`missing_capabilities`].
+/// The container image's binary has them in its file, permitted but not effective
+/// (capabilities(7)): with the effective bit, the kernel would not even start it in a container
+/// that has fewer, such as the companion server's. Call it before starting threads; capabilities
+/// that cannot be raised are named by [`missing_capabilities`].
 pub fn raise_permitted() {
     for (capability, _) in NEEDED {
         if caps::has_cap(None, CapSet::Permitted, capability).unwrap_or(false) {
@@ -53,8 +53,8 @@ pub fn raise_permitted() {
     }
 }
 
-/// The capabilities that this process lacks, of those that `run` needs to pin in `pin_dir`. Empty
-/// when it may run.
+/// Return the capabilities that this process lacks for `run`, pinning in `pin_dir`.
+/// Empty if it may run.
 ///
 /// CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON, as in the kernel; it is itself needed only where
 /// no BPF file system is mounted yet, and listed only then.
@@ -82,7 +82,7 @@ pub(super) fn check(pin_dir: &Path) -> Result<(), GuardError> {
     refuse(missing_capabilities(pin_dir))
 }
 
-/// Listings from the pins need less.
+/// Check the capabilities for listings from the pins, which need fewer.
 pub(super) fn check_for_maps() -> Result<(), GuardError> {
     refuse(lacking().into_iter().filter(|missing| missing.name == "CAP_BPF").collect())
 }
@@ -98,7 +98,7 @@ fn refuse(missing: Vec<MissingCapability>) -> Result<(), GuardError> {
     )))
 }
 
-/// A capability that the kernel does not know counts as missing.
+/// Check for a capability; one unknown to the kernel counts as missing.
 fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }

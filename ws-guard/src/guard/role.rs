@@ -7,27 +7,27 @@
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{flow::owner, maps::program};
 
-/// What an interface is to the guard.
+/// Role of an interface.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Clients' packets come in through it.
+    /// Clients' packets enter through it.
     #[default]
     Uplink,
-    /// The host's side of a pod's veth pair: clients' packets go out through it.
+    /// Host's side of a pod's veth pair: clients' packets leave through it.
     Pod,
 }
 
-/// A hook of an interface, as the kernel names it.
+/// Hook of an interface, as the kernel names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Direction {
     Ingress,
     Egress,
 }
 
-/// Whose packets a program looks at.
+/// Sender of the packets that a program inspects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Client,
@@ -37,7 +37,7 @@ pub(super) enum Side {
 impl Role {
     pub const ALL: [Role; 2] = [Role::Uplink, Role::Pod];
 
-    /// The name in JSON and metrics.
+    /// Return the name in JSON and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Role::Uplink => "uplink",
@@ -45,7 +45,7 @@ impl Role {
         }
     }
 
-    /// What the programs mark the flows with that they follow.
+    /// Return the mark of flows that programs in this role follow.
     pub(super) const fn owner(self) -> u8 {
         match self {
             Role::Uplink => owner::UPLINK,
@@ -53,7 +53,7 @@ impl Role {
         }
     }
 
-    /// Where the packets of a side pass.
+    /// Return the direction in which a side's packets pass.
     pub(super) const fn direction(self, side: Side) -> Direction {
         match (self, side) {
             (Role::Uplink, Side::Client) | (Role::Pod, Side::Server) => Direction::Ingress,
@@ -61,7 +61,7 @@ impl Role {
         }
     }
 
-    /// The TC program for a hook.
+    /// Return the TC program for a hook.
     pub(super) const fn classifier(self, direction: Direction) -> &'static str {
         match (self, direction) {
             (Role::Uplink, Direction::Ingress) | (Role::Pod, Direction::Egress) => {

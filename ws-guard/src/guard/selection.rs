@@ -1,24 +1,24 @@
-//! Which interfaces are wanted, by name or by pattern, and in which role.
+//! Selection of interfaces by name or by pattern, and their roles.
 use std::fmt;
 
 use glob::Pattern;
 
 use super::{interfaces::check_name, role::Role};
 
-/// What makes a name a pattern, as in glob(7).
+/// Characters that make a name a pattern, as in glob(7).
 const WILDCARDS: [char; 3] = ['*', '?', '['];
 
-/// A name of an interface, or a pattern of names.
+/// Name of an interface, or pattern of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
     Name(String),
-    /// As in glob(7): `*`, `?`, `[a-z]`, `[!a-z]`. A wildcard in brackets means itself.
+    /// Glob (glob(7)): `*`, `?`, `[a-z]`, `[!a-z]`; bracketed wildcards are literal.
     Pattern(Pattern),
 }
 
 impl Selector {
     /// # Errors
-    /// What is wrong with the text, and what would be right.
+    /// The problem of the text, and the remedy.
     pub fn parse(text: &str) -> Result<Selector, String> {
         if !text.contains(WILDCARDS) {
             check_name(text).map_err(|error| error.to_string())?;
@@ -61,15 +61,15 @@ impl fmt::Display for Selector {
 /// All wanted interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// `--interface`.
+    /// Values of `--interface`.
     pub uplinks: Vec<Selector>,
-    /// `--pod-interface`.
+    /// Values of `--pod-interface`.
     pub pods: Vec<Selector>,
 }
 
 impl Selection {
-    /// The role that an interface is wanted in, if it is. A name says more than a pattern, and a
-    /// pattern of pods more than one of uplinks.
+    /// Return the role in which an interface is wanted, if it is.
+    /// A name prevails over a pattern, and a pattern of pods over one of uplinks.
     pub fn role(&self, interface: &str) -> Option<Role> {
         let found =
             self.all().find(|(selector, _)| selector.is_name() && selector.matches(interface));
@@ -78,7 +78,7 @@ impl Selection {
         found.map(|(_, role)| role)
     }
 
-    /// The interfaces that are wanted by name.
+    /// Return the interfaces that are wanted by name.
     pub fn names(&self) -> impl Iterator<Item = (&str, Role)> {
         self.all().filter_map(|(selector, role)| match selector {
             Selector::Name(name) => Some((name.as_str(), role)),
@@ -86,19 +86,19 @@ impl Selection {
         })
     }
 
-    /// The patterns, those of pods first.
+    /// Return the patterns, those of pods first.
     pub fn patterns(&self) -> impl Iterator<Item = (&Selector, Role)> {
         let mut patterns: Vec<_> = self.all().filter(|(selector, _)| !selector.is_name()).collect();
         patterns.sort_by_key(|(_, role)| *role != Role::Pod);
         patterns.into_iter()
     }
 
-    /// Whether an interface may be wanted in a role.
+    /// Check whether an interface may be wanted in a role.
     pub fn wants(&self, wanted: Role) -> bool {
         self.all().any(|(_, role)| role == wanted)
     }
 
-    /// How many of `interfaces` a pattern got: those that no name or earlier pattern took.
+    /// Count a pattern's `interfaces`, without those of names and earlier patterns.
     pub fn taken<'a>(
         &self,
         pattern: &Selector,
@@ -111,7 +111,7 @@ impl Selection {
             .count()
     }
 
-    /// Names that are wanted in both roles.
+    /// Return names that are wanted in both roles.
     pub fn contradictions(&self) -> Vec<String> {
         let names = self.pods.iter().filter(|pod| pod.is_name() && self.uplinks.contains(pod));
         names.map(Selector::to_string).collect()

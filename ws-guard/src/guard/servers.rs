@@ -11,9 +11,9 @@ use super::{error::GuardError, plain::Raw};
 
 type Table = PerCpuHashMap<MapData, Raw<ServerKey>, Raw<Server>>;
 
-/// The tables [`name::SERVERS`] and [`name::OTHERS`].
+/// Tables [`name::SERVERS`] and [`name::OTHERS`].
 pub struct ServerMaps {
-    /// aya wants `&mut` for a removal.
+    /// Locked, as aya requires `&mut` for a removal.
     servers: Mutex<Table>,
     others: PerCpuArray<MapData, Raw<Server>>,
 }
@@ -33,7 +33,7 @@ impl ServerMaps {
         Ok(ServerMaps { servers: Mutex::new(servers), others })
     }
 
-    /// Figures of servers, in order of their addresses.
+    /// Return figures of servers, in order of their addresses.
     pub fn servers(&self) -> Result<Vec<(ServerKey, Server)>, GuardError> {
         let table = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut servers = Vec::new();
@@ -46,12 +46,12 @@ impl ServerMaps {
             }
         }
         servers.sort_by_key(|(key, _)| *key);
-        // An iteration begins again where an entry goes meanwhile.
+        // An iteration restarts if an entry is removed meanwhile.
         servers.dedup_by_key(|(key, _)| *key);
         Ok(servers)
     }
 
-    /// Figures of all other servers together.
+    /// Return figures of all other servers together.
     pub fn others(&self) -> Result<Server, GuardError> {
         let values = self.others.get(&0, 0).map_err(error(name::OTHERS, "look-up"))?;
         Ok(sum(&values))

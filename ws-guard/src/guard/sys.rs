@@ -1,5 +1,5 @@
-//! The few commands of bpf(2) that aya has no call for: batches, look-ups under a map's spin lock
-//! through a shared reference, the interface that a pinned link is on, and what else is there.
+//! Commands of bpf(2) that aya lacks: batches, a pinned link's interface,
+//! the first program on a hook, and look-ups under a map's spin lock through a shared reference.
 use std::{
     ffi::CString,
     io, mem,
@@ -15,7 +15,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_
 /// Look up or update an element under its spin lock.
 pub const F_LOCK: u64 = 4;
 
-/// What a successful or unfinished batch brought.
+/// Result of a successful or unfinished batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
     /// Number of entries; there are more.
@@ -26,7 +26,7 @@ pub enum Batch {
     TooSmall,
 }
 
-/// Where entries of a batch go; each pointer has room for `count` of its kind.
+/// Buffers for a batch's entries; each pointer has room for `count` of its kind.
 pub struct BatchBuffers<K, V> {
     pub keys: *mut K,
     pub values: *mut V,
@@ -34,9 +34,9 @@ pub struct BatchBuffers<K, V> {
 }
 
 /// # Safety
-/// What the attributes point to must be valid for what the command does with it.
+/// What the attributes point to must be valid for the command.
 unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i64> {
-    // SAFETY: the attributes are a whole `bpf_attr`; the caller answers for the pointers in it.
+    // SAFETY: the attributes are a whole `bpf_attr`; the caller guarantees the pointers in it.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_long, attributes, size_of::<bpf_attr>())
     };
@@ -48,7 +48,7 @@ fn zeroed() -> bpf_attr {
     unsafe { mem::zeroed() }
 }
 
-/// `bpf_attr` of a command on one element.
+/// Return the `bpf_attr` of a command on one element.
 fn element<K>(map: BorrowedFd<'_>, key: *const K, value: u64, flags: u64) -> bpf_attr {
     let mut attributes = zeroed();
     attributes.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
@@ -58,14 +58,14 @@ fn element<K>(map: BorrowedFd<'_>, key: *const K, value: u64, flags: u64) -> bpf
     attributes
 }
 
-/// BPF_MAP_LOOKUP_ELEM; `None` where there is no such key.
+/// BPF_MAP_LOOKUP_ELEM; `None` if the key does not exist.
 ///
 /// # Safety
 /// The map's key and value sizes must be those of `K` and `V`, and any bytes must be a valid `V`.
 pub unsafe fn lookup<K, V>(map: BorrowedFd<'_>, key: &K, flags: u64) -> io::Result<Option<V>> {
     let mut value = mem::MaybeUninit::<V>::uninit();
     let mut attributes = element(map, key, value.as_mut_ptr() as u64, flags);
-    // SAFETY: key and value have the map's sizes, says the caller.
+    // SAFETY: key and value have the map's sizes, as the caller guarantees.
     match unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes) } {
         // SAFETY: the kernel has written the value's whole size.
         Ok(_) => Ok(Some(unsafe { value.assume_init() })),
@@ -80,17 +80,17 @@ pub unsafe fn lookup<K, V>(map: BorrowedFd<'_>, key: &K, flags: u64) -> io::Resu
 /// The map's key and value sizes must be those of `K` and `V`.
 pub unsafe fn update<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
     let mut attributes = element(map, key, value as *const V as u64, 0);
-    // SAFETY: key and value have the map's sizes, says the caller; the kernel only reads them.
+    // SAFETY: key and value have the map's sizes, as the caller guarantees; the kernel only reads.
     unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
 }
 
-/// BPF_MAP_DELETE_ELEM; whether there was one.
+/// BPF_MAP_DELETE_ELEM; return whether the key existed.
 ///
 /// # Safety
 /// The map's key size must be that of `K`.
 pub unsafe fn delete<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     let mut attributes = element(map, key, 0, 0);
-    // SAFETY: the key has the map's size, says the caller.
+    // SAFETY: the key has the map's size, as the caller guarantees.
     match unsafe { bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attributes) } {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -98,7 +98,7 @@ pub unsafe fn delete<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     }
 }
 
-/// BPF_MAP_GET_NEXT_KEY; the first one for `None`.
+/// BPF_MAP_GET_NEXT_KEY; `None` returns the first one.
 ///
 /// # Safety
 /// The map's key size must be that of `K`, and any bytes must be a valid `K`.
@@ -106,7 +106,7 @@ pub unsafe fn next_key<K>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Op
     let mut next = mem::MaybeUninit::<K>::uninit();
     let key = key.map_or(std::ptr::null(), |key| key as *const K);
     let mut attributes = element(map, key, next.as_mut_ptr() as u64, 0);
-    // SAFETY: both keys have the map's size, says the caller; a null key is allowed.
+    // SAFETY: both keys have the map's size, as the caller guarantees; a null key is allowed.
     match unsafe { bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attributes) } {
         // SAFETY: the kernel has written a whole key.
         Ok(_) => Ok(Some(unsafe { next.assume_init() })),
@@ -115,12 +115,12 @@ pub unsafe fn next_key<K>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Op
     }
 }
 
-/// BPF_MAP_LOOKUP_BATCH (Linux 5.6). `position` is empty before the first batch and belongs to the
-/// kernel from then on.
+/// BPF_MAP_LOOKUP_BATCH (Linux 5.6).
+/// `position` is empty before the first batch and belongs to the kernel from then on.
 ///
 /// # Safety
-/// The map's key and value sizes must be those of `K` and `V`, `buffers` must have room for
-/// `count` of each, and `position` for a key or four bytes, whichever is more.
+/// The map's key and value sizes must be those of `K` and `V`, `buffers` must have room for `count`
+/// of each, and `position` for a key or four bytes, whichever is more.
 pub unsafe fn lookup_batch<K, V>(
     map: BorrowedFd<'_>,
     position: &mut Vec<u8>,
@@ -137,7 +137,7 @@ pub unsafe fn lookup_batch<K, V>(
     attributes.batch.count = buffers.count;
     attributes.batch.map_fd = map.as_raw_fd() as u32;
     attributes.batch.elem_flags = flags;
-    // SAFETY: the buffers have room for `count` keys and values, says the caller.
+    // SAFETY: the buffers have room for `count` keys and values, as the caller guarantees.
     let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attributes) };
     // SAFETY: the kernel writes the count on success and at the end of the map.
     let count = unsafe { attributes.batch.count } as usize;
@@ -156,7 +156,7 @@ pub unsafe fn lookup_batch<K, V>(
     }
 }
 
-/// What the kernel says of a pinned link.
+/// Kernel's information about a pinned link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
     pub id: u32,
@@ -176,8 +176,8 @@ fn pinned_object(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// BPF_LINK_DETACH (Linux 5.9): the hook is free when this returns, even if another process holds
-/// the link. Removing the pin alone frees it some time later.
+/// BPF_LINK_DETACH (Linux 5.9): frees the hook, even if a process holds the link.
+/// It is free on return; removing the pin alone frees it some time later.
 pub fn detach_link(path: &Path) -> io::Result<()> {
     let link = pinned_object(path)?;
     let mut attributes = zeroed();
@@ -186,7 +186,7 @@ pub fn detach_link(path: &Path) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes) }.map(drop)
 }
 
-/// BPF_PROG_QUERY (Linux 6.6 for TCX): the program that comes first on a hook of an interface.
+/// BPF_PROG_QUERY (Linux 6.6 for TCX): the first program on a hook of an interface.
 pub fn first_program(interface: u32, hook: bpf_attach_type) -> io::Result<Option<u32>> {
     let mut first = 0_u32;
     let mut attributes = zeroed();
@@ -196,7 +196,7 @@ pub fn first_program(interface: u32, hook: bpf_attach_type) -> io::Result<Option
     attributes.query.__bindgen_anon_2.prog_cnt = 1;
     // SAFETY: the list has room for the one id that is asked for, and outlives the call.
     match unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attributes) } {
-        // There are more, for which there was no room.
+        // There are further ones, without room.
         Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
         _ => Ok((first != 0).then_some(first)),
     }
@@ -205,7 +205,7 @@ pub fn first_program(interface: u32, hook: bpf_attach_type) -> io::Result<Option
 /// BPF_OBJ_GET_INFO_BY_FD of a pinned XDP or TCX link.
 ///
 /// # Errors
-/// Those of the commands, and `InvalidData` for a link of another kind.
+/// Errors of the commands, and `InvalidData` for a link of another kind.
 pub fn pinned_link(path: &Path) -> io::Result<LinkInfo> {
     let fd = pinned_object(path)?;
     // SAFETY: plain integers; zero is valid.

@@ -1,7 +1,7 @@
-//! A typed map that several threads can use, and that is read in batches.
+//! Typed map for use by several threads, and for reading in batches.
 //!
-//! aya's own map types want `&mut` for every write, know no batches (two system calls an entry) and
-//! no look-up under a spin lock; see [`super::sys`].
+//! aya's own map types require `&mut` for every write, and support neither batches (they make two
+//! system calls per entry) nor look-ups under a spin lock; see [`super::sys`].
 use std::{
     collections::HashSet,
     io,
@@ -18,24 +18,24 @@ use super::{
     sys::{self, Batch, BatchBuffers},
 };
 
-/// Entries asked for at once; 3 MB of flows.
+/// Entries requested at once; 3 MB of flows.
 const BATCH: u32 = 4096;
-/// ENOTSUPP of kernel/bpf, which is not in errno.h: the map type has no batches.
+/// ENOTSUPP of kernel/bpf, not in errno.h: the map type does not support batches.
 const ENOTSUPP: i32 = 524;
 
-/// A map from `K` to `V`, whose sizes were compared with the kernel's when it was opened.
+/// Map from `K` to `V`; their sizes were compared with the kernel's on opening.
 pub struct Table<K, V> {
     map: MapData,
     name: &'static str,
     max_entries: u32,
-    /// [`sys::F_LOCK`] where values hold a spin lock: then each is read whole.
+    /// [`sys::F_LOCK`] if values contain a spin lock: then each is read whole.
     flags: u64,
     entry: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K: Plain, V: Plain> Table<K, V> {
     /// # Errors
-    /// `Incompatible` details as text when key or value size differ from `K`'s and `V`'s.
+    /// Details for `Incompatible` as text when key or value size differ from `K`'s and `V`'s.
     pub fn new(map: MapData, name: &'static str, flags: u64) -> Result<Self, String> {
         let info = map.info().map_err(|error| format!("{name}: {error}"))?;
         for (what, found, wanted) in
@@ -65,7 +65,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         unsafe { sys::lookup(self.fd(), key, self.flags) }.map_err(self.error("look-up"))
     }
 
-    /// Make or replace the entry.
+    /// Insert or replace the entry.
     pub fn insert(&self, key: &K, value: &V) -> Result<(), GuardError> {
         // SAFETY: `new` compared the sizes.
         unsafe { sys::update(self.fd(), key, value) }.map_err(|error| match error.raw_os_error() {
@@ -76,35 +76,35 @@ impl<K: Plain, V: Plain> Table<K, V> {
         })
     }
 
-    /// Remove the entry; whether there was one.
+    /// Remove the entry; return whether there was one.
     pub fn remove(&self, key: &K) -> Result<bool, GuardError> {
         // SAFETY: `new` compared the sizes.
         unsafe { sys::delete(self.fd(), key) }.map_err(self.error("removal"))
     }
 
-    /// Remove the entries of these keys; one that is made meanwhile may stay.
+    /// Remove the entries of these keys; one that is added meanwhile may stay.
     pub fn remove_where(&self, mut gone: impl FnMut(&K) -> bool) -> Result<(), GuardError> {
         let mut keys = Vec::new();
         self.each_batch(0, |batch, _| keys.extend(batch.iter().copied().filter(&mut gone)))?;
         keys.iter().try_for_each(|key| self.remove(key).map(drop))
     }
 
-    /// All entries; one that comes or goes meanwhile may or may not be among them.
+    /// Return all entries; one added or removed meanwhile may or may not be among them.
     pub fn entries(&self) -> Result<Vec<(K, V)>, GuardError> {
         let mut entries = Vec::new();
         self.each(|key, value| entries.push((*key, *value)))?;
         Ok(entries)
     }
 
-    /// The same one by one, in memory for one batch, whatever the size of the table.
+    /// Visit all entries one by one, in memory for one batch, for any table size.
     pub fn each(&self, mut visit: impl FnMut(&K, &V)) -> Result<(), GuardError> {
         self.each_batch(self.flags, |keys, values| {
             keys.iter().zip(values).for_each(|(key, value)| visit(key, value));
         })
     }
 
-    /// How many entries there are. The kernel keeps no such number, so they are read, without the
-    /// locks and without keeping any.
+    /// Count the entries.
+    /// The kernel keeps no such number: they are read, without locks and without keeping any.
     pub fn count(&self) -> Result<u32, GuardError> {
         let mut count = 0;
         self.each_batch(0, |keys, _| count += keys.len())?;
@@ -162,8 +162,8 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
     }
 
-    /// Without batches: two system calls an entry. When an entry is removed while it is stood on,
-    /// the kernel starts again at the first; nothing is shown twice.
+    /// Visit without batches: two system calls per entry.
+    /// If the current entry is removed, the kernel restarts at the first; nothing is visited twice.
     fn each_entry(&self, flags: u64, mut visit: impl FnMut(&[K], &[V])) -> Result<(), GuardError> {
         let mut seen = HashSet::new();
         let mut key: Option<K> = None;

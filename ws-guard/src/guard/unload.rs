@@ -1,4 +1,4 @@
-//! Taking everything away again.
+//! Removal of everything that was loaded.
 use std::fs;
 
 use aya::maps::MapInfo;
@@ -12,10 +12,10 @@ use super::{
     pins::{self, Pins},
 };
 
-/// Remove links, filters, maps, programs and the directory; says what was removed.
+/// Remove links, filters, maps, programs and directory; return what was removed.
 ///
-/// Works on pins of any schema version. Only names of ours are removed: if there is anything else
-/// in the directory, it stays, with a warning.
+/// Works on pins of any schema version. Only our names are removed: anything else in the directory
+/// stays, with a warning.
 pub fn unload(pins: &Pins) -> Result<Vec<String>, GuardError> {
     if !pins.exist() {
         return Err(GuardError::NotLoaded(pins.dir().into()));
@@ -40,7 +40,7 @@ fn remove_all(pins: &Pins) -> Result<Vec<String>, GuardError> {
     Ok(removed)
 }
 
-/// Remove what a first load left that failed half-way; nothing is attached yet.
+/// Remove what a failed first load left; nothing is attached yet.
 pub fn discard(pins: &Pins) {
     if let Err(error) = remove_all(pins) {
         tracing::warn!(%error, "cannot remove all pins of the failed load");
@@ -48,7 +48,7 @@ pub fn discard(pins: &Pins) {
 }
 
 /// Detach everywhere.
-/// An unreachable attachment does not keep the rest attached, but then the maps stay, for a later
+/// An unreachable attachment does not keep the others attached, but then the maps stay, for a later
 /// attempt.
 fn detach_all(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> {
     let mut failure = None;
@@ -72,7 +72,7 @@ fn detach_all(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> 
     failure.map_or(Ok(()), Err)
 }
 
-/// The second pin of the source table goes only when it is the same map.
+/// Remove the second pin of the source table, only if it is the same map.
 fn remove_throttle_map(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> {
     let Some(path) = pins.throttle_map() else { return Ok(()) };
     let sources = MapInfo::from_pin(pins.map(name::SOURCES)).map(|info| info.id());

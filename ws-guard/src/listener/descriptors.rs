@@ -1,20 +1,21 @@
-//! The number of files that this process may have open, and what that means for connections.
+//! Limit of open files, and its effect on the number of connections.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ws_guard_server::Config;
 
-/// For whatever is no connection of the companion server: control, metrics, logs, pins and maps.
+/// Descriptors reserved for other uses: control, metrics, logs, pins and maps.
 pub const RESERVED: u64 = 512;
 
-/// Connections and handshakes, as many as the system allows.
+/// Numbers of connections and handshakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Places {
     connections: usize,
     handshakes: usize,
 }
 
-/// Raise the limit for open files as far as is needed and allowed; where that is not enough, take
-/// fewer connections, so that connections over the limit are answered as documented, and control always has one.
+/// Raise the limit of open files as needed and allowed.
+/// If it is too low, lower the number of connections: those over it are answered as documented, and
+/// control always has a descriptor.
 pub fn back(config: &mut Config) {
     let wanted = Places { connections: config.max_connections, handshakes: config.max_handshakes };
     let needed = RESERVED + (wanted.connections as u64).saturating_add(wanted.handshakes as u64);
@@ -30,7 +31,7 @@ pub fn back(config: &mut Config) {
     (config.max_connections, config.max_handshakes) = (places.connections, places.handshakes);
 }
 
-/// The limit in force, once it is as near to `needed` as the hard limit allows.
+/// Raise the limit towards `needed`, as far as the hard limit; return the result.
 pub fn raise(needed: u64) -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
     let wanted = needed.min(hard);
@@ -43,7 +44,7 @@ pub fn raise(needed: u64) -> u64 {
     }
 }
 
-/// As many as there are descriptors for. Handshakes get a quarter at most: they are short.
+/// Fit the numbers to the descriptors. Handshakes are short: a quarter at most.
 fn fit(wanted: Places, limit: u64) -> Places {
     let free = limit.saturating_sub(RESERVED.min(limit / 2));
     let free = usize::try_from(free).unwrap_or(usize::MAX);

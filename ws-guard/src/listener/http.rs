@@ -1,4 +1,4 @@
-//! HTTP for control, metrics and health; silent and slow clients do not exclude others.
+//! HTTP for control, metrics and health; slow or silent clients exclude no others.
 
 use std::{
     collections::VecDeque,
@@ -34,26 +34,26 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 use ws_guard_server::seldom::Seldom;
 
-/// Pause after an accept that failed for want of something, such as descriptors.
+/// Pause after an accept that failed for lack of something, such as descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How much a listener gives.
+/// Limits of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at a time. One more takes the place of the one that has been idle longest.
+    /// Connections at a time. A further one replaces the longest idle one.
     pub connections: usize,
-    /// For a request's head, and between two requests.
+    /// Time for a request's head, and between two requests.
     pub head: Duration,
-    /// From a request's head to that of its answer, the request's body included.
+    /// Time from a request's head to that of its answer, the request's body included.
     pub answer: Duration,
-    /// For the peer to take some of the answer.
+    /// Time for the peer to take some of the answer.
     pub write: Duration,
-    /// Time after which an exchange counts as idle; never where answers may be streams.
+    /// Time after which an exchange counts as idle; none where answers may be streams.
     pub exchange: Option<Duration>,
 }
 
 impl Limits {
-    /// For scrapers and probes.
+    /// Limits for scrapers and probes.
     pub const METRICS: Limits = Limits {
         connections: 128,
         head: Duration::from_secs(20),
@@ -61,11 +61,11 @@ impl Limits {
         write: Duration::from_secs(10),
         exchange: Some(Duration::from_secs(30)),
     };
-    /// For the command line, which may follow events for hours.
+    /// Limits for the command line, which may follow events for hours.
     pub const CONTROL: Limits = Limits { connections: 64, exchange: None, ..Limits::METRICS };
 }
 
-/// Where connections come from.
+/// Source of connections.
 pub trait Accept {
     type Io: AsyncRead + AsyncWrite + Send + 'static;
     fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
@@ -87,7 +87,7 @@ impl Accept for UnixListener {
     }
 }
 
-/// Answer requests until dropped, and all connections with it.
+/// Answer requests until dropped, which closes all connections.
 pub async fn serve<L: Accept>(listener: L, router: Router, limits: Limits) {
     let (mut places, mut failures) = (Places::default(), Seldom::default());
     loop {
@@ -113,7 +113,7 @@ pub async fn serve<L: Accept>(listener: L, router: Router, limits: Limits) {
     }
 }
 
-/// Connections that are open, the oldest first.
+/// Open connections, the oldest first.
 #[derive(Default)]
 struct Places(VecDeque<Place>);
 
@@ -123,7 +123,7 @@ struct Place {
 }
 
 impl Places {
-    /// End the oldest idle connection where there are `most` or more; whether there is a place now.
+    /// End the oldest idle connection if `most` are open; return whether there is room.
     fn make_room(&mut self, most: usize, limits: &Limits) -> bool {
         self.0.retain(|place| !place.task.is_finished());
         if self.0.len() < most {
@@ -144,7 +144,7 @@ impl Drop for Places {
     }
 }
 
-/// Since when a connection has had a request to answer.
+/// Time since which a connection has had a request to answer.
 #[derive(Clone, Debug, Default)]
 struct Busy(Arc<Mutex<Option<Instant>>>);
 
@@ -159,7 +159,7 @@ impl Busy {
     }
 }
 
-/// One connection. What it fails with is the peer's business.
+/// Serve one connection. Errors are the peer's business.
 async fn talk<I>(stream: I, router: Router, busy: Busy, limits: Limits)
 where
     I: AsyncRead + AsyncWrite + Send + 'static,
@@ -186,7 +186,7 @@ where
         .await;
 }
 
-/// A body whose end makes its connection idle.
+/// Body whose end makes its connection idle.
 struct Answer {
     body: Body,
     busy: Busy,
@@ -238,7 +238,7 @@ mod tests {
     };
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// A listener with those limits, and its runtime.
+    /// Start a listener with these limits, and its runtime.
     fn start(limits: Limits) -> (tokio::runtime::Runtime, SocketAddr) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -281,7 +281,7 @@ mod tests {
         let answer =
             ask(&mut connect(address), &GET.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"));
         assert!(answer.ends_with("here\n"), "{answer}");
-        // The first had to go.
+        // The first was closed to make room.
         assert_eq!(idle[0].read(&mut [0]).unwrap_or(0), 0);
     }
 
@@ -291,7 +291,7 @@ mod tests {
         for (request, expected) in [
             ("", ""),
             ("GET / HT", ""),
-            // Kept alive, and then idle.
+            // Kept alive, then idle.
             (GET, "HTTP/1.1 200 "),
             ("POST /body HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc", "HTTP/1.1 408 "),
         ] {

@@ -1,9 +1,8 @@
-//! The counters of the kernel programs as metric families: name, help, and which counter under
-//! which label.
+//! The kernel programs' counters as metric families: name, help, counters by label.
 
 use ws_guard_common::maps::Counter;
 
-/// One family: samples with the value of its one label, or a single sample without.
+/// Metric family: samples by the value of its label, or a single one without.
 pub struct Family {
     pub name: &'static str,
     pub help: &'static str,
@@ -29,8 +28,8 @@ const fn by(
     Family { name, help, label, samples }
 }
 
-/// Every family that is a plain reading of counters. Violations, event losses and the heartbeat
-/// histogram are built in [`super::collector`].
+/// Families that are plain readings of counters.
+/// Violations, event losses and the heartbeat histogram are built in [`super::collector`].
 pub static COUNTERS: [Family; 28] = [
     by(
         "direction",
@@ -106,7 +105,7 @@ pub static COUNTERS: [Family; 28] = [
     by(
         "part",
         "splits_total",
-        "Client frames cut by a segment border: in the header, or anywhere.",
+        "Client frames cut by a segment boundary: in the header, or anywhere.",
         &[(Counter::SplitHeaders, "header"), (Counter::SplitFrames, "frame")],
     ),
     by(

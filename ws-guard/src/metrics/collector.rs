@@ -1,4 +1,4 @@
-//! Reads the kernel's maps, and what the daemon knows, at each scrape.
+//! Collector of the kernel's maps and the daemon's figures, read at each scrape.
 
 use std::time::UNIX_EPOCH;
 
@@ -26,7 +26,7 @@ use crate::{
 /// Help of `wsguard_up`.
 const UP: &str = "1 when the kernel's maps could be read at this scrape.";
 
-/// All metrics of a daemon.
+/// Collector of all of a daemon's metrics.
 pub struct GuardCollector {
     state: State,
     desc: Desc,
@@ -34,7 +34,7 @@ pub struct GuardCollector {
 
 impl GuardCollector {
     pub fn new(state: State) -> prometheus::Result<GuardCollector> {
-        // The registry wants one description to tell collectors apart; the families carry their own.
+        // The registry needs one description to tell collectors apart; the families have their own.
         let desc = Desc::new("wsguard_up".into(), UP.into(), Vec::new(), Default::default())?;
         Ok(GuardCollector { state, desc })
     }
@@ -55,16 +55,16 @@ impl GuardCollector {
     }
 }
 
-/// What no map holds.
+/// Figures of the daemon that no map holds.
 #[derive(Default)]
 pub struct Daemon {
     ready: bool,
-    /// Reloads that took effect, and that did not.
+    /// Reloads that took effect, and refused ones.
     reloads: (u64, u64),
     config_valid: bool,
     attachments_lost: u64,
     overtaken: Vec<Overtaken>,
-    /// Events that the daemon, and that followers of the API, did not see.
+    /// Events missed by the daemon, and by followers of the API.
     missed: (u64, u64),
     start_time_seconds: f64,
 }
@@ -146,7 +146,7 @@ impl Collector for GuardCollector {
     }
 }
 
-/// All but `wsguard_up`, from readings of the kernel and of the daemon.
+/// Return all families but `wsguard_up`, from figures of the kernel and the daemon.
 pub fn families(
     kernel: &Counters,
     servers: &Servers,
@@ -163,7 +163,7 @@ pub fn families(
     families
 }
 
-/// Whether the maps could be read.
+/// Return `wsguard_up`: whether the maps could be read.
 pub fn up(read: bool) -> MetricFamily {
     gauges("up", UP, &[(&[], f64::from(read))])
 }
@@ -215,7 +215,7 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
     vec![
         gauges(
             "table_entries",
-            "Entries in use. pending: requests without an answer; proven: those on connections on which the server has sent something; strangers: candidates for midstream pickup; coarse: coarser prefixes, charged for sources without room.",
+            "Entries in use. pending: requests without an answer; proven: those on connections on which the server has sent something; midstream: candidates for midstream pickup; coarse: coarser prefixes, charged for sources without room.",
             &samples(|table| table.entries),
         ),
         gauges("table_capacity", "Entries there is room for.", &samples(|table| table.capacity)),
@@ -316,6 +316,6 @@ fn attached(status: &Status, overtaken: &[Overtaken]) -> Vec<MetricFamily> {
             &before,
         ),
     ];
-    // The text format has no family without samples.
+    // The text format has no families without samples.
     families.into_iter().filter(|family| !family.get_metric().is_empty()).collect()
 }

@@ -1,4 +1,4 @@
-//! Builds metric families from values that are counted elsewhere.
+//! Construction of metric families from values that are counted elsewhere.
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
@@ -7,7 +7,7 @@ use prometheus::proto::{
 /// Label names and values of one sample.
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
-/// A family without samples.
+/// Create a family without samples.
 fn family(name: &str, help: &str, kind: MetricType) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(format!("wsguard_{name}"));
@@ -28,7 +28,7 @@ fn metric(labels: Labels<'_>) -> Metric {
     metric
 }
 
-/// A family of counters.
+/// Create a family of counters.
 pub fn counters(name: &str, help: &str, samples: &[(Labels<'_>, u64)]) -> MetricFamily {
     let sample = |(labels, value): &(Labels<'_>, u64)| {
         let mut counter = Counter::default();
@@ -42,7 +42,7 @@ pub fn counters(name: &str, help: &str, samples: &[(Labels<'_>, u64)]) -> Metric
     family
 }
 
-/// A family of gauges.
+/// Create a family of gauges.
 pub fn gauges(name: &str, help: &str, samples: &[(Labels<'_>, f64)]) -> MetricFamily {
     let sample = |(labels, value): &(Labels<'_>, f64)| {
         let mut gauge = Gauge::default();
@@ -59,8 +59,8 @@ pub fn gauges(name: &str, help: &str, samples: &[(Labels<'_>, f64)]) -> MetricFa
 /// Labels of a histogram, its counts by bucket, and its sum.
 pub type Counted<'a> = (Labels<'a>, &'a [u64], f64);
 
-/// A family of histograms from counts by bucket, not cumulative. `bounds` are the upper bounds of all
-/// but the last bucket, which is open.
+/// Create a family of histograms from counts by bucket, not cumulative.
+/// `bounds` are the upper bounds of all buckets but the last, which is open.
 pub fn histograms(name: &str, help: &str, bounds: &[f64], samples: &[Counted<'_>]) -> MetricFamily {
     let sample = |(labels, counts, sum): &Counted<'_>| {
         let mut total = 0;

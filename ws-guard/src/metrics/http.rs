@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz`, `/readyz`, and `/health`, which is the same as `/healthz`.
+//! `/metrics`, `/healthz`, `/readyz`, and `/health`, an alias of `/healthz`.
 
 use std::{
     sync::Arc,
@@ -23,21 +23,21 @@ use crate::{
     state::State,
 };
 
-/// An answer is given again until this many times what it took, so that however often it is asked for, it
-/// costs at most one in so many parts of a CPU...
+/// Lifetime of an answer, as a multiple of the time it took,
+/// so that any number of requests takes at most a twentieth of a CPU...
 const AGAIN: u32 = 20;
-/// ...but no older one.
+/// ...and its maximum.
 const OLDEST: Duration = Duration::from_secs(1);
 
-/// A registry with the daemon's collector in it.
+/// Create a registry with the daemon's collector.
 pub fn registry(state: State) -> prometheus::Result<Registry> {
     let registry = Registry::new();
     registry.register(Box::new(GuardCollector::new(state)?))?;
     Ok(registry)
 }
 
-/// The endpoints of the guard, for any listener. It is ready when the companion server is as well,
-/// where there is one.
+/// Return the guard's endpoints, for any listener.
+/// The guard is ready if the companion server, where there is one, is ready too.
 pub fn router(
     registry: Registry,
     exemplars: impl Exemplify,
@@ -50,19 +50,19 @@ pub fn router(
     })
 }
 
-/// Those of the companion server alone.
+/// Return the endpoints of a companion server that runs alone.
 pub fn router_alone(registry: Registry, server: Arc<Service>) -> Router {
     let asked = server.clone();
     let ready = move || server.ready().map_err(|why| why.to_string());
     endpoints(registry, move || asked.exemplars(), ready)
 }
 
-/// Says why something is not ready. May block.
+/// Check of readiness; the error says what is not ready. May block.
 pub trait Ready: Fn() -> Result<(), String> + Clone + Send + Sync + 'static {}
 
 impl<F: Fn() -> Result<(), String> + Clone + Send + Sync + 'static> Ready for F {}
 
-/// Says which connections are behind samples.
+/// Source of the connections that are exemplars of samples.
 pub trait Exemplify: Fn() -> Vec<Exemplar> + Clone + Send + Sync + 'static {}
 
 impl<F: Fn() -> Vec<Exemplar> + Clone + Send + Sync + 'static> Exemplify for F {}
@@ -87,7 +87,7 @@ pub async fn serve(listener: TcpListener, router: Router) -> anyhow::Result<()> 
     anyhow::bail!("the metrics port ended unexpectedly")
 }
 
-/// How `/metrics` is written.
+/// Format of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     /// Prometheus' text format.
@@ -95,7 +95,7 @@ enum Format {
     OpenMetrics,
 }
 
-/// What a request asks for.
+/// Return the format that a request accepts.
 fn wanted(headers: &HeaderMap) -> Format {
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     match accepts.into_iter().any(openmetrics::is_accepted) {
@@ -104,8 +104,8 @@ fn wanted(headers: &HeaderMap) -> Format {
     }
 }
 
-/// The latest answers of `/metrics`, one of each format. One is made at a time; whoever asks meanwhile
-/// waits for it.
+/// Latest answers of `/metrics`, by format.
+/// One is made at a time; concurrent requests wait for it.
 type Scraped = Arc<Mutex<[Option<Text>; 2]>>;
 
 #[derive(Clone)]
@@ -117,7 +117,7 @@ struct Text {
 }
 
 impl Text {
-    /// All that is in a registry. Blocks.
+    /// Write all of a registry's metrics. Blocks.
     fn of(
         registry: &Registry,
         exemplars: impl Exemplify,
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes its time, and counts how often.
+    /// Collector that takes its time, and counts its collections.
     struct Slow(Arc<AtomicU64>, prometheus::IntCounter);
 
     impl Collector for Slow {
@@ -214,7 +214,7 @@ mod tests {
             assert_eq!(answer.status(), StatusCode::OK);
         }
         assert_eq!(count.load(Ordering::Relaxed), 1);
-        // An old one is made anew.
+        // An outdated answer is replaced.
         let old = scraped.lock().await[0].as_mut().map(|text| text.made -= OLDEST);
         assert!(old.is_some());
         text(registry, Vec::new, scraped, Format::Text).await;

@@ -1,5 +1,5 @@
-//! Prometheus metrics, read from the kernel's maps at each scrape. No label is a client's address:
-//! a flood from many sources must not become a flood of time series. Servers' are bounded.
+//! Prometheus metrics, read from the kernel's maps at each scrape.
+//! No label is a client's address, lest a flood become a flood of time series; servers are bounded.
 
 mod catalogue;
 mod collector;

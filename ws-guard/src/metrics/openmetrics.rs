@@ -1,4 +1,4 @@
-//! OpenMetrics 1.0, for scrapers that ask for it: the same samples under the same names.
+//! OpenMetrics 1.0, for scrapers that accept it, with the same samples and names.
 //!
 //! <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>. The crate
 //! `prometheus` writes the older text format only.
@@ -10,7 +10,7 @@ use ws_guard_server::metrics::Exemplar;
 
 pub const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whether a header `Accept` asks for it.
+/// Check whether a header `Accept` names the format.
 pub fn is_accepted(accept: &str) -> bool {
     accept.split(',').any(|range| {
         let mut parts = range.split(';').map(str::trim);
@@ -23,12 +23,12 @@ pub fn is_accepted(accept: &str) -> bool {
     })
 }
 
-/// Families, with the connections behind their samples where they are known.
+/// Encode families, with exemplars of their samples where known.
 pub fn encode(families: &[MetricFamily], exemplars: &[Exemplar]) -> String {
     let mut text = String::new();
     for family in families {
         let (name, kind) = described(family);
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "# TYPE {name} {kind}");
         let _ = writeln!(text, "# HELP {name} {}", escaped(family.help()));
         let of_family = |exemplar: &&Exemplar| exemplar.family == family.name();
@@ -39,7 +39,8 @@ pub fn encode(families: &[MetricFamily], exemplars: &[Exemplar]) -> String {
     text
 }
 
-/// A counter's family has not the `_total` of its samples; one whose samples have none is no counter
+/// Return a family's name and type.
+/// A counter's name lacks its samples' `_total`; one whose samples lack it too is not a counter
 /// here.
 fn described(family: &MetricFamily) -> (&str, &'static str) {
     let name = family.name();

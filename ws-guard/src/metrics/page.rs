@@ -1,4 +1,4 @@
-//! The catalogue in `docs/metrics.md`, made from the families that are exported.
+//! Catalogue in `docs/metrics.md`, generated from the exported families.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ const HEAD: &str = "# Metrics
 `/metrics` of `--metrics-listen`, and OTLP with `--otlp-endpoint`, have the same families; how to serve them is in [operations](operations.md#metrics) and [the server's telemetry](server.md#telemetry). Counters of the guard are the kernel's: they outlive the daemon. No label is a client's address (but with `--top-sources`), a user or a topic; servers behind the guard are labelled with theirs, the first 64 of them. A series with known label values exists, with 0, before its first event. What asks for them is in `deploy/prometheus` and `deploy/grafana`.
 ";
 
-/// Labels whose values are not those of the specimen.
+/// Descriptions of labels whose values are not the specimen's.
 const VALUES: [(&str, &str); 9] = [
     ("action", "`observe`, `defuse`, `drop`, `ban`"),
     ("interface", "its name"),
@@ -37,7 +37,7 @@ const VALUES: [(&str, &str); 9] = [
     ("version", "of the daemon"),
 ];
 
-/// What a guard exports that has done nothing yet.
+/// Return the families of a guard without any traffic.
 fn guard() -> Vec<MetricFamily> {
     let kernel = Counters::ZERO;
     let attached = |(role, mode)| {
@@ -73,7 +73,7 @@ fn groups() -> prometheus::Result<Vec<Group>> {
     Ok(groups)
 }
 
-/// `counter`, `gauge`, or `histogram` with its bounds.
+/// Name a family's type: `counter`, `gauge`, or `histogram` with its bounds.
 fn kind(family: &MetricFamily) -> String {
     match family.get_field_type() {
         MetricType::COUNTER => "counter".into(),
@@ -88,7 +88,7 @@ fn kind(family: &MetricFamily) -> String {
     }
 }
 
-/// Each label with its values, in the order in which they are exported.
+/// List each label with its values, in the order of their export.
 fn labels(family: &MetricFamily) -> String {
     let mut labels: Vec<(&str, Vec<String>)> = Vec::new();
     for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
@@ -122,7 +122,7 @@ fn page(groups: &[Group]) -> String {
     page
 }
 
-/// Fails where `docs/metrics.md` is older than the code: `cargo xtask docs` renews it.
+/// Fails if `docs/metrics.md` is older than the code: `cargo xtask docs` renews it.
 #[test]
 fn the_catalogue_is_the_codes() {
     let groups = groups().expect("each name once");

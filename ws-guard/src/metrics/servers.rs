@@ -1,4 +1,4 @@
-//! Figures by server: heartbeats, ends of connections, segments of note, silence.
+//! Figures by server: heartbeats, ends of connections, notable segments, silence.
 
 use std::net::SocketAddr;
 
@@ -12,14 +12,14 @@ use ws_guard_common::{
 use super::families::{Labels, counters, gauges, histograms};
 use crate::domain::silence::{SECONDS, STEPS};
 
-/// Value of the labels `server` and `port` of all servers without figures of their own.
+/// Value of the labels `server` and `port` of servers without their own figures.
 const OTHER: &str = "other";
 /// Senders, by index.
 const SIDES: [&str; 2] = ["client", "server"];
 
-/// What is known by server or port.
+/// Figures by server or port.
 pub struct Servers {
-    /// Servers and their figures; without a key those of all others together, which always exist.
+    /// Figures by server; without a key, of all others together, which always exist.
     pub figures: Vec<(Option<ServerKey>, Server)>,
     /// Open connections by port, `None` for all others, and by their silence.
     pub silence: Vec<(Option<u16>, [u32; STEPS])>,
@@ -33,7 +33,7 @@ struct Named<'a> {
 }
 
 impl Named<'_> {
-    /// Whether it is all servers without figures of their own.
+    /// Check whether these are the labels of all servers without their own figures.
     fn is_others(&self) -> bool {
         self.address == OTHER
     }
@@ -46,7 +46,7 @@ impl Named<'_> {
     }
 }
 
-/// The families of all servers with something to count, and of all others together.
+/// Return the families of servers with anything counted, and of others together.
 pub fn families(servers: &Servers) -> Vec<MetricFamily> {
     let named: Vec<Named<'_>> = servers
         .figures
@@ -139,7 +139,7 @@ fn heartbeats(named: &[Named<'_>], side: usize, name: &str, help: &str) -> Metri
     histograms(name, help, &bounds, &samples)
 }
 
-/// Labels of a server's sample, and its value.
+/// Labels and value of a server's sample.
 type Sample = (Vec<(&'static str, &'static str)>, u64);
 
 fn counted(
@@ -175,12 +175,12 @@ fn silent(silence: &[(Option<u16>, [u32; STEPS])]) -> MetricFamily {
         labels.iter().map(|(labels, count)| (labels.as_slice(), f64::from(*count))).collect();
     gauges(
         "flows_silent",
-        "Open connections without a byte of payload in either direction for at least so many seconds, by port; 0 is all of them.",
+        "Open connections without a byte of payload in either direction for at least this number of seconds, by port; 0 is all of them.",
         &samples,
     )
 }
 
-/// Figures of a server for the catalogue: it shows every family.
+/// Figures of a server for the catalogue, present in every family.
 #[cfg(test)]
 pub fn specimen() -> Servers {
     use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The throttled sources with the most pings, by name: the one metric with addresses of clients.
+//! Throttled sources with the most pings: the one metric with addresses of clients.
 
 use prometheus::proto::MetricFamily;
 use ws_guard_server::source::Prefixes;
@@ -6,7 +6,7 @@ use ws_guard_server::source::Prefixes;
 use super::families::{Labels, gauges};
 use crate::{domain::address::source_text, state::survey::Survey};
 
-/// The first of them, as a survey has them; none where there are none.
+/// Return the first `most` in the order of a survey; none if there are none.
 pub fn family(survey: &Survey, prefixes: &Prefixes, most: u32) -> Option<MetricFamily> {
     let worst = survey.worst.iter().take(most as usize);
     let named: Vec<(String, u64)> =
@@ -19,7 +19,7 @@ fn shown(named: &[(String, u64)]) -> Option<MetricFamily> {
         named.iter().map(|(source, pings)| ([("source", source.as_str())], *pings)).collect();
     let samples: Vec<(Labels<'_>, f64)> =
         labels.iter().map(|(labels, pings)| (labels.as_slice(), *pings as f64)).collect();
-    // The text format has no family without samples.
+    // The text format has no families without samples.
     (!samples.is_empty()).then(|| {
         gauges(
             "top_source_pings",
@@ -29,7 +29,7 @@ fn shown(named: &[(String, u64)]) -> Option<MetricFamily> {
     })
 }
 
-/// For the catalogue.
+/// Return a specimen for the catalogue.
 #[cfg(test)]
 pub fn specimen() -> Option<MetricFamily> {
     shown(&[("192.0.2.1".into(), 1)])

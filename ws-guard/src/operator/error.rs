@@ -8,12 +8,12 @@ use ws_guard_common::window::RateError;
 
 use crate::guard::GuardError;
 
-/// Any error of the API.
+/// Error of the API.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What is wrong, with the value that is.
+    /// What is wrong, with the wrong value.
     pub error: String,
-    /// What would put it right.
+    /// Remedy.
     pub remedy: String,
 }
 
@@ -23,7 +23,7 @@ pub struct ErrorBody {
 pub struct ApiError {
     pub status: StatusCode,
     pub body: ErrorBody,
-    /// When to try again, where that helps.
+    /// Time after which to try again, where that helps.
     pub retry_after: Option<Duration>,
 }
 
@@ -37,23 +37,23 @@ impl ApiError {
         ApiError { status, body, retry_after: None }
     }
 
-    /// The same with a time to try again after.
+    /// Add a time after which to try again.
     pub fn retry_after(self, time: Duration) -> ApiError {
         ApiError { retry_after: Some(time), ..self }
     }
 
-    /// A request that cannot be meant.
+    /// Create the error of an invalid request.
     pub fn bad(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, error, remedy)
     }
 
-    /// A message that already ends in its remedy, behind a colon.
+    /// Split a message that ends with its remedy, after a colon.
     pub fn refused(message: &str) -> ApiError {
         let (error, remedy) = message.split_once(": ").unwrap_or((message, "correct the request"));
         ApiError::bad(error, remedy)
     }
 
-    /// Everything that is wrong with a change, none of which was made.
+    /// Create the error of a rejected change, with all that is wrong with it.
     pub fn unchanged(errors: &[String]) -> ApiError {
         ApiError::bad(errors.join("\n"), "nothing was changed; correct the values")
     }

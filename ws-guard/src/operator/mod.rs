@@ -1,4 +1,4 @@
-//! What operators and the configuration decide, written into the maps and into the state file.
+//! Operators' and the configuration's decisions, written to maps and state file.
 
 pub mod error;
 mod networks;

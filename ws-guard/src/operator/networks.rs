@@ -1,6 +1,6 @@
-//! What holds for networks: the allowlist, and settings of their own. Both are kept in one rule a
-//! network, with the origin of each: the configuration's part goes when the configuration
-//! no longer names it, an operator's stays until it is taken away.
+//! Rules for networks: the allowlist, and own settings.
+//! Both share one rule per network, each with its origin. The configuration's part goes when the
+//! configuration no longer names it; an operator's stays until it is removed.
 
 use std::collections::BTreeMap;
 
@@ -21,12 +21,12 @@ use crate::{
     },
 };
 
-/// Bits of the settings that a rule has.
+/// Return the bits of the settings in a rule.
 fn settings_of(rule: &Rule) -> u32 {
     rule.flags & OWN.iter().map(|own| own.bit).sum::<u32>()
 }
 
-/// The rule without an exemption from `origin`.
+/// Return the rule without an exemption from `origin`.
 fn without_exemption(mut rule: Rule, origin: u32) -> Rule {
     rule.flags &= !origin;
     if rule.flags & (ALLOWED_BY_CONFIG | ALLOWED_BY_OPERATOR) == 0 {
@@ -44,7 +44,7 @@ fn without_settings(rule: Rule) -> Rule {
     Rule { flags, limits: Limits::default() }
 }
 
-/// `rule` with these settings in place of any it had.
+/// Return `rule` with these settings, replacing its own.
 fn with_settings(rule: Rule, own: &Overrides, origin: u32) -> Result<Rule, ApiError> {
     let kernel = PolicySettings::rule(own, step_ms())?;
     let flags = without_settings(rule).flags | kernel.flags | origin;
@@ -52,7 +52,7 @@ fn with_settings(rule: Rule, own: &Overrides, origin: u32) -> Result<Rule, ApiEr
 }
 
 impl Operator {
-    /// Make the configured part of the rules what it should be. The caller holds the lock.
+    /// Update the configured part of the rules. The caller holds the lock.
     pub(super) fn configure_networks(&self, settings: &Settings) -> Result<(), ApiError> {
         let mut rules: BTreeMap<IpNet, Rule> = BTreeMap::new();
         for (address, length, rule) in self.maps.rules()? {
@@ -81,12 +81,12 @@ impl Operator {
         self.regrouping(&before, &after, || self.maps.set_rules(&rules))
     }
 
-    /// Add a network to the allowlist; returns it as it is kept.
+    /// Add a network to the allowlist; return it as stored.
     pub fn allow(&self, network: &str) -> Result<IpNet, ApiError> {
         self.kept_after(|| self.allow_now(network))
     }
 
-    /// Write down what operators decided after a change that was made.
+    /// Save operators' decisions after a successful change.
     fn kept_after<T>(&self, change: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
         let changed = change()?;
         self.keep();
@@ -101,7 +101,7 @@ impl Operator {
         Ok(network)
     }
 
-    /// Take a network off the allowlist.
+    /// Remove a network from the allowlist.
     pub fn disallow(&self, network: &str) -> Result<IpNet, ApiError> {
         self.kept_after(|| self.disallow_now(network))
     }
@@ -122,7 +122,7 @@ impl Operator {
         Ok(network)
     }
 
-    /// Give a network settings of its own, in addition to those it has.
+    /// Add own settings to those of a network.
     pub fn set_cidr(&self, network: &str, own: &Overrides) -> Result<PolicySettings, ApiError> {
         self.kept_after(|| self.set_cidr_now(network, own))
     }
@@ -143,8 +143,8 @@ impl Operator {
         Ok(self.read_policy()?)
     }
 
-    /// Remove the settings that an operator gave a network; those of the configuration apply again,
-    /// if there are any.
+    /// Remove the settings that an operator gave a network.
+    /// Those of the configuration, if any, apply again.
     pub fn unset_cidr(
         &self,
         network: &str,
@@ -191,7 +191,7 @@ impl Operator {
         Ok(rules.into_iter().find(|(a, l, _)| (*a, *l) == wanted).map(|(_, _, rule)| rule))
     }
 
-    /// Write a rule, or remove one that says nothing any more.
+    /// Write a rule, or remove one without any effect.
     fn put(&self, network: &IpNet, rule: Rule) -> Result<(), ApiError> {
         let (address, length) = (network.addr(), network.prefix_len());
         let kept = rule.flags & Rule::ALLOW != 0 || settings_of(&rule) != 0;
@@ -206,15 +206,16 @@ impl Operator {
         })
     }
 
-    /// A network that holds whole sources; an address means its source.
+    /// Parse a network that holds whole sources; an address means its source.
     fn whole_sources(&self, network: &str) -> Result<IpNet, ApiError> {
         let prefixes = prefixes_of(&self.maps.policy()?);
         let given: Given = network.parse().map_err(|error: String| ApiError::refused(&error))?;
         exemption(&prefixes, given).map_err(|error| ApiError::refused(&error))
     }
 
-    /// A network that has a rule. Not [`Operator::whole_sources`]: a rule must be removable that a
-    /// changed prefix length made too narrow.
+    /// Parse a network that has a rule.
+    /// Not [`Operator::whole_sources`]: rules that a changed prefix length made too narrow must be
+    /// removable.
     fn kept(&self, network: &str) -> Result<IpNet, ApiError> {
         let prefixes = prefixes_of(&self.maps.policy()?);
         match network.parse().map_err(|error: String| ApiError::refused(&error))? {

@@ -1,5 +1,5 @@
-//! Writes the policy that an operator, or the configuration, decides. `networks.rs` writes
-//! what holds for networks, `throttling.rs` the state of sources.
+//! Changes of the policy by operators or the configuration.
+//! `networks.rs` writes the rules for networks, `throttling.rs` the state of sources.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,37 +19,37 @@ use crate::{
     guard::{GuardError, Maps},
 };
 
-/// The one writer of policy, rules and sources. Cheap to clone.
+/// The only writer of policy, rules and sources. Cheap to clone.
 #[derive(Clone)]
 pub struct Operator {
     pub(super) maps: Maps,
     /// Held while policy or rules are read, changed and written.
     writing: Arc<Mutex<()>>,
-    /// Where decisions are kept, if anywhere.
+    /// File of decisions, if they are kept.
     pub(super) file: Option<StateFile>,
-    /// Held while that is written.
+    /// Held while the file is written.
     pub(super) keeping: Arc<Mutex<()>>,
 }
 
 impl Operator {
-    /// `file`: where to keep decisions, if anywhere.
+    /// Create the writer; `file` keeps decisions, if anything does.
     pub fn new(maps: Maps, file: Option<StateFile>) -> Operator {
         Operator { maps, writing: Arc::default(), file, keeping: Arc::default() }
     }
 
-    /// A panic of another writer left nothing half-done: each write is whole.
+    /// Lock for writing. A panicked writer left nothing half-done: each write is whole.
     pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Put a configuration in force, policy and networks. Rules of operators stay.
+    /// Apply a configuration's policy and networks. Rules of operators stay.
     pub fn configure(&self, settings: &Settings) -> Result<(), ApiError> {
         let _writing = self.lock();
         self.configure_networks(settings)?;
         self.write_policy(&settings.policy)
     }
 
-    /// Take over what a configuration changed, and keep what operators changed meanwhile.
+    /// Apply a configuration's changes, and keep what operators changed meanwhile.
     pub fn merge(&self, before: &Settings, after: &Settings) -> Result<PolicySettings, ApiError> {
         let _writing = self.lock();
         self.configure_networks(after)?;
@@ -59,7 +59,7 @@ impl Operator {
         Ok(policy)
     }
 
-    /// Change some fields of the policy, all or none of them.
+    /// Change fields of the policy, all or none of them.
     pub fn patch(
         &self,
         fields: &serde_json::Map<String, Value>,
@@ -78,7 +78,7 @@ impl Operator {
         Ok(policy)
     }
 
-    /// Give a protected port settings of its own, in addition to those it has.
+    /// Add own settings to those of a protected port.
     pub fn set_port(&self, port: u16, own: &Overrides) -> Result<PolicySettings, ApiError> {
         let _writing = self.lock();
         let mut policy = self.read_policy()?;
@@ -104,7 +104,7 @@ impl Operator {
         Ok(policy)
     }
 
-    /// Take a port's own settings away; it stays protected.
+    /// Remove a port's own settings; it stays protected.
     pub fn unset_port(&self, port: u16) -> Result<PolicySettings, ApiError> {
         let _writing = self.lock();
         let mut policy = self.read_policy()?;

@@ -1,9 +1,9 @@
-//! A changed limit and the pings that came before it.
+//! Regrouping of ping logs when a limit changes.
 //!
 //! A source's log of pings is written in groups whose size depends on its limit
-//! ([`ws_guard_common::window`]). A log in larger groups than the limit wants serves as well, one in
-//! smaller groups does not. So logs are written anew before a change where their groups become
-//! larger, and after it where they become smaller; and packets never have to.
+//! ([`ws_guard_common::window`]). A log in larger groups than the limit needs serves as well, one
+//! in smaller groups does not. So logs are rewritten before a change where their groups grow, and
+//! after it where they shrink; packets never have to do it.
 
 use ws_guard_common::{
     maps::{Operation, Request, SourceKey},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Operator {
-    /// What holds for sources now.
+    /// Return the policies and rules in force, with the current time.
     pub(super) fn views(&self) -> Result<SourceViews, GuardError> {
         Ok(SourceViews {
             policies: self.maps.policies()?,
@@ -30,7 +30,7 @@ impl Operator {
         })
     }
 
-    /// Make a change of policies or rules, and see to it that the pings from before it count.
+    /// Change policies or rules, and keep the earlier pings counting.
     pub(super) fn regrouping(
         &self,
         before: &SourceViews,
@@ -45,7 +45,7 @@ impl Operator {
         self.regroup(after, |source, rate| source.window.shift() > rate.shift)
     }
 
-    /// Have the logs written anew that `wants` picks.
+    /// Rewrite the logs selected by `wants`.
     fn regroup(
         &self,
         after: &SourceViews,
@@ -58,7 +58,7 @@ impl Operator {
                 otherwise.push(request(*key, rate));
             }
         })?;
-        // Gone meanwhile is as good as done.
+        // A source that is gone meanwhile needs nothing.
         otherwise.iter().try_for_each(|wanted| Ok(self.maps.request(wanted).map(drop)?))
     }
 }

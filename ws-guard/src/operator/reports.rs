@@ -1,4 +1,4 @@
-//! Pings that a terminator decrypted, charged to the sources that the kernel counts.
+//! Pings that a terminator decrypted, charged to the kernel's sources.
 
 use axum::http::StatusCode;
 use ipnet::IpNet;
@@ -16,19 +16,19 @@ use crate::{
     guard::PolicySet,
 };
 
-/// Reports in a batch.
+/// Maximum number of reports in a batch.
 pub const MOST: usize = 1000;
-/// Pings in a report.
+/// Maximum number of pings in a report.
 const MOST_PINGS: u32 = 1_000_000;
 
-/// A batch. Its items are read one by one, so that a wrong one costs only itself.
+/// Batch of reports, parsed one by one: a wrong one does not affect the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reports {
     pub reports: Vec<Value>,
 }
 
-/// One of them.
+/// Report about one source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
@@ -36,36 +36,36 @@ pub struct Report {
     pub source: String,
     /// Pings since the last report, at least 1.
     pub pings: u32,
-    /// The protected port they came to. Wanted only where several ports have settings of their own.
+    /// Protected port of the pings. Required only if several have their own settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 
-/// What became of a batch.
+/// Result of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reported {
-    /// Reports that were charged.
+    /// Number of charged reports.
     pub accepted: usize,
     /// Their sources that are throttled now, each once.
     pub throttled: Vec<String>,
-    /// Reports that were not.
+    /// Errors of the other reports.
     pub errors: Vec<ReportError>,
 }
 
 /// A report that was not charged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportError {
-    /// Where in the batch, from 0.
+    /// Index in the batch, from 0.
     pub index: usize,
     pub error: String,
     pub remedy: String,
 }
 
 impl Operator {
-    /// Charge a batch of reports; each for itself.
+    /// Charge each report of a batch, independently of the others.
     ///
     /// # Errors
-    /// When the batch as a whole cannot be taken; then nothing was charged.
+    /// When the batch as a whole is refused; then nothing was charged.
     pub fn report(&self, batch: &Reports) -> Result<Reported, ApiError> {
         if batch.reports.len() > MOST {
             return Err(ApiError::new(
@@ -94,8 +94,8 @@ impl Operator {
         Ok(reported)
     }
 
-    /// Charge pings of sources that came to `port`, each for itself, as many of them as a batch may
-    /// have; the first error, if there is one.
+    /// Charge pings on `port` by source, each independently of the others.
+    /// There may be as many as in a batch. Return the first error, if any.
     pub fn report_pings(
         &self,
         pings: impl IntoIterator<Item = (IpNet, u32)>,
@@ -114,7 +114,7 @@ impl Operator {
         first
     }
 
-    /// Charge one; its source, if that is throttled now.
+    /// Charge one report; return its source if that is now throttled.
     fn charge(&self, report: &Report, policies: &PolicySet) -> Result<Option<String>, ApiError> {
         if report.pings == 0 || report.pings > MOST_PINGS {
             return Err(ApiError::bad(
@@ -142,8 +142,8 @@ fn report(item: &Value) -> Result<Report, ApiError> {
     })
 }
 
-/// The scope that a report's port is in; without a port the only one there is, or that of the ports
-/// without settings of their own.
+/// Return the scope of a report's port.
+/// Without a port, it is the only one in use, or that of the ports without their own settings.
 fn scope(port: Option<u16>, policies: &PolicySet) -> Result<u32, ApiError> {
     match (port, policies.scopes_in_use().as_slice()) {
         (Some(port), _) => policies.scope_of(port).ok_or_else(|| {

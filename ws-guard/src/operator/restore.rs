@@ -1,4 +1,4 @@
-//! What operators decided, read from the maps for the state file, and restored from it.
+//! Operators' decisions: saved from the maps, and restored to them.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -24,8 +24,8 @@ use crate::{
 };
 
 impl Operator {
-    /// Write down what operators decided. The change is in force in any case; a file that cannot be
-    /// written is told in the log.
+    /// Save operators' decisions.
+    /// The change is in force in any case; a failure to write the file is logged.
     pub(super) fn keep(&self) {
         let Some(file) = &self.file else { return };
         let _keeping = self.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -39,7 +39,7 @@ impl Operator {
         }
     }
 
-    /// What operators decided, read from the maps.
+    /// Read operators' decisions from the maps.
     fn decided(&self) -> Result<Kept, GuardError> {
         let rules = self.maps.rules()?;
         let network = |flag: u32| {
@@ -60,7 +60,7 @@ impl Operator {
         let clock = Clock::now();
         let mut ends: BTreeMap<IpNet, (u64, bool)> = BTreeMap::new();
         self.maps.each_source(|key, source| {
-            // A connection does not outlive what the file is for.
+            // Connections do not outlive what the file is for.
             let whole = key.level() == 0 && key.port() == 0;
             if whole && source.flags & MANUAL != 0 && source.throttled_until > clock.now_ns {
                 let (end, ban) = ends.entry(prefixes.source_of(key.address.into())).or_default();
@@ -75,7 +75,7 @@ impl Operator {
         Ok(ends.into_iter().map(throttle).collect())
     }
 
-    /// At the start: take up what was kept. With `maps_lived` the maps know it already, and better.
+    /// Restore the saved decisions at the start; with `maps_lived`, the maps are newer.
     pub fn restore(&self, maps_lived: bool) {
         let Some(file) = &self.file else { return };
         let kept = file.read();
@@ -86,7 +86,7 @@ impl Operator {
                 let nothing = |kept: &Kept| {
                     kept.allow.is_empty() && kept.cidrs.is_empty() && kept.throttles.is_empty()
                 };
-                // A file only where there is something to keep.
+                // Create a file only if there is something to save.
                 if self.decided().is_ok_and(|kept| !nothing(&kept)) {
                     self.keep();
                 }
@@ -125,7 +125,7 @@ impl Operator {
         self.keep();
     }
 
-    /// What cannot be taken up is named, and dropped.
+    /// Log an entry that cannot be restored, and drop it.
     fn told(&self, network: &IpNet, result: Result<(), ApiError>) {
         if let Err(error) = result {
             tracing::warn!("cannot restore the settings of {network}: {error}");

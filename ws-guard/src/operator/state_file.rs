@@ -1,7 +1,7 @@
-//! What operators decided, kept in a file: it outlives the daemon, the pins and a reboot.
+//! State file: operators' decisions outlive the daemon, the pins and a reboot.
 //!
-//! The maps are the truth while they live; the file is written anew, whole, after each decision, and
-//! read when a daemon starts without pins.
+//! The maps are authoritative while they exist; the file is rewritten as a whole after each
+//! decision, and read when a daemon starts without pins.
 
 use std::{
     fs::{self, File},
@@ -15,44 +15,44 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{clock::Timestamp, overrides::NetworkPolicy};
 
-/// Version of the file.
+/// Version of the file's format.
 pub(super) const VERSION: u32 = 1;
-/// A file larger than this is none of ours.
+/// Size limit; a larger file is not ours.
 const LARGEST: u64 = 16 << 20;
 
-/// The content of the file.
+/// Content of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Kept {
     pub(super) version: u32,
     /// Networks on the allowlist.
     pub(super) allow: Vec<IpNet>,
-    /// Networks with settings of their own.
+    /// Networks with their own settings.
     pub(super) cidrs: Vec<NetworkPolicy>,
     pub(super) throttles: Vec<KeptThrottle>,
 }
 
-/// A source that an operator throttled.
+/// Source throttled by an operator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeptThrottle {
     pub(super) source: IpNet,
-    /// By the wall clock; null until it is released.
+    /// End by the wall clock; null for a throttle until it is released.
     pub(super) until: Option<Timestamp>,
-    /// Everything of it is dropped.
+    /// Drop everything from the source.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) ban: bool,
 }
 
-/// The file.
+/// The state file.
 #[derive(Clone, Debug)]
 pub struct StateFile {
     pub(super) path: PathBuf,
 }
 
 impl StateFile {
-    /// The file at `path`, if its directory can be written and nothing else than a file would be
-    /// replaced there; else none, with a warning.
+    /// Return the state file at `path`, or none, with a warning.
+    /// Its directory has to be writable, and `path` free or a regular file.
     pub fn new(path: &Path) -> Option<StateFile> {
         let file = StateFile { path: path.to_owned() };
         let writable = fs::create_dir_all(file.dir())
@@ -75,7 +75,7 @@ impl StateFile {
         self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// What was kept. A file that cannot be read as such is moved aside, and named in the log.
+    /// Read the saved decisions. An invalid file is moved aside, and named in the log.
     pub(super) fn read(&self) -> Option<Kept> {
         let text = match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -108,7 +108,7 @@ impl StateFile {
         None
     }
 
-    /// Replace the file: whole, or not at all, whatever happens meanwhile.
+    /// Replace the file atomically, whatever happens meanwhile.
     pub(super) fn write(&self, kept: &Kept) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(self.dir())?;
         file.write_all(&serde_json::to_vec_pretty(kept)?)?;
@@ -120,7 +120,7 @@ impl StateFile {
     }
 }
 
-/// Whether a file may take the place of what is at `path`: `/dev/null` is one for all programs.
+/// Check whether a file may replace `path`: `/dev/null` is shared by all programs.
 fn replaceable(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => {

@@ -1,4 +1,4 @@
-//! What an operator, or a terminator's report, does to sources.
+//! Changes of sources by an operator or a terminator's report.
 
 use std::{
     fmt,
@@ -25,18 +25,18 @@ use crate::domain::{
 /// Longest throttle with an end: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// Throttle the source that an address belongs to.
+/// Throttle of the source of an address.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Throttle {
     pub source: String,
-    /// For how long; until it is released when left out.
+    /// Duration; without one, until the source is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// What it leads to; the policy's action for its connections over their share when left out.
+    /// Action; without one, the policy's for its connections over their share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<ThrottleAction>,
-    /// Also where a ban hits others.
+    /// Ban even if others are affected.
     #[serde(default)]
     pub force: bool,
 }
@@ -52,19 +52,19 @@ pub enum ThrottleAction {
 /// Result of an operator's decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Decision {
-    /// The source, which may be wider than the address that was named.
+    /// The source, possibly wider than the named address.
     pub source: String,
     pub state: SourceState,
     pub banned: bool,
     pub throttled_until: Option<Timestamp>,
 }
 
-/// A source as an operator names it, whatever the port.
+/// Source as an operator names it, on all ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Named {
-    /// All that comes from its addresses.
+    /// Everything from its addresses.
     Prefix(IpNet),
-    /// One connection behind a trusted proxy that does not say whose it is.
+    /// One connection behind a trusted proxy that does not name the client.
     Connection(SocketAddr),
 }
 
@@ -95,7 +95,7 @@ impl fmt::Display for Named {
 }
 
 impl Operator {
-    /// Throttle a source, or ban it, for a while or until it is released.
+    /// Throttle or ban a source, for a while or until it is released.
     pub fn throttle(&self, wanted: &Throttle) -> Result<Decision, ApiError> {
         let source = self.named(&wanted.source)?;
         let clock = Clock::now();
@@ -118,14 +118,14 @@ impl Operator {
         })
     }
 
-    /// Throttle or ban a source on every protected port. `until`: nanoseconds of the kernel's clock.
+    /// Throttle or ban a source on all ports. `until`: ns of the kernel's clock.
     pub(super) fn throttle_until(
         &self,
         source: &Named,
         until: u64,
         ban: bool,
     ) -> Result<(), ApiError> {
-        // A change of policy in between would have the programs look for bans no more.
+        // After a policy change in between, the programs would no longer look for bans.
         let _writing = self.lock();
         let operation = if ban { Operation::Ban } else { Operation::Throttle };
         if ban {
@@ -137,7 +137,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Release a source, and forget the pings it is throttled for.
+    /// Release a source, and forget the pings that throttled it.
     pub fn release(&self, source: &str) -> Result<Decision, ApiError> {
         let source = self.named(source)?;
         let mut unknown = None;
@@ -161,7 +161,7 @@ impl Operator {
         }
     }
 
-    /// The source that an address belongs to, or the connection that an end point has.
+    /// Return the source of an address, or the connection of an end point.
     fn named(&self, text: &str) -> Result<Named, ApiError> {
         match text.parse::<SocketAddr>() {
             Ok(end) if end.port() != 0 => {
@@ -171,7 +171,7 @@ impl Operator {
         }
     }
 
-    /// The source that an address belongs to; a network must be exactly one.
+    /// Return the source of an address; a network must be exactly one source.
     pub(super) fn source(&self, text: &str) -> Result<IpNet, ApiError> {
         let prefixes = prefixes_of(&self.maps.policy()?);
         match text.parse().map_err(|error: String| ApiError::refused(&error))? {
@@ -203,7 +203,7 @@ impl Operator {
         Ok(())
     }
 
-    /// A ban hits everybody behind an address: not one that others are known to be behind.
+    /// Refuse to ban an address that others are known to share: it would hit them too.
     fn refuse_ban(&self, source: &Named) -> Result<(), ApiError> {
         let Named::Prefix(network) = source else {
             return Err(ApiError::bad(
@@ -275,12 +275,12 @@ impl Operator {
     }
 }
 
-/// A request about a source, with nothing in it yet.
+/// Create an empty request about a source.
 pub(super) fn request(source: &Named, scope: u32) -> Request {
     Request { operation: 0, pings: 0, until: 0, source: source.key(scope), _pad: 0 }
 }
 
-/// A length of time from JSON: positive and finite.
+/// Parse a duration from JSON: positive and finite.
 fn duration(seconds: f64) -> Result<Duration, ApiError> {
     let refused = || {
         ApiError::bad(

@@ -1,9 +1,9 @@
-//! The page's files, which are part of the binary.
+//! Files of the page, embedded in the binary.
 
 use axum::{Router, routing::get};
 use ws_guard_server::page_headers;
 
-/// Only what is below this origin, and no script or style within the markup.
+/// Content policy: only this origin, and no script or style within the markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
@@ -42,7 +42,7 @@ mod tests {
             assert_eq!(found.next(), None, "{path}");
             assert!(*kind != HTML || !text.contains("<style") && !text.contains(" style="));
         }
-        // Every file that the page names is there.
+        // All files that the page names exist.
         let named = FILES[0].2.split(['"', '\'']).filter(|part| part.starts_with("/page/"));
         let missing: Vec<&str> =
             named.filter(|name| !FILES.iter().any(|(path, ..)| path == name)).collect();

@@ -1,4 +1,4 @@
-//! The last minutes, as rates a second.
+//! History of the last minutes, as rates per second.
 
 use std::{
     collections::VecDeque,
@@ -10,12 +10,12 @@ use ws_guard_common::maps::{Counter, Counters};
 
 use crate::domain::status::{Packets, counter};
 
-/// Points kept: five minutes.
+/// Number of points: five minutes.
 const KEPT: usize = 300;
-/// Readings that are nearer to each other make no point.
+/// Minimum distance of two points; closer readings make none.
 const NEAREST: Duration = Duration::from_millis(800);
 
-/// What happened a second, at a time.
+/// Rates per second at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Point {
     /// Seconds since 1970.
@@ -23,12 +23,12 @@ pub struct Point {
     pub pings: f64,
     pub defused: f64,
     pub dropped: f64,
-    /// Of the latest heartbeat of each open connection; null without a viewer.
+    /// Percentiles of connections' latest heartbeats; null without a viewer.
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
 }
 
-/// Sums that are compared.
+/// Sums to be compared with the next ones.
 #[derive(Clone, Copy)]
 struct Sums {
     at: Instant,
@@ -37,7 +37,7 @@ struct Sums {
     dropped: u64,
 }
 
-/// The latest points, the oldest first.
+/// Latest points, the oldest first.
 #[derive(Default)]
 pub struct History {
     points: VecDeque<Point>,
@@ -45,7 +45,7 @@ pub struct History {
 }
 
 impl History {
-    /// Take a reading of the counters.
+    /// Add a reading of the counters.
     pub fn add(&mut self, counters: &Counters, at: Instant) {
         let packets = Packets::new(counters);
         let now = Sums {
@@ -63,7 +63,7 @@ impl History {
             return;
         }
         self.before = Some(now);
-        // One that fell was loaded anew.
+        // A counter that fell was reset by a new load.
         let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / span.as_secs_f64();
         if self.points.len() == KEPT {
             self.points.pop_front();
@@ -77,7 +77,7 @@ impl History {
         });
     }
 
-    /// Heartbeats of now, for the latest point.
+    /// Add current heartbeats to the latest point.
     pub fn beat(&mut self, p50_ms: Option<f64>, p99_ms: Option<f64>) {
         if let Some(point) = self.points.back_mut() {
             (point.p50_ms, point.p99_ms) = (p50_ms, p99_ms);
@@ -112,7 +112,7 @@ mod tests {
         history.beat(Some(1.0), None);
         let latest = history.latest().unwrap();
         assert_eq!((latest.pings, latest.p50_ms), (100.0, Some(1.0)));
-        // Loaded anew: it began at 0.
+        // Loaded anew, counters start at 0.
         after(&mut history, 3_000, 5);
         assert_eq!(history.latest().unwrap().pings, 0.0);
         for second in 4..1_000 {

@@ -1,8 +1,8 @@
-//! The readings behind the page, and the streams of those who look at it.
+//! Readings for the page, and the streams of its viewers.
 //!
-//! Counters are read each second. Tables are read only while there is a viewer, and the one picture made of
-//! them is for all viewers. A viewer gets the latest picture when it has taken the one before: a slow one
-//! sees fewer, and nothing waits for it.
+//! Counters are read each second. Tables are read only while there is a viewer, for one picture
+//! that is shared by all. A viewer gets the latest picture after taking the previous one: a slow
+//! one sees fewer, and nothing waits for it.
 
 use std::{
     convert::Infallible,
@@ -30,23 +30,23 @@ use crate::{
     state::{State, survey::Survey},
 };
 
-/// Viewers at a time.
+/// Maximum number of viewers.
 pub const VIEWERS: usize = 16;
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Reading the tables and asking the companion server takes at most one in so many parts of the time.
+/// Inverse share of time for reading tables and asking the companion server.
 const PATIENCE: u32 = 20;
-/// Between two questions to the companion server.
+/// Pause between two requests to the companion server.
 const ASKED: Duration = Duration::from_secs(2);
 
-/// Shared by the readings and the viewers. Cheap to clone.
+/// State shared by the readings and the viewers. Cheap to clone.
 #[derive(Clone)]
 pub struct Live(Arc<Inner>);
 
 struct Inner {
     places: Arc<Semaphore>,
-    /// The latest picture, as a frame of the stream; none without a viewer.
+    /// Latest picture, as a frame of the stream; none without a viewer.
     latest: watch::Sender<Option<Bytes>>,
-    /// Somebody began to look, and there is no picture.
+    /// Notice of a viewer that has no picture yet.
     wanted: Notify,
     history: Mutex<History>,
 }
@@ -63,7 +63,7 @@ impl Default for Live {
 }
 
 impl Live {
-    /// What a viewer gets; none where there is no place for one more.
+    /// Return the stream of a viewer; none if there are too many.
     pub fn frames(&self) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + Send + use<>> {
         let place = self.0.places.clone().try_acquire_owned().ok()?;
         let mut pictures = self.0.latest.subscribe();
@@ -146,7 +146,7 @@ impl Live {
     }
 }
 
-/// What was read of the tables.
+/// Reading of the tables.
 struct Tables {
     status: Status,
     survey: Arc<Survey>,
@@ -154,8 +154,8 @@ struct Tables {
 }
 
 impl Tables {
-    /// Read them, off the threads that serve connections. Clients are those of the survey: they are
-    /// not read again before it is.
+    /// Read the tables, off the threads that serve connections.
+    /// Clients are the survey's: they are reread only after the next one.
     async fn read(state: &State, before: Option<Tables>) -> anyhow::Result<Tables> {
         let state = state.clone();
         let read = move || {
@@ -171,14 +171,14 @@ impl Tables {
     }
 }
 
-/// An event of the stream. JSON has no line breaks of its own.
+/// Format an event of the stream. JSON contains no line breaks.
 fn frame(event: &str, data: &impl Serialize) -> Bytes {
-    // Nothing in it that JSON cannot hold.
+    // The data holds nothing that JSON cannot represent.
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {event}\ndata: {data}\n\n").into()
 }
 
-/// The companion server's connections, asked for now and then.
+/// The companion server's connections, requested at intervals.
 struct Asked<'a> {
     companion: &'a Router,
     latest: Option<Connections>,

@@ -1,8 +1,8 @@
-//! The page at `/` of the metrics port: what the guard does now, for a person with a browser.
+//! Page at `/` of the metrics port: the guard's current state in a browser.
 //!
-//! It can be read and changes nothing. The port has no login: addresses of clients, and names of users,
-//! show only where `--page-addresses` is on. Everything comes from this process; no content of the
-//! network is ever markup.
+//! It is read-only. The port has no login: addresses of clients and names of users are shown only
+//! with `--page-addresses`. All content is from this process; nothing from the network is ever
+//! markup.
 
 mod assets;
 mod history;
@@ -22,8 +22,8 @@ use axum::{
 use self::{live::Live, names::Names};
 use crate::state::State;
 
-/// A page that has not been started yet. `companion` answers for the companion server, where there
-/// is one, as the control API does.
+/// Page that has not been started yet.
+/// `companion` answers for the companion server, if there is one, as the control API does.
 pub struct Page {
     state: State,
     live: Live,
@@ -36,7 +36,7 @@ impl Page {
         Page { state, live: Live::default(), names: Names::new(addresses), companion }
     }
 
-    /// Its paths.
+    /// Return the page's routes.
     pub fn router(&self) -> Router {
         let live = Router::new().route("/page/live", get(stream)).with_state(self.live.clone());
         assets::router().merge(live)
@@ -48,7 +48,7 @@ impl Page {
     }
 }
 
-/// Server-sent events: the last minutes at first, then a picture a second.
+/// Send server-sent events: first the last minutes, then one picture a second.
 async fn stream(Shared(live): Shared<Live>) -> Response {
     let Some(frames) = live.frames() else {
         let retry = (header::RETRY_AFTER, HeaderValue::from_static("10"));

@@ -1,4 +1,4 @@
-//! What clients are called on a page without addresses.
+//! Names of clients on a page without addresses.
 
 use std::{
     borrow::Cow,
@@ -7,8 +7,8 @@ use std::{
 
 use crate::domain::event::EventView;
 
-/// Says addresses, or gives each a name that stays while the daemon lives. The key of those names is
-/// the daemon's secret: trying all addresses tells nothing.
+/// Names of clients: addresses, or pseudonyms that last as long as the daemon.
+/// Their key is the daemon's secret: trying all addresses reveals nothing.
 pub struct Names {
     addresses: bool,
     key: RandomState,
@@ -19,12 +19,12 @@ impl Names {
         Names { addresses, key: RandomState::new() }
     }
 
-    /// Addresses of clients and names of users show.
+    /// Check whether addresses of clients and names of users are shown.
     pub const fn shows_addresses(&self) -> bool {
         self.addresses
     }
 
-    /// A client, by the text of its source.
+    /// Return the name of a client, given the text of its source.
     pub fn of<'a>(&self, source: &'a str) -> Cow<'a, str> {
         match self.addresses {
             true => Cow::Borrowed(source),
@@ -32,12 +32,12 @@ impl Names {
         }
     }
 
-    /// An event in words.
+    /// Describe an event.
     pub fn event(&self, event: &EventView) -> String {
         if self.addresses {
             return event.to_string();
         }
-        // Messages are free text: those of policies and proxies have addresses in them.
+        // Messages are free text: those about policies and proxies contain addresses.
         let bare =
             EventView { source: None, client: None, server: None, message: None, ..event.clone() };
         let source = event.source.as_deref().map(|source| self.of(source));

@@ -1,4 +1,4 @@
-//! What the page shows at one moment.
+//! Content of the page at one moment.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,16 +24,16 @@ use crate::{
     },
 };
 
-/// Events shown, and of those about one client.
+/// Maximum number of events shown, and of those about one client.
 const EVENTS: usize = 40;
 const STORY: usize = 6;
-/// Clients shown.
+/// Maximum number of clients shown.
 const CLIENTS: usize = 50;
-/// The companion server's connections shown.
+/// Maximum number of the companion server's connections shown.
 pub const CONNECTIONS: usize = 50;
-/// Its answer is no longer than this.
+/// Size limit of the companion server's answer.
 const LARGEST: usize = 1 << 20;
-/// Tables more than this full, percent, are worth a look.
+/// Percentage in use above which a table is reported.
 const CROWDED: u64 = 80;
 
 #[derive(Serialize)]
@@ -41,7 +41,7 @@ pub struct Picture {
     time: Timestamp,
     version: &'static str,
     uptime_seconds: u64,
-    /// Addresses of clients show.
+    /// Set if addresses of clients are shown.
     addresses: bool,
     health: Vec<Note>,
     policy: Policy,
@@ -53,15 +53,15 @@ pub struct Picture {
     pub all_servers: ServerView,
     servers: Vec<ServerView>,
     clients: Vec<ClientView>,
-    /// Throttled clients there was no room for.
+    /// Throttled clients that are left out.
     clients_more: u32,
-    /// Null where no companion server runs.
+    /// Null without a companion server.
     pub connections: Option<Connections>,
-    /// The latest first.
+    /// Latest events, newest first.
     events: Vec<EventLine>,
 }
 
-/// One line of the health.
+/// Line about the guard's health.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Note {
     level: Level,
@@ -85,10 +85,10 @@ struct Policy {
     ports: usize,
 }
 
-/// The open connections of a server, and their latest heartbeats.
+/// Open connections of a server, and their latest heartbeats.
 #[derive(Default, Serialize)]
 pub struct ServerView {
-    /// Empty for those there was no room for.
+    /// Empty for the servers that are left out.
     server: String,
     connections: u32,
     paced: u32,
@@ -112,7 +112,7 @@ impl ServerView {
     }
 }
 
-/// A client that is throttled, or has paced connections.
+/// Client that is throttled, or has paced connections.
 #[derive(Serialize)]
 struct ClientView {
     name: String,
@@ -128,7 +128,7 @@ struct ClientView {
     paced: u32,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
-    /// The latest last.
+    /// Latest events about it, newest last.
     story: Vec<EventLine>,
 }
 
@@ -151,11 +151,11 @@ impl EventLine {
     }
 }
 
-/// Those of the companion server that are looked at first.
+/// Companion server's connections that need attention first.
 #[derive(Clone, Default, Serialize)]
 pub struct Connections {
     rows: Vec<ConnectionRow>,
-    /// Why there are none.
+    /// Reason why they are missing.
     failed: Option<String>,
 }
 
@@ -176,7 +176,7 @@ struct ConnectionRow {
 }
 
 impl Connections {
-    /// Ask the companion server, as the command line does.
+    /// Request the connections from the companion server, as the command line does.
     pub async fn ask(companion: &Router, names: &Names) -> Connections {
         match Connections::read(companion).await {
             Ok(views) => {
@@ -220,7 +220,8 @@ impl ConnectionRow {
 }
 
 impl Picture {
-    /// The sources to show: throttled ones with the most pings first, then those with paced
+    /// Return the sources to show.
+    /// Throttled ones are first, in descending order of pings, followed by those with paced
     /// connections.
     pub fn chosen(survey: &Survey) -> Vec<SourceKey> {
         let worst = || survey.worst.iter().map(|(key, _)| key);
@@ -228,7 +229,7 @@ impl Picture {
         worst().chain(paced).copied().take(CLIENTS).collect()
     }
 
-    /// All but the companion server's connections; `clients` are those that were chosen.
+    /// Create all but the companion server's connections; `clients` were chosen before.
     pub fn new(
         state: &State,
         names: &Names,
@@ -281,7 +282,7 @@ impl Picture {
     }
 }
 
-/// The latest events about each of the clients.
+/// Return the latest events about each client.
 fn stories(
     events: &[Arc<EventView>],
     clients: &[SourceView],
@@ -322,7 +323,7 @@ fn client(
     }
 }
 
-/// Notes on the guard's health, the worst first.
+/// Return notes on the guard's health, the worst first.
 fn health(ready: Result<(), String>, status: &Status, names: &Names) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut note = |level, text: String| notes.push(Note { level, text });
@@ -354,7 +355,7 @@ fn health(ready: Result<(), String>, status: &Status, names: &Names) -> Vec<Note
     }
     for (name, table) in status.tables.named() {
         let percent = u64::from(table.entries) * 100 / u64::from(table.capacity.max(1));
-        // Those of the others that are full make room by themselves.
+        // The other tables make room by themselves when full.
         if ["flows", "sources", "rules", "coarse"].contains(&name) && percent >= CROWDED {
             note(Level::Look, format!("table {name} is {percent} % full"));
         }

@@ -1,4 +1,4 @@
-//! The latest events, and their followers.
+//! Latest events, and their followers.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,7 @@ const KEPT: usize = 1_000;
 /// Events that a follower may lag behind before it loses some.
 const LAG: usize = 1_024;
 
-/// Keeps the latest events and hands them to followers. Cheap to clone.
+/// Log of the latest events, with followers. Cheap to clone.
 #[derive(Clone)]
 pub struct EventLog {
     inner: Arc<Mutex<Inner>>,
@@ -31,7 +31,7 @@ struct Inner {
     kept: VecDeque<Arc<EventView>>,
     /// Number of the latest event.
     seq: u64,
-    /// Time of the latest event that had to make room.
+    /// Time of the latest event that is no longer kept.
     forgotten: Option<Timestamp>,
     /// Events that followers lost because they read too slowly.
     missed: u64,
@@ -44,7 +44,7 @@ impl Default for EventLog {
 }
 
 impl EventLog {
-    /// Log, keep and hand on.
+    /// Log an event, keep it, and pass it to followers.
     pub fn record(&self, mut event: EventView) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.seq += 1;
@@ -59,8 +59,8 @@ impl EventLog {
         let _ = self.sender.send(event);
     }
 
-    /// The kept events after number `since` that pass, and those to come; a first one of kind
-    /// `missed` when there were more that are gone.
+    /// Return the kept events after `since` that pass, and a follower of new ones.
+    /// The first is of kind `missed` if further events after `since` are gone.
     pub fn follow(&self, since: u64, filter: EventFilter) -> (Vec<Arc<EventView>>, Follower) {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = |event: &&Arc<EventView>| event.seq > since && filter.passes(event);
@@ -69,15 +69,15 @@ impl EventLog {
         (events, Follower { log: self.clone(), receiver: self.sender.subscribe(), filter })
     }
 
-    /// Events that followers lost because they read too slowly.
+    /// Return the number of events that followers lost because they read too slowly.
     pub fn missed(&self) -> u64 {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).missed
     }
 }
 
 impl Inner {
-    /// What to say of events that were asked for and are gone. A request without a start asks for
-    /// those that are there.
+    /// Return the notice for requested events that are gone.
+    /// A request without a start asks for the kept ones only.
     fn lost(&self, since: u64, filter: &EventFilter) -> Option<EventView> {
         let first = self.kept.front().map_or(self.seq + 1, |event| event.seq);
         let gone = first.saturating_sub(since.saturating_add(1));
@@ -91,7 +91,7 @@ impl Inner {
     }
 }
 
-/// Receives events as they come.
+/// Receiver of further events.
 pub struct Follower {
     log: EventLog,
     receiver: broadcast::Receiver<Arc<EventView>>,
@@ -99,7 +99,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// The next event that passes; `None` when there will be none.
+    /// Wait for the next event that passes; `None` when there will be none.
     pub async fn next(&mut self) -> Option<Arc<EventView>> {
         loop {
             match self.receiver.recv().await {
@@ -130,7 +130,7 @@ fn log(event: &EventView) {
     }
 }
 
-/// What an operator should look at is a warning, the coming and going of connections is not.
+/// Return the level: a warning if an operator should look; lower for connections.
 pub fn level(event: &EventView) -> Level {
     match event.kind.as_ref() {
         "flow_opened" | "flow_closed" => Level::Debug,
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(events.len(), KEPT + 1);
         assert_eq!(since(0).len(), KEPT);
         assert!(since(u64::MAX).is_empty());
-        // By time: not how many, but that there were some.
+        // By time: not how many, but that some are missing.
         let events = log.follow(0, all().within(Duration::from_secs(3_600))).0;
         assert_eq!((events[0].kind.as_ref(), events[0].count), ("missed", None));
         assert!(events[0].to_string().contains("no longer kept"), "{}", events[0]);

@@ -1,4 +1,4 @@
-//! Sources as one JSON array, a line each, in memory that does not grow with their number.
+//! Sources as one JSON array, a line each, written in constant memory.
 
 use crate::{
     domain::source::{SourceState, SourceView},
@@ -6,15 +6,15 @@ use crate::{
     state::reader::{Reader, sort},
 };
 
-/// Bytes that are handed on together.
+/// Bytes that are passed on together.
 const PIECE: usize = 128 * 1024;
-/// More than a source takes.
+/// Upper bound of a source's text.
 const ONE: usize = 1024;
-/// So many are sorted, the most pings first. More come in the table's order: to sort a million, all
-/// would have to be held.
+/// Maximum number of sorted sources, the most pings first.
+/// More are in the table's order: to sort a million, all would have to be held.
 pub const SORTED: usize = 10_000;
 
-/// Takes the text, piece by piece; whether it takes more.
+/// Receiver of the text, piece by piece; returns whether it takes more.
 pub trait Take: FnMut(Vec<u8>) -> bool {}
 
 impl<F: FnMut(Vec<u8>) -> bool> Take for F {}
@@ -32,7 +32,7 @@ pub fn sources(
 }
 
 struct Listing<T> {
-    /// Those that are sorted, while there are no more.
+    /// Sources to be sorted, up to the maximum.
     few: Option<Vec<SourceView>>,
     take: T,
     piece: Vec<u8>,
@@ -46,7 +46,7 @@ impl<T: Take> Listing<T> {
         Listing { few: Some(Vec::new()), take, piece, begun: false, goes_on: true }
     }
 
-    /// One more; whether others are wanted.
+    /// Add a source; return whether more are accepted.
     fn add(&mut self, view: SourceView) -> bool {
         match &mut self.few {
             Some(few) if few.len() < SORTED => few.push(view),
@@ -64,7 +64,7 @@ impl<T: Take> Listing<T> {
         }
         self.piece.extend_from_slice(if self.begun { b",\n" } else { b"[\n" });
         self.begun = true;
-        // A view has nothing in it that JSON cannot hold, and a vector takes all.
+        // Views hold nothing that JSON cannot represent, and writing to a vector cannot fail.
         let _ = serde_json::to_writer(&mut self.piece, view);
         if self.piece.len() >= PIECE - ONE {
             let full = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
@@ -92,7 +92,7 @@ mod tests {
         SourceView::sample(&format!("10.{b}.{c}.{d}"), pings_total)
     }
 
-    /// The pings of what is listed, in order, and the largest piece.
+    /// Return the pings of the listed sources, in order, and the largest piece.
     fn listed(count: u64) -> (Vec<u64>, usize) {
         let (mut text, mut largest) = (Vec::new(), 0);
         let mut listing = Listing::new(|piece: Vec<u8>| {

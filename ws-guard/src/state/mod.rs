@@ -1,5 +1,5 @@
-//! What the daemon's parts share: the readers of its maps, their one writer, the latest events, the
-//! configuration in force, and the attachments.
+//! State shared by the daemon's parts.
+//! It has the readers of the maps, their only writer, latest events, configuration and attachments.
 
 pub mod events;
 pub mod listing;
@@ -32,7 +32,7 @@ use crate::{
     operator::{policy::Operator, state_file::StateFile},
 };
 
-/// Shared by API, metrics, supervision and reload. Cheap to clone.
+/// State shared by API, metrics, supervision and reload. Cheap to clone.
 #[derive(Clone)]
 pub struct State {
     pub reader: Reader,
@@ -46,26 +46,26 @@ struct Inner {
     pin_dir: PathBuf,
     started: Instant,
     started_at: SystemTime,
-    /// The configuration in force, and how its latest reload went.
+    /// Configuration in force, and the result of its latest reload.
     config: Mutex<Config>,
-    /// Every wanted interface, attached or waited for.
+    /// Every wanted interface, attached or awaited.
     attachments: Mutex<Vec<Attachment>>,
     patterns: Mutex<Vec<PatternStatus>>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     events_dropped: AtomicU64,
     suspicion: Notify,
-    /// An operator throttled something, of which the kernel tells nothing.
+    /// Set when an operator throttles something, which the kernel does not report.
     throttled_by_hand: AtomicBool,
-    /// Attachments that others took away.
+    /// Number of attachments removed by others.
     attachments_lost: AtomicU64,
-    /// What others removed of the pins, while it is not there.
+    /// Description of pins removed by others, until they are restored.
     pins_lost: Mutex<Option<String>>,
-    /// Programs of others that run before the guard's.
+    /// Other programs that run before the guard's.
     overtaken: Mutex<Vec<Overtaken>>,
 }
 
-/// The configuration in force, and how its latest reload went.
+/// Configuration in force, and the result of its latest reload.
 pub struct Config {
     pub settings: Settings,
     pub loaded: Timestamp,
@@ -107,12 +107,12 @@ impl State {
         self.inner.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every wanted interface, attached or waited for.
+    /// Return every wanted interface, attached or awaited.
     pub fn attachments(&self) -> Vec<Attachment> {
         self.inner.attachments.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The patterns of wanted interfaces.
+    /// Return the patterns of wanted interfaces.
     pub fn patterns(&self) -> Vec<PatternStatus> {
         self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -122,9 +122,9 @@ impl State {
         *self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner) = patterns;
     }
 
-    /// Every wanted interface is attached on both sides, and a policy is in force; else what is
-    /// missing. A pattern of pods' interfaces may match nothing: a node need not have pods. One of
-    /// uplinks that matches nothing guards nothing.
+    /// Check for a policy in force and wanted interfaces attached on both sides.
+    /// The error says what is missing. A pattern of pods' interfaces may match nothing, as a node
+    /// need not have pods; one of uplinks that matches nothing guards nothing.
     pub fn ready(&self) -> Result<(), String> {
         let attachments = self.attachments();
         let waits = |a: &&Attachment| a.ingress.is_none() || a.egress.is_none();
@@ -159,13 +159,13 @@ impl State {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Reloads that took effect, and reloads that were refused.
+    /// Return the numbers of successful and of refused reloads.
     pub fn reloads(&self) -> (u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (load(&self.inner.reloads_ok), load(&self.inner.reloads_failed))
     }
 
-    /// Events that the daemon took too slowly from the kernel's reader, in all.
+    /// Set the total of events that the daemon took too slowly from their reader.
     pub fn set_events_dropped(&self, count: u64) {
         self.inner.events_dropped.store(count, Ordering::Relaxed);
     }
@@ -174,22 +174,22 @@ impl State {
         self.inner.events_dropped.load(Ordering::Relaxed)
     }
 
-    /// Woken when the kernel suspects a proxy.
+    /// Return the notice of a proxy that the kernel suspects.
     pub fn suspicion(&self) -> &Notify {
         &self.inner.suspicion
     }
 
-    /// Somebody else than the kernel's programs throttled a source.
+    /// Note a throttle by something other than the kernel's programs.
     pub fn tell_throttle(&self) {
         self.inner.throttled_by_hand.store(true, Ordering::Release);
     }
 
-    /// Whether that was so since it was last asked.
+    /// Check for such a throttle since the last call.
     pub fn take_throttle(&self) -> bool {
         self.inner.throttled_by_hand.swap(false, Ordering::AcqRel)
     }
 
-    /// Number of attachments removed by others.
+    /// Add to the number of attachments removed by others.
     pub fn count_lost(&self, attachments: u64) {
         self.inner.attachments_lost.fetch_add(attachments, Ordering::Relaxed);
     }
@@ -198,7 +198,7 @@ impl State {
         self.inner.attachments_lost.load(Ordering::Relaxed)
     }
 
-    /// What is missing of the pins, or nothing; whether that is news.
+    /// Set the description of missing pins, or none; return whether it has changed.
     pub fn set_pins_lost(&self, lost: Option<String>) -> bool {
         let mut known = self.inner.pins_lost.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *known, lost.clone()) != lost
@@ -208,7 +208,7 @@ impl State {
         self.inner.pins_lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Programs of others that run before the guard's, as last found; returns those that are news.
+    /// Set the programs found to run before the guard's; return the new ones.
     pub fn set_overtaken(&self, found: Vec<Overtaken>) -> Vec<Overtaken> {
         let mut known = self.inner.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
         let new = found.iter().filter(|one| !known.contains(one)).cloned().collect();
@@ -228,17 +228,17 @@ impl State {
         &self.inner.pin_dir
     }
 
-    /// As it is now.
+    /// Return the current state.
     pub fn status(&self) -> Result<Status, GuardError> {
         self.status_with(&*self.surveys.renew(&self.reader)?)
     }
 
-    /// The same, with tables as they were a moment ago: for who asks often.
+    /// Return the state with slightly older tables, for frequent readers.
     pub fn recent_status(&self) -> Result<Status, GuardError> {
         self.status_with(&*self.surveys.recent(&self.reader)?)
     }
 
-    /// The same, with a survey that was taken already.
+    /// Return the state with an existing survey.
     pub fn status_with(&self, survey: &Survey) -> Result<Status, GuardError> {
         let pin_dir = &self.inner.pin_dir;
         let mut status = self.reader.status_with(survey, pin_dir, self.attachments())?;

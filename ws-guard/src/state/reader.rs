@@ -1,4 +1,4 @@
-//! Reads the maps into views: for the API while the daemon lives, for the command line without it.
+//! Reading of the maps as views: for the API, or for the CLI without a daemon.
 
 use std::{collections::HashSet, path::Path};
 
@@ -25,7 +25,7 @@ use crate::{
     guard::{Attachment, GuardError, Maps, NetworkRule},
 };
 
-/// A guard's maps, read.
+/// Reader of a guard's maps.
 #[derive(Clone)]
 pub struct Reader {
     pub maps: Maps,
@@ -37,13 +37,13 @@ impl Reader {
         let flows = self.maps.flows()?;
         let known: HashSet<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
         let pending = self.maps.handshakes()?.keys.into_iter().map(|key| (key, state::HANDSHAKE));
-        // Those of which not even one header was found may speak anything.
-        let strangers = self.maps.strangers()?.into_iter();
-        let strangers = strangers.filter(|(_, stranger)| stranger.candidate.proof > 0);
-        let strangers = strangers.map(|(key, _)| (key, state::UNSYNCED));
+        // Without a single header found, they may speak any protocol.
+        let midstream = self.maps.midstream()?.into_iter();
+        let midstream = midstream.filter(|(_, midstream)| midstream.candidate.proof > 0);
+        let midstream = midstream.map(|(key, _)| (key, state::UNSYNCED));
         let mut views: Vec<FlowView> = pending
-            .chain(strangers)
-            // A flow may have been opened from it since.
+            .chain(midstream)
+            // A flow may have been created from it since.
             .filter(|(key, _)| !known.contains(key))
             .map(|(key, state)| FlowView::without_flow(&key, state))
             .collect();
@@ -54,7 +54,7 @@ impl Reader {
         Ok(views)
     }
 
-    /// All sources, or those in one state; the most pings first.
+    /// Return all sources, or those in one state; the most pings first.
     pub fn sources(&self, state: Option<SourceState>) -> Result<Vec<SourceView>, GuardError> {
         let mut wanted = Vec::new();
         self.each_source(state, |view| {
@@ -65,8 +65,8 @@ impl Reader {
         Ok(wanted)
     }
 
-    /// The same one by one, in the table's order, until one is not taken. Memory is taken for a batch
-    /// of the table, and for each source that has connections.
+    /// Pass sources to `take` one by one, in the table's order, until it refuses one.
+    /// Memory is taken for a batch of the table, and for each source that has connections.
     pub fn each_source(
         &self,
         state: Option<SourceState>,
@@ -82,7 +82,7 @@ impl Reader {
         })
     }
 
-    /// These sources; those without an entry have sent no ping.
+    /// Return these sources; those without an entry have sent no ping.
     pub fn sources_of(&self, keys: &[SourceKey]) -> Result<Vec<SourceView>, GuardError> {
         if keys.is_empty() {
             return Ok(Vec::new());
@@ -96,12 +96,12 @@ impl Reader {
         keys.iter().map(view).collect()
     }
 
-    /// What the open connections add to the sources that are wanted.
+    /// Return the figures that open connections add to the wanted sources.
     pub fn open_flows(&self, wanted: impl Fn(&SourceKey) -> bool) -> Result<OpenFlows, GuardError> {
         let now_ns = Clock::now().now_ns;
         let coarse: HashSet<SourceKey> =
             self.maps.coarse()?.into_iter().map(|(key, _)| key).collect();
-        // A source that cannot be looked up is taken to be there.
+        // A source whose look-up fails counts as existing.
         let is_known =
             |key: &SourceKey| self.maps.source(key).map_or(true, |known| known.is_some());
         let mut open = OpenFlows::default();
@@ -122,7 +122,7 @@ impl Reader {
         })
     }
 
-    /// Untrusted peers that seem to speak for many clients.
+    /// Return untrusted peers that seem to speak for many clients.
     pub fn suspected_proxies(&self) -> Result<Vec<SuspectedProxy>, GuardError> {
         Ok(Survey::take(self)?.proxies_suspected)
     }
@@ -144,14 +144,14 @@ impl Reader {
         Ok(views)
     }
 
-    /// The policy, and the networks that it does not hold for.
+    /// Return the policy, and the networks exempt from it.
     pub fn policy_and_exempt(&self) -> Result<(PolicySettings, Vec<IpNet>), GuardError> {
         let rules = self.maps.rules()?;
         let policy = PolicySettings::from_kernel(&self.maps.policies()?, &rules);
         Ok((policy, exemptions(&rules).map(|(network, _)| network).collect()))
     }
 
-    /// The state of everything; what only a daemon knows stays empty.
+    /// Return the whole state; what only a daemon knows stays empty.
     pub fn status(
         &self,
         pin_dir: &Path,
@@ -160,7 +160,7 @@ impl Reader {
         self.status_with(&Survey::take(self)?, pin_dir, interfaces)
     }
 
-    /// The same with a survey that was taken already.
+    /// Return the state with an existing survey.
     pub fn status_with(
         &self,
         survey: &Survey,
@@ -202,18 +202,18 @@ impl Reader {
             pending: occupancy(survey.handshakes.pending, sizes.pending),
             proven: occupancy(survey.handshakes.proven, sizes.opening),
             rules: occupancy(self.maps.rules()?.len() as u32, sizes.rules),
-            strangers: occupancy(survey.strangers, self.maps.stranger_capacity()),
+            midstream: occupancy(survey.midstream, self.maps.midstream_capacity()),
             coarse: occupancy(survey.coarse, COARSE),
         })
     }
 }
 
-/// The most pings first.
+/// Sort by pings, the most first.
 pub fn sort(sources: &mut [SourceView]) {
     sources.sort_by(|a, b| b.pings_total.cmp(&a.pings_total).then_with(|| a.source.cmp(&b.source)));
 }
 
-/// Rules that exempt their network.
+/// Return the rules that exempt their network.
 fn exemptions(rules: &[NetworkRule]) -> impl Iterator<Item = (IpNet, Rule)> {
     let exempt = rules.iter().filter(|(_, _, rule)| rule.flags & Rule::ALLOW != 0);
     exempt.filter_map(|(address, length, rule)| Some((IpNet::new(*address, *length).ok()?, *rule)))

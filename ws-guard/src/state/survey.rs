@@ -1,8 +1,8 @@
-//! The tables at one moment: sums, and the few entries that are looked at first.
+//! Survey of the tables at one moment: sums, and the few most interesting entries.
 //!
-//! The kernel keeps no such sums, so the tables are read, entry by entry and in memory that does not
-//! grow with them. That takes a millisecond for each few thousand entries, so a frequent reader, such as
-//! a scraper, gets an earlier survey.
+//! The kernel keeps no such sums, so the tables are read, entry by entry and in constant memory. A
+//! few thousand entries take a millisecond, so a frequent reader, such as a scraper, gets an
+//! earlier survey.
 
 use std::{
     cmp::Reverse,
@@ -34,53 +34,53 @@ use crate::{
     guard::{GuardError, Handshakes},
 };
 
-/// Servers that are told apart; the others are counted together.
+/// Maximum number of servers with their own figures; others are counted together.
 const SERVERS: usize = 64;
-/// Sources that are looked at first, of each kind.
+/// Maximum number of sources kept, of each kind.
 pub const FIRST: usize = 50;
-/// The longest heartbeat that is told from longer ones, microseconds.
+/// Longest heartbeat that is distinguished from longer ones, microseconds.
 const LONGEST_US: u64 = 60_000_000;
-/// Digits of a heartbeat that count.
+/// Significant digits of a heartbeat.
 const DIGITS: u8 = 2;
-/// A survey is good for this many times what it took...
+/// Lifetime of a survey, as a multiple of its duration...
 const GOOD: u32 = 100;
-/// ...but not for longer than this.
+/// ...and its maximum.
 const OLDEST: Duration = Duration::from_secs(60);
-/// Whoever asks often waits for a survey no longer than this.
+/// Time that a frequent reader waits for a survey at most.
 const SHORT: Duration = Duration::from_millis(10);
 
-/// What the tables hold.
+/// Result of reading the tables.
 pub struct Survey {
-    /// When it was finished, and how long that took.
+    /// End of the reading, and its duration.
     at: Instant,
     took: Duration,
     pub flow_states: FlowStates,
     /// Open connections by their silence.
     pub silence: Silence,
     pub handshakes: Occupied,
-    pub strangers: u32,
-    /// Sources, the coarser prefixes among them.
+    pub midstream: u32,
+    /// Number of sources, including coarser prefixes, and of these alone.
     pub sources: u32,
     pub coarse: u32,
-    /// Sources that are throttled now.
+    /// Number of sources that are throttled now.
     pub throttled: u32,
     pub proxies_suspected: Vec<SuspectedProxy>,
-    /// By address and port; those there was no room for are under `None`.
+    /// By address and port; those beyond the maximum are under `None`.
     pub servers: BTreeMap<Option<SocketAddr>, Server>,
-    /// The throttled sources with the most pings, and how many, the most first...
+    /// Throttled sources with the most pings, and their number, the most first...
     pub worst: Vec<(SourceKey, u64)>,
-    /// ...and some of those whose connections are paced.
+    /// ...and some of the sources with paced connections.
     pub paced: HashSet<SourceKey>,
 }
 
-/// Entries of the two tables of requests.
+/// Numbers of entries in the two tables of requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Occupied {
     pub pending: u32,
     pub proven: u32,
 }
 
-/// The open connections of one server.
+/// Open connections of one server.
 #[derive(Clone, Default)]
 pub struct Server {
     pub connections: u32,
@@ -105,7 +105,7 @@ impl Server {
         self.heartbeats.as_mut().map(record);
     }
 
-    /// Take another's connections as well.
+    /// Add another server's connections.
     pub fn merge(&mut self, other: &Server) {
         self.connections += other.connections;
         self.paced += other.paced;
@@ -115,12 +115,12 @@ impl Server {
         }
     }
 
-    /// Connections with a heartbeat.
+    /// Return the number of connections with a heartbeat.
     pub fn beating(&self) -> u64 {
         self.heartbeats.as_ref().map_or(0, Histogram::len)
     }
 
-    /// Of the latest heartbeat of each connection, milliseconds.
+    /// Return a percentile of connections' latest heartbeats, in milliseconds.
     pub fn percentile_ms(&self, percent: f64) -> Option<f64> {
         let beats = self.heartbeats.as_ref().filter(|beats| !beats.is_empty())?;
         Some(beats.value_at_percentile(percent) as f64 / 1000.0)
@@ -139,7 +139,7 @@ impl Survey {
             flow_states: FlowStates { handshake: keys.len() as u32, ..FlowStates::default() },
             silence: Silence::default(),
             handshakes: Occupied { pending, proven },
-            strangers: reader.maps.stranger_count()?,
+            midstream: reader.maps.midstream_count()?,
             sources: 0,
             coarse: reader.maps.coarse_count()?,
             throttled: 0,
@@ -196,48 +196,49 @@ impl Survey {
         Ok(())
     }
 
-    /// How long reading the tables took.
+    /// Return the time that reading the tables took.
     pub const fn took(&self) -> Duration {
         self.took
     }
 
-    /// It is of now, in proportion to what another would cost.
+    /// Check whether the survey is recent, in proportion to the cost of another.
     fn is_good(&self, for_times: u32) -> bool {
         self.at.elapsed() <= (self.took * for_times).min(OLDEST)
     }
 }
 
-/// The latest survey, shared by all that ask.
+/// Latest survey, shared by all readers.
 #[derive(Default)]
 pub struct Surveys {
     latest: Mutex<Option<Arc<Survey>>>,
-    /// Held while the tables are read for a caller that waits.
+    /// Held while the tables are read for a waiting caller.
     reading: Mutex<()>,
-    /// Being renewed in the background.
+    /// Set while a renewal runs in the background.
     renewing: AtomicBool,
 }
 
 impl Surveys {
-    /// A new one.
+    /// Take a new survey.
     pub fn renew(&self, reader: &Reader) -> Result<Arc<Survey>, GuardError> {
         let survey = Arc::new(Survey::take(reader)?);
         *self.known() = Some(survey.clone());
         Ok(survey)
     }
 
-    /// One for which tables are read at most an `n`th of the time. Waits for it.
+    /// Return a survey, reading tables an `n`th of the time at most. Waits for that.
     pub fn within(&self, reader: &Reader, n: u32) -> Result<Arc<Survey>, GuardError> {
         let good = || self.known().clone().filter(|known| known.is_good(n));
         if let Some(known) = good() {
             return Ok(known);
         }
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have read them meanwhile.
+        // Another caller may have read them meanwhile.
         good().map_or_else(|| self.renew(reader), Ok)
     }
 
-    /// One for which tables are read at most a hundredth of the time. Waits for nothing that takes
-    /// long: where reading does, it is the latest one, and the next is finished behind our back.
+    /// Return a survey, reading tables a hundredth of the time at most.
+    /// A long reading is not waited for: it goes on in the background, and the last survey is
+    /// returned.
     pub fn recent(self: &Arc<Self>, reader: &Reader) -> Result<Arc<Survey>, GuardError> {
         let Some(known) = self.known().clone() else { return self.renew(reader) };
         if known.is_good(GOOD) || self.renewing.swap(true, Ordering::AcqRel) {
@@ -248,7 +249,7 @@ impl Surveys {
         std::thread::spawn(move || {
             let survey = surveys.renew(&reader);
             surveys.renewing.store(false, Ordering::Release);
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = sender.send(survey);
         });
         renewed.recv_timeout(SHORT).unwrap_or(Ok(known))

@@ -1,4 +1,4 @@
-//! Whom the rows are played by.
+//! Attackers that play the rows.
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
@@ -11,11 +11,11 @@ use ws_guard_testkit::{
 
 use crate::stage::Stage;
 
-/// How often what the guard does not let through is sent again, as TCP would.
+/// Retransmission interval, as of TCP, for segments that the guard does not pass.
 const AGAIN: Duration = Duration::from_millis(250);
 const TIMES: u32 = 14;
 
-/// Pings as a client may send them, without payload: 6 bytes each.
+/// Return this number of pings without payload, 6 bytes each.
 pub fn pings(count: usize) -> Vec<u8> {
     [0x89, 0x80, 1, 2, 3, 4].repeat(count)
 }
@@ -23,7 +23,7 @@ pub fn pings(count: usize) -> Vec<u8> {
 /// A text frame without payload.
 pub const TEXT: [u8; 6] = [0x81, 0x80, 1, 2, 3, 4];
 
-/// The header of a binary frame with this length of payload, which is all that comes of it.
+/// Return the header of a binary frame with a payload of this length, without it.
 pub fn header(length: u16) -> Vec<u8> {
     let [high, low] = length.to_be_bytes();
     vec![0x82, 0xFE, high, low, 0, 0, 0, 0]
@@ -34,19 +34,20 @@ pub struct Attacker<'a> {
     pub stage: &'a Stage,
     pub library: Library,
     pub family: Family,
-    /// Which address.
+    /// Number of its address.
     pub n: u8,
-    /// The lowest port of our own.
+    /// Lowest of its ports.
     pub port: u16,
 }
 
 impl Attacker<'_> {
-    /// Number of a client address that the kernel has and no honest client: these take the lowest.
+    /// Number of a client address that the kernel has, and no honest client.
+    /// Those take the lowest.
     pub fn highest(&self) -> u8 {
         249 - self.n % 16
     }
 
-    /// Our end of the connection number `n`.
+    /// Return the attacker's end of connection number `n`.
     pub fn local(&self, n: u16) -> SocketAddr {
         SocketAddr::new(raw_tcp::address(self.family, self.n), self.port + n)
     }
@@ -55,12 +56,12 @@ impl Attacker<'_> {
         Ok(self.stage.server(self.library)?.at(self.family.server()))
     }
 
-    /// A TCP connection, nothing sent on it.
+    /// Open a TCP connection, and send nothing on it.
     pub fn tcp(&self, n: u16, opening: &Opening) -> Result<RawTcp> {
         RawTcp::connect(&self.stage.pair, self.local(n), self.server()?, opening)
     }
 
-    /// A WebSocket connection, past its handshake.
+    /// Open a WebSocket connection, past its handshake.
     pub fn connect(&self) -> Result<RawTcp> {
         self.connect_number(0)
     }
@@ -72,14 +73,14 @@ impl Attacker<'_> {
     pub fn connect_as(&self, n: u16, opening: &Opening) -> Result<RawTcp> {
         let mut tcp = self.tcp(n, opening)?;
         tcp.upgrade()?;
-        // From here on all that the guard knows of the connection is acknowledged.
+        // From here on everything the guard knows of the connection is acknowledged.
         tcp.settle(Duration::from_millis(20))?;
         Ok(tcp)
     }
 }
 
-/// Send a segment until the server has acknowledged it, as TCP would; `false` when it never does.
-/// The next byte to send is then behind it.
+/// Send a segment until the server has acknowledged it, as TCP would;
+/// `false` when it never does. The next byte to send then follows it.
 pub fn persist(tcp: &mut RawTcp, packet: &Packet) -> Result<bool> {
     let end = packet.seq.wrapping_add(packet.payload.len() as u32);
     tcp.next = end;
@@ -92,8 +93,8 @@ pub fn persist(tcp: &mut RawTcp, packet: &Packet) -> Result<bool> {
     Ok(false)
 }
 
-/// Talk until the server's TCP expects answers to carry its acknowledgements, so that what is not
-/// answered is acknowledged late (RFC 1122, 4.2.3.2).
+/// Talk until the server's TCP delays acknowledgements (RFC 1122, 4.2.3.2).
+/// It then expects answers to carry them, so that unanswered data is acknowledged late.
 pub fn delay_acknowledgements(tcp: &mut RawTcp) -> Result<()> {
     for _ in 0..8 {
         tcp.push(&TEXT)?;
@@ -102,7 +103,7 @@ pub fn delay_acknowledgements(tcp: &mut RawTcp) -> Result<()> {
     Ok(())
 }
 
-/// Send bytes in order, each segment until it is acknowledged; `false` when one never is.
+/// Send bytes in order, each segment until acknowledged; `false` if one never is.
 pub fn try_all(tcp: &mut RawTcp, bytes: &[u8]) -> Result<bool> {
     for part in bytes.chunks(raw_tcp::SEGMENT) {
         let packet = tcp.segment(0, part);

@@ -1,5 +1,5 @@
-//! Segments that the server's TCP throws away, sent first, with what the guard shall believe; then
-//! what the server takes, at the same sequence numbers.
+//! Bait: segments that the server's TCP discards, and the guard shall believe.
+//! They are sent first; then the segments that it accepts, at the same sequence numbers.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -18,8 +18,8 @@ use crate::{
 const PINGS: usize = 100;
 const ALL: Reached = Reached::Exactly(PINGS as u64);
 
-/// Send what the server throws away: a header that claims 60,000 bytes, changed by `spoil`. Then
-/// pings, where the guard may believe payload to be.
+/// Send bait: a header that claims 60,000 bytes, changed by `spoil`.
+/// Then send pings, where the guard may believe payload to be.
 fn bait(attacker: &Attacker, spoil: impl Fn(&RawTcp, &mut Packet)) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut bait = tcp.segment(0, header(60_000));
@@ -30,7 +30,7 @@ fn bait(attacker: &Attacker, spoil: impl Fn(&RawTcp, &mut Packet)) -> Result<Pee
     one(tcp)
 }
 
-/// The server has not acknowledged anything behind the next byte to send.
+/// Check that the server has acknowledged nothing past the next byte to send.
 fn not_taken(tcp: &mut RawTcp) -> Result<()> {
     tcp.settle(Duration::from_millis(50))?;
     ensure!(tcp.unacknowledged() >= 0, "the server took the bait");
@@ -61,7 +61,7 @@ fn syn_in_the_middle(attacker: &Attacker) -> Result<Peers> {
     bait(attacker, |_, packet| packet.flags = flag::SYN)
 }
 
-/// Not at the server's next byte, which would end the connection (RFC 5961, 3.2).
+/// A RST past the server's next byte, where it ends nothing (RFC 5961, 3.2).
 fn rst_in_the_middle(attacker: &Attacker) -> Result<Peers> {
     bait(attacker, |_, packet| {
         packet.flags = flag::RST | flag::ACK;
@@ -76,7 +76,7 @@ fn fin_in_the_middle(attacker: &Attacker) -> Result<Peers> {
     })
 }
 
-/// What was defused and what was not come again, alone and in front of new ones.
+/// Defused and undefused pings, retransmitted alone and in front of new ones.
 fn retransmitted_while_throttled(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let first = tcp.segment(0, pings(PINGS / 2));
@@ -92,7 +92,7 @@ fn retransmitted_while_throttled(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The bytes that are counted never arrive; the same bytes come again.
+/// Counted bytes that never arrive, and the same bytes again.
 fn pings_as_bait(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut bait = tcp.segment(0, pings(PINGS));
@@ -103,7 +103,7 @@ fn pings_as_bait(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Old bytes in front of new ones: TCP takes only the new ones.
+/// Old bytes in front of new ones, of which TCP takes only the new ones.
 fn left_of_the_window(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     persist_all(&mut tcp, &header(20))?;
@@ -116,7 +116,7 @@ fn left_of_the_window(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// A header that the server has no room for, and other bytes in its place when it has.
+/// A header that the server has no room for, and other bytes once it has.
 fn right_of_the_window(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     // Header and payload of a frame that fills more than the window.
@@ -129,8 +129,9 @@ fn right_of_the_window(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Lengths that differ by the whole space of sequence numbers: the server throws the longer one away, and
-/// the two look alike to who compares where the next header is.
+/// Lengths that differ by the whole space of sequence numbers:
+/// the server discards the longer one, and a comparison of where the next header is cannot tell the
+/// two apart.
 fn length_of_a_lap_more(attacker: &Attacker) -> Result<Peers> {
     let length = 0x1_0000_u64;
     let header = |length: u64| [&[0x82, 0xFF][..], &length.to_be_bytes(), &[0; 4]].concat();
@@ -145,7 +146,7 @@ fn length_of_a_lap_more(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// IP throws it away.
+/// A segment with a bad IP checksum, which IP discards.
 fn bad_ip_checksum(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut frame = tcp.frame(&tcp.segment(0, header(60_000)))?;

@@ -1,4 +1,4 @@
-//! Who is charged: floods spread thinly, and pings under another's address.
+//! Attribution: floods spread thinly, and pings under another's address.
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const CONNECTIONS: u64 = 100;
-/// More than a connection's share.
+/// Pings of a connection: more than its share.
 const PINGS: usize = 8;
 
 /// Connections of one address that send a few pings each.
@@ -44,7 +44,7 @@ fn hundred_connections_early(attacker: &Attacker) -> Result<Peers> {
     Ok(Vec::new())
 }
 
-/// A client behind the same address as a flooder, the first half of whose request is sent twice.
+/// A client at a flooder's address, the first half of whose request is sent twice.
 fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
     let mut flooder = attacker.connect_number(1)?;
     try_all(&mut flooder, &pings(60))?;
@@ -60,7 +60,7 @@ fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
     Ok(vec![Box::new(flooder), Box::new(tcp)])
 }
 
-/// Pings in the SYN of a client that never answers the server: it could have any address.
+/// Pings in the SYN of a client that never answers: it could have any address.
 fn spoofed_syn_with_pings(attacker: &Attacker) -> Result<Peers> {
     let stage = attacker.stage;
     let victim = attacker.local(0);
@@ -85,7 +85,7 @@ pub const ROWS: &[Row] = &[
         neighbour_whose_request_comes_twice,
     )
     .allowed(LIMIT + SHARE),
-    // A limit, and the shares of all connections.
+    // One limit, and the shares of all connections.
     Row::new("hundred_connections", Reached::All(PINGS as u64 * CONNECTIONS), hundred_connections)
         .allowed(LIMIT + SHARE * CONNECTIONS),
     Row::new("hundred_connections_early", Reached::AtMost(0), hundred_connections_early)

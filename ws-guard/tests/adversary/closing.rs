@@ -1,4 +1,4 @@
-//! Segments that look like the end of the connection, and are none for the server.
+//! Segments that look like the end of the connection, but are not for the server.
 use std::{thread, time::Duration};
 
 use anyhow::Result;
@@ -15,15 +15,15 @@ use crate::{
 
 const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
-/// After so long, what looks closed makes room for others.
+/// Time after which a connection that looks closed makes room for others.
 const FORGOTTEN: Duration = Duration::from_millis(2500);
-/// After so long, the server has acknowledged all that it holds in order.
+/// Time after which the server has acknowledged everything that it holds in order.
 const SETTLED: Duration = Duration::from_millis(1500);
-/// More than the flow table has room for.
+/// Number of other connections: more than the flow table has room for.
 const OTHERS: usize = 1100;
 const ALL: Reached = Reached::Exactly(PINGS as u64);
 
-/// The server's TCP never sees it.
+/// A RST that the server's TCP never sees.
 fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut rst = tcp.segment(0, []).flags(flag::RST);
@@ -34,8 +34,8 @@ fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// At the server's next byte as it was when it acknowledged last: it has more since then
-/// (RFC 5961, 3.2).
+/// A RST at the byte that the server acknowledged last:
+/// it has received more since then (RFC 5961, 3.2).
 fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     delay_acknowledgements(&mut tcp)?;
@@ -48,8 +48,8 @@ fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// While the guard takes the connection for closed, the server acknowledges; long after that, other
-/// bytes come in place of those.
+/// Bytes that the server acknowledges while the guard takes it for closed.
+/// Long after that, others come in their place.
 fn replaced_behind_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     delay_acknowledgements(&mut tcp)?;
@@ -65,7 +65,7 @@ fn replaced_behind_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// One that the server's TCP never sees, and whose acknowledgement is one of other bytes.
+/// A FIN that the server's TCP never sees, with an acknowledgement of other bytes.
 fn fin_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut fin = tcp.segment(5, []).flags(flag::FIN | flag::ACK);
@@ -76,7 +76,8 @@ fn fin_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// As many other connections as there is room for, so that what looks closed is forgotten.
+/// A forged RST, and other connections that fill the table.
+/// So the connection that looks closed is forgotten.
 fn forgotten_after_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut rst = tcp.segment(0, []).flags(flag::RST);

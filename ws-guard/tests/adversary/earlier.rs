@@ -1,5 +1,4 @@
-//! Connections that were there before the guard, and connections of other protocols at the ports that
-//! it protects.
+//! Connections older than the guard, and of other protocols at protected ports.
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -21,7 +20,7 @@ use crate::{
     stage::{LIMIT, Open, PORT, Stage},
 };
 
-/// Frames within which a connection must have been adopted.
+/// Number of frames within which a connection must have been adopted.
 const ADOPTION: u64 = 10;
 const WAIT: Duration = Duration::from_secs(10);
 /// The first port without a WebSocket server.
@@ -31,7 +30,7 @@ const FLOOD: u32 = 200;
 /// Bodies that each of the other protocols sends and gets back.
 const BODIES: usize = 60;
 
-/// Floods, idle connections and other protocols that were there when the guard came.
+/// Floods, idle connections and other protocols, older than the guard.
 struct Earlier {
     floods: Vec<(Family, RawTcp)>,
     idle: Vec<Client>,
@@ -69,8 +68,8 @@ impl Earlier {
     }
 }
 
-/// How many of the flood's pings were answered that were sent after the guard came, and in what time
-/// it throttled the source.
+/// Return the number of answered pings of a flood since the guard, and a time:
+/// how long it took to throttle the source.
 fn flood(stage: &Stage, tcp: &mut RawTcp) -> Result<(u64, Option<Duration>)> {
     tcp.settle(Duration::from_millis(50))?;
     let before = tcp.pongs;
@@ -89,14 +88,14 @@ fn flood(stage: &Stage, tcp: &mut RawTcp) -> Result<(u64, Option<Duration>)> {
     Ok((answered, throttled))
 }
 
-/// Addresses; those of IPv6 sources end as the attacker's do.
+/// Return the throttled sources' addresses, with the attacker's end for IPv6.
 fn throttled_sources(stage: &Stage) -> Result<Vec<String>> {
     let sources: Vec<serde_json::Value> = stage.guard.ask("throttled")?;
     let names = sources.iter().filter_map(|source| source["source"].as_str());
     Ok(names.map(|name| name.replace("::/64", "::1")).collect())
 }
 
-/// How many of the idle clients are followed when each has sent [`ADOPTION`] frames.
+/// Return how many idle clients are followed after [`ADOPTION`] frames each.
 fn adopted(stage: &Stage, idle: &mut [Client]) -> Result<usize> {
     for client in &mut *idle {
         for n in 1..=ADOPTION {
@@ -112,8 +111,9 @@ fn adopted(stage: &Stage, idle: &mut [Client]) -> Result<usize> {
     Ok(adopted)
 }
 
-/// Not one of the other protocols' connections is followed as WebSocket, not one byte is changed,
-/// though their bodies look like pings, before the guard comes and after.
+/// Check that the other protocols' connections are left alone:
+/// none is followed as WebSocket, and not one byte is changed, before and after the guard comes,
+/// though their bodies look like pings.
 fn left_alone(stage: &Stage, others: &[(Protocol, Process, Talk)]) -> Result<()> {
     for ((protocol, _, before), port) in others.iter().zip(FREE..) {
         let at = SocketAddr::new(Family::V4.server(), port);

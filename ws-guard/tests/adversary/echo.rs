@@ -1,4 +1,4 @@
-//! What a client makes the server say: an echo whose bytes look like HTTP.
+//! Server output under a client's control: an echo whose bytes look like HTTP.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,9 +16,9 @@ use crate::{
 
 const PINGS: usize = 500;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
-/// Bytes of each of the server's segments.
+/// Length of each of the server's segments, in bytes.
 const SEGMENT: u16 = 600;
-/// More than the head of a request that was followed once.
+/// Length of a request's head, longer than any that was followed once.
 const LONG: usize = 70_000;
 const ECHO: Duration = Duration::from_secs(5);
 
@@ -26,8 +26,8 @@ fn opening() -> Opening {
     Opening { mss: SEGMENT, timestamps: false, ..Opening::default() }
 }
 
-/// A message whose echo has `HTTP/1.1` at the beginning of each of its segments but the first, so many of
-/// them.
+/// Return a message whose echo has this number of segments.
+/// All but the first begin with `HTTP/1.1`.
 fn message(segments: usize) -> Vec<u8> {
     // Behind a header of 4 bytes, or 10.
     let length = usize::from(SEGMENT) * segments - 100;
@@ -39,8 +39,8 @@ fn message(segments: usize) -> Vec<u8> {
     encode(&[Frame::new(opcode::BINARY, payload)])
 }
 
-/// Send a message and a short one, and take the echo so that its last segment has the end of the one, and
-/// the other.
+/// Send a message and a short one, and take the echo in segments.
+/// Its last segment has the end of the one, and the other.
 fn echoed(tcp: &mut RawTcp, message: &[u8]) -> Result<()> {
     let (most, last) = message.split_at(message.len() - 1);
     persist_all(tcp, most)?;
@@ -53,8 +53,8 @@ fn echoed(tcp: &mut RawTcp, message: &[u8]) -> Result<()> {
     tcp.settle(Duration::from_millis(20))
 }
 
-/// While the guard takes the connection for closed, the server begins to echo; it goes on, with HTTP by
-/// its looks, when the guard knows better.
+/// HTTP in an echo that begins while the guard takes the connection for closed.
+/// It continues, looking like HTTP, when the guard knows better.
 fn http_in_an_echo_behind_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect_as(0, &opening())?;
     let message = message(3);
@@ -66,12 +66,12 @@ fn http_in_an_echo_behind_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     rst.checksum = Checksum::Wrong;
     tcp.push(last)?;
     tcp.send(&rst)?;
-    // Where the server has acknowledged it at once.
+    // At a byte that the server has acknowledged at once.
     rst.seq = tcp.next;
     tcp.send(&rst)?;
     tcp.settle(Duration::from_millis(100))?;
     (tcp.window, tcp.acknowledges) = (0xFFFF, true);
-    // It says nothing to the first byte of a ping.
+    // The server does not answer the first byte of a ping.
     let pings = pings(PINGS);
     persist_all(&mut tcp, &pings[..1])?;
     ensure!(tcp.wait(ECHO, |tcp| tcp.messages == 1)?, "no echo");
@@ -82,7 +82,7 @@ fn http_in_an_echo_behind_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The same with an unread request, so that the guard is less certain.
+/// The same behind an unread request, so that the guard is less certain.
 fn http_in_an_echo_behind_a_long_request(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &opening())?;
     upgrade_in(&mut tcp, &[&long_request(LONG)])?;

@@ -1,4 +1,4 @@
-//! TCP Fast Open (RFC 7413): data in the SYN, and a connection that serves before it is established.
+//! TCP Fast Open (RFC 7413): data in the SYN, and service before establishment.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,7 +16,7 @@ const PINGS: usize = 100;
 const ALL: Reached = Reached::All(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 
-/// A connection whose SYN held `data`, which the server has taken.
+/// Open a connection whose SYN held `data`, which the server has taken.
 fn opened(attacker: &Attacker, data: &[u8]) -> Result<RawTcp> {
     let pair = &attacker.stage.pair;
     let mut tcp = RawTcp::new(pair, attacker.local(0), attacker.server()?)?;
@@ -40,8 +40,8 @@ fn request_and_pings_in_the_syn(attacker: &Attacker) -> Result<Peers> {
     Ok(Vec::new())
 }
 
-/// The server answers the request and the client keeps silent, so that the server repeats its SYN-ACK
-/// on a connection that is already upgraded.
+/// A SYN-ACK repeated on an upgraded connection:
+/// the server answers the request, and the client stays silent.
 fn syn_ack_behind_the_answer(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = opened(attacker, REQUEST)?;
     tcp.acknowledges = false;
@@ -53,8 +53,8 @@ fn syn_ack_behind_the_answer(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Before the handshake's last ACK, a segment with a wrong one is answered with a RST, and the
-/// connection goes on.
+/// A RST in answer to a segment with a wrong ACK, before the handshake's last ACK:
+/// the connection goes on.
 fn rst_that_ends_nothing(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = opened(attacker, REQUEST)?;
     tcp.acknowledges = false;

@@ -1,4 +1,4 @@
-//! Frames that servers read in ways of their own.
+//! Frames that servers interpret in different ways.
 use anyhow::Result;
 use ws_guard_testkit::servers::Library;
 
@@ -17,7 +17,7 @@ fn sent(attacker: &Attacker, bytes: &[u8]) -> Result<Peers> {
     one(tcp)
 }
 
-/// A length that fits 7 bits in 16 bits, and in 64 (RFC 6455, 5.2 forbids both).
+/// Lengths that fit 7 bits, sent in 16 and in 64 (RFC 6455, 5.2 forbids both).
 fn lengths_in_more_bits(attacker: &Attacker) -> Result<Peers> {
     let mut bytes = Vec::new();
     for _ in 0..PINGS / 2 {
@@ -40,7 +40,7 @@ fn between_fragments(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Longer than control frames may be; its payload looks like pings.
+/// A ping longer than control frames may be, with a payload that looks like pings.
 fn oversized_ping(attacker: &Attacker) -> Result<Peers> {
     let mut bytes = vec![0x89, 0xFE, 2, 88, 0, 0, 0, 0];
     bytes.extend(pings(PINGS));
@@ -60,7 +60,7 @@ fn negative_length(attacker: &Attacker) -> Result<Peers> {
 fn behind_a_violation(attacker: &Attacker) -> Result<Peers> {
     let mut peers: Peers = Vec::new();
     let violations: [&[u8]; 6] = [
-        // Not masked, a reserved bit, a reserved opcode, a ping in fragments, a continuation of
+        // Unmasked, a reserved bit, a reserved opcode, a fragmented ping, a continuation of
         // nothing, a close frame with a payload of one byte.
         &[0x81, 0x00],
         &[0xC1, 0x80, 0, 0, 0, 0],

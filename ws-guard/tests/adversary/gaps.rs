@@ -1,4 +1,4 @@
-//! Pings behind a gap: they pass, and the server reads none of them before the guard has judged them.
+//! Pings behind a gap: passed, but unread by the server before they are judged.
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,15 +14,15 @@ use crate::{
 
 const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
-/// Segments of an off-path attacker, and how far they are apart.
+/// Number of segments of an off-path attacker, and the distance between them.
 const GUESSES: u32 = 32_768;
 const STEP: u32 = u32::MAX / GUESSES + 1;
 /// Pings that an honest client sends.
 const FEW: usize = 10;
-/// Where the gap's filler, [`TEXT`], ends.
+/// Offset of the end of the gap's filler, [`TEXT`].
 const BEHIND: i64 = TEXT.len() as i64;
 
-/// More than the limit wait at the server for six bytes.
+/// More pings than the limit, which wait at the server for six bytes.
 fn pings_behind_a_gap(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     for n in 0..5 {
@@ -33,7 +33,7 @@ fn pings_behind_a_gap(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Harmless frames that the server throws away are kept; pings come in their place.
+/// Harmless frames that the server discards and the guard keeps, then pings.
 fn harmless_behind_a_gap_then_pings(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut bait = tcp.segment(BEHIND, TEXT.repeat(PINGS));
@@ -46,8 +46,8 @@ fn harmless_behind_a_gap_then_pings(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// What fills the gap says that the pings behind it are payload; the server throws it away, and gets
-/// the filler that was meant.
+/// A filler that makes payload of the pings behind the gap;
+/// the server discards it, and gets the intended filler.
 fn filler_exchanged(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     tcp.send(&tcp.segment(8, pings(PINGS)))?;
@@ -59,8 +59,9 @@ fn filler_exchanged(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// An attacker that knows addresses and ports, and nothing else, spreads segments over all places that there
-/// are. What the guard keeps of them the server does not, and nothing could fill the gap before it.
+/// An attacker that knows only addresses and ports.
+/// It spreads segments over the whole sequence space. The guard keeps segments that the server does
+/// not, and nothing could fill the gap before them.
 fn an_off_path_attacker_guesses(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     for guess in 0..GUESSES {
@@ -70,7 +71,7 @@ fn an_off_path_attacker_guesses(attacker: &Attacker) -> Result<Peers> {
         tcp.send(&packet)?;
     }
     tcp.settle(Duration::from_millis(50))?;
-    // Further than any of them that could be kept.
+    // Further than any of the segments that could be kept.
     let text = Frame::text(&"x".repeat(1400));
     persist_all(&mut tcp, &encode(&vec![text; 3 * STEP as usize / 1400]))?;
     persist_all(&mut tcp, &pings(FEW))?;

@@ -1,4 +1,4 @@
-//! Handshakes that the guard may miss, or take for something else.
+//! Handshakes that the guard may miss or misread.
 use std::{
     net::SocketAddr,
     thread,
@@ -20,40 +20,40 @@ use crate::{
 };
 
 const PINGS: usize = 100;
-/// Pings that no pong tells of.
+/// Number of pings that no pong tells of.
 const UNHEARD: usize = 9_000;
-/// Connections of a source with its request hidden.
+/// Number of connections of a source with a hidden request.
 const HIDDEN: u16 = 20;
-/// Bytes that pass unread on the first connections of a source.
+/// Number of bytes that pass unread on the first connections of a source.
 const FIRSTS: usize = 512 << 10;
-/// A request whose body is in chunks with an extension.
+/// A request whose body is in chunks with a chunk extension.
 const VAGUE_POST: &[u8] = b"POST / HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n\
     5;a=b\r\nhello\r\n0\r\n\r\n";
-/// Connections with a decoy at once.
+/// Number of simultaneous connections with a decoy.
 const DECOYS: usize = 6;
 const ALL: Reached = Reached::All(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 const NONE: Reached = Reached::Exactly(0);
-/// How long a server may take to answer.
+/// Time a server may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
-/// A request that asks for no upgrade.
+/// A request without an upgrade.
 const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
 /// A request with a body.
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 5\r\n\r\nhello";
-/// Ten times as many as pending requests are kept.
+/// Number of requests: ten times as many pending requests as are kept.
 const REQUESTS: u16 = 40_000;
-/// How often to try to open a connection at the right moment.
+/// Number of attempts to open a connection at the right moment.
 const TRIES: u16 = 20;
-/// Nanoseconds in a step of the clock that Linux takes initial sequence numbers from.
+/// Step of the clock for Linux's initial sequence numbers, in nanoseconds.
 const TICK: u128 = 64;
-/// A connection may begin so far below where the one before it ended.
+/// Distance by which a connection may begin below the end of the one before it.
 const BELOW: u32 = 0x8000;
-/// A quarter of the bytes of the old connection.
+/// A quarter of the old connection's bytes.
 const OLD: u32 = 1000;
-/// What the guard knows a request by.
+/// Length of the beginning by which the guard recognises a request.
 const BEGIN: usize = 1;
 
-/// A request with a header of this number of bytes more, in lines that servers read.
+/// Return a request with this number of additional header bytes, in readable lines.
 pub fn long_request(bytes: usize) -> Vec<u8> {
     let line = format!("X-Padding: {}\r\n", "x".repeat(bytes.min(4000)));
     let padding = line.repeat((bytes / line.len()).max(1));
@@ -61,7 +61,8 @@ pub fn long_request(bytes: usize) -> Vec<u8> {
     [&REQUEST[..at], padding.as_bytes(), b"\r\n"].concat()
 }
 
-/// Send `parts` as a segment each, the first one waiting for no answer, then finish the handshake.
+/// Send `parts` as a segment each, then finish the handshake.
+/// The first does not wait for an answer.
 pub fn upgrade_in(tcp: &mut RawTcp, parts: &[&[u8]]) -> Result<()> {
     for part in parts {
         tcp.push(part)?;
@@ -71,7 +72,8 @@ pub fn upgrade_in(tcp: &mut RawTcp, parts: &[&[u8]]) -> Result<()> {
     tcp.settle(Duration::from_millis(20))
 }
 
-/// Send `parts` as a segment each; the last one must not reach the server: it answers nothing.
+/// Send `parts` as a segment each, and check that the server answers nothing:
+/// the last one must not reach it.
 pub fn kept_away(tcp: &mut RawTcp, parts: &[&[u8]]) -> Result<Peers> {
     for part in parts {
         tcp.push(part)?;
@@ -110,7 +112,7 @@ fn early_data_behind_a_cut_request(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[begin, &[rest, &pings(PINGS)].concat()])
 }
 
-/// The answer acknowledges the header of a frame whose payload looks like a header.
+/// An answer that acknowledges the header of a frame with a header in its payload.
 fn payload_that_looks_like_a_header(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     let (begin, rest) = REQUEST.split_at(BEGIN);
@@ -123,7 +125,7 @@ fn empty_line_before_the_request(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[&[b"\r\n", REQUEST, &pings(PINGS)].concat()])
 }
 
-/// A request before the one that upgrades, in one segment, and pings behind both.
+/// A request before the one that upgrades, in one segment, with pings behind both.
 fn pipelined_request(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     kept_away(&mut tcp, &[&[PLAIN_REQUEST, REQUEST, &pings(PINGS)].concat()])
@@ -136,8 +138,8 @@ fn head_of_24_kilobytes(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[&head[..head.len() - 1], &[b"\n", &pings(PINGS)[..]].concat()])
 }
 
-/// An old byte between two pieces of the request, as a retransmission would bring it; the last piece
-/// has pings behind it.
+/// An old byte between two pieces of the request, as in a retransmission;
+/// pings follow the last piece.
 fn request_with_an_old_byte(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
@@ -146,7 +148,7 @@ fn request_with_an_old_byte(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[&[rest, &pings(PINGS)].concat()])
 }
 
-/// A later request with a byte in front that the server has, in one segment.
+/// A later request behind a byte that the server already has, in one segment.
 fn request_behind_an_old_byte(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     proven(&mut tcp, PLAIN_REQUEST)?;
@@ -175,7 +177,7 @@ fn request_lost_on_the_way(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// A longer request that the server throws away, in place of the one that it takes.
+/// A longer request that the server discards, in place of the one that it takes.
 fn longer_request_as_bait(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
@@ -190,7 +192,7 @@ fn longer_request_as_bait(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The server's answer comes in pieces, because the client has no room for more.
+/// An answer in pieces, because the client has no room for more.
 fn answer_through_a_tiny_window(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening { window: 5, ..Opening::default() })?;
     tcp.push(REQUEST)?;
@@ -203,11 +205,11 @@ fn answer_through_a_tiny_window(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The answer's first segments have so few bytes that they do not say what it is; then a ping a segment.
+/// An answer in segments too short to identify it; then one ping per segment.
 fn answer_that_begins_in_pieces(attacker: &Attacker, piece: u16) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening { window: piece, ..Opening::default() })?;
     tcp.push(REQUEST)?;
-    // Each piece is acknowledged, and asked for by that.
+    // Each piece is acknowledged, which asks for the next.
     tcp.wait(ANSWER, |tcp| tcp.answer_bytes() >= 12)?;
     tcp.window = 0xFFFF;
     tcp.acknowledge()?;
@@ -227,8 +229,8 @@ fn answer_that_begins_with_eleven_bytes(attacker: &Attacker) -> Result<Peers> {
     answer_that_begins_in_pieces(attacker, 11)
 }
 
-/// A server that answers pings before it answers the request, and all of it in one segment, because the
-/// client had no room before.
+/// Pongs before the answer to the request, all in one segment.
+/// The client had no room before.
 fn pongs_before_the_answer(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     tcp.window = 0;
@@ -238,7 +240,7 @@ fn pongs_before_the_answer(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[])
 }
 
-/// The answer to a request before the upgrade and the one to the upgrade, in one segment.
+/// The answers to a request before the upgrade and to the upgrade, in one segment.
 fn two_answers_at_once(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     tcp.window = 0;
@@ -250,7 +252,7 @@ fn two_answers_at_once(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The same, with the request hidden behind the body of the one before it.
+/// The same, with the request hidden behind the body of the previous one.
 fn answer_behind_the_one_to_a_body(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     tcp.window = 0;
@@ -260,13 +262,13 @@ fn answer_behind_the_one_to_a_body(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The same, of a client that never lets the server answer.
+/// The same, by a client that never lets the server answer.
 fn upgrade_behind_a_body_and_nothing_comes_out(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening { window: 0, ..Opening::default() })?;
     tcp.push(&[POST, REQUEST].concat())?;
-    // The server refuses data that it has with the request.
+    // The server refuses data that arrives with the request.
     tcp.settle(Duration::from_millis(100))?;
-    // Each once: what is dropped would only come later.
+    // Each once: a retransmission of dropped segments would only arrive later.
     for segment in pings(UNHEARD).chunks(1200) {
         tcp.push(segment)?;
     }
@@ -274,8 +276,9 @@ fn upgrade_behind_a_body_and_nothing_comes_out(attacker: &Attacker) -> Result<Pe
     one(tcp)
 }
 
-/// The server discards the head of a request whose body passes, and gets another one in its place, which
-/// goes on in that body and has pings behind it. On several connections at once.
+/// Decoys: the server discards the head of a request whose body passes.
+/// It gets another head in its place, whose request continues in that body with pings behind it. On
+/// several connections at once.
 fn request_in_the_body_of_a_decoy(attacker: &Attacker) -> Result<Peers> {
     let request = long_request(200);
     let length = DECOYS * UNHEARD * 6;
@@ -312,7 +315,7 @@ fn request_in_the_body_of_a_decoy(attacker: &Attacker) -> Result<Peers> {
     Ok(through.into_iter().map(|tcp| Box::new(tcp) as Box<dyn Peer>).collect())
 }
 
-/// A source over its limit opens connections with hidden requests.
+/// Connections with hidden requests from a source over its limit.
 fn hidden_requests_of_a_throttled_source(attacker: &Attacker) -> Result<Peers> {
     let mut first = attacker.connect()?;
     try_all(&mut first, &pings(PINGS))?;
@@ -321,8 +324,8 @@ fn hidden_requests_of_a_throttled_source(attacker: &Attacker) -> Result<Peers> {
     Ok(peers)
 }
 
-/// Connections on which the request is hidden behind chunks that are not followed, with pings in the same
-/// flight; then nothing comes out that would tell.
+/// Requests hidden behind chunks that are not followed, with pings in the flight.
+/// No server output reveals them.
 fn hidden_requests(attacker: &Attacker) -> Result<Peers> {
     let flight = [VAGUE_POST, REQUEST, &pings(UNHEARD)].concat();
     let mut peers = Vec::new();
@@ -364,7 +367,7 @@ impl Peer for Ended {
     }
 }
 
-/// Make room when the server has more to say than one write.
+/// Make room when the server has more to send than one write.
 fn answer_waits(tcp: &mut RawTcp) -> Result<()> {
     tcp.settle(Duration::from_millis(100))?;
     tcp.window = 0xFFFF;
@@ -373,7 +376,7 @@ fn answer_waits(tcp: &mut RawTcp) -> Result<()> {
     tcp.settle(Duration::from_millis(20))
 }
 
-/// The head of the answer is longer than any that is followed.
+/// An answer with a head longer than any that is followed.
 fn huge_head_of_the_answer(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     let request = String::from_utf8_lossy(REQUEST).replace("/chat", "/?pad=60000");
@@ -382,7 +385,7 @@ fn huge_head_of_the_answer(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The head of the answer comes in segments of 100 bytes.
+/// An answer whose head arrives in segments of 100 bytes.
 fn answer_in_small_segments(attacker: &Attacker) -> Result<Peers> {
     let opening = Opening { mss: 100, timestamps: false, ..Opening::default() };
     let mut tcp = attacker.tcp(0, &opening)?;
@@ -392,8 +395,8 @@ fn answer_in_small_segments(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// An ordinary body that looks like a 101 opens a flow; what follows in the request's body looks like
-/// the header of an endless frame.
+/// An ordinary body that looks like a 101 and opens a flow;
+/// the rest of the request's body looks like the header of an endless frame.
 fn text_of_an_answer_in_a_body(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     let mut endless = vec![0x82, 0xFF, 0x7F];
@@ -410,8 +413,8 @@ fn text_of_an_answer_in_a_body(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// A request with the sequence numbers of a connection that is yet to come, and is longer than the
-/// one on that connection.
+/// A request with the sequence numbers of a connection yet to come.
+/// It is longer than that connection's request.
 fn request_before_the_connection(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = RawTcp::new(&attacker.stage.pair, attacker.local(0), attacker.server()?)?;
     tcp.send(&tcp.segment(1, long_request(900)))?;
@@ -425,8 +428,8 @@ fn request_before_the_connection(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Requests without connections, from unused addresses. Each comes in two pieces: the kernel
-/// is slower to forget what was looked up once.
+/// Send requests without connections, from unused addresses.
+/// Each comes in two pieces: the kernel is slower to forget an entry that was looked up once.
 fn flood_of_requests(attacker: &Attacker) -> Result<()> {
     let sender = Sender::new(&attacker.stage.pair)?;
     let destination = attacker.server()?;
@@ -451,8 +454,8 @@ fn flood_of_requests(attacker: &Attacker) -> Result<()> {
     Ok(())
 }
 
-/// Ten times as many other requests as there is room for, with unused addresses, as soon as
-/// the server has acknowledged the beginning of this one.
+/// A request forgotten in a flood of ten times as many as there is room for.
+/// They come from unused addresses, as soon as the server has acknowledged its beginning.
 fn request_forgotten_in_a_flood(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
@@ -461,8 +464,8 @@ fn request_forgotten_in_a_flood(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[&[rest, &pings(PINGS)].concat()])
 }
 
-/// The same behind another request and its answer, after which the server delays acknowledgements, and
-/// as soon as this one has begun.
+/// The same behind another request and its answer, as soon as it has begun.
+/// After those the server delays acknowledgements.
 fn second_request_forgotten_in_a_flood(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     proven(&mut tcp, PLAIN_REQUEST)?;
@@ -475,7 +478,7 @@ fn second_request_forgotten_in_a_flood(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[&[rest, &pings(PINGS)].concat()])
 }
 
-/// Send it, and wait for its acknowledgement.
+/// Send `bytes`, and wait for their acknowledgement.
 fn proven(tcp: &mut RawTcp, bytes: &[u8]) -> Result<()> {
     let start = Instant::now();
     tcp.push(bytes)?;
@@ -484,7 +487,7 @@ fn proven(tcp: &mut RawTcp, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Again with the same ports, as soon as the first connection is closed.
+/// A connection with the same ports, as soon as the first one is closed.
 fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
     let mut first = attacker.connect()?;
     persist_all(&mut first, &pings(PINGS / 2))?;
@@ -495,11 +498,13 @@ fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
     Ok(vec![Box::new(first), Box::new(second)])
 }
 
-/// Linux's initial sequence numbers go round in 2^32 * 64 ns, for the same end points: a new connection
-/// may begin a little below where the server's stream of the old one ended. The client begins behind what
-/// the server has acknowledged of the old one.
+/// The same ports after Linux's initial sequence numbers went round.
 ///
-/// Instead of waiting 275 s: a segment of the server, made up, brings the old stream to where the clock
+/// They do in 2^32 * 64 ns, for the same end points: a new connection may begin a little below the
+/// end of the server's old stream. The client begins past the last byte of the old stream that the
+/// server has acknowledged.
+///
+/// Instead of waiting 275 s: a forged segment of the server moves the old stream to where the clock
 /// of the new connection will be.
 fn ports_used_again_when_the_clock_went_round(attacker: &Attacker) -> Result<Peers> {
     for n in 0..TRIES {
@@ -555,7 +560,7 @@ pub const ROWS: &[Row] = &[
     Row::new("two_answers_at_once", ALL, two_answers_at_once).on(Library::Ws),
     Row::new("answer_behind_the_one_to_a_body", ALL, answer_behind_the_one_to_a_body)
         .on(Library::Gorilla),
-    // A second's worth of the pace, and a quarter of it for a late clock.
+    // The pace of one second, and a quarter of it for a late clock.
     Row::new(
         "upgrade_behind_a_body_and_nothing_comes_out",
         Reached::AtMost(UNHEARD as u64),
@@ -563,7 +568,7 @@ pub const ROWS: &[Row] = &[
     )
     .allowed(16 * 1024 * 5 / 4 / 6)
     .on(Library::Gorilla),
-    // One passes on the source's credit, another one may when that is paid back.
+    // One passes on the source's credit, another one may when that is repaid.
     Row::new(
         "request_in_the_body_of_a_decoy",
         Reached::AtMost((DECOYS * UNHEARD) as u64),

@@ -1,12 +1,12 @@
-//! What an attacker tries, one named case a row, each against a real server behind the guard.
+//! Attacks, one named case a row, each against a real server behind the guard.
 //!
-//! The attacker has a TCP of its own ([`ws_guard_testkit::raw_tcp`]), and the server's kernel decides
-//! what of its segments counts. What a row came to is told by the server's log and by the pongs in its
-//! stream, never by the guard: pings beyond the limit must be zero. Beside each row an honest client
-//! talks, and all that it said must be counted exactly.
+//! The attacker has its own TCP ([`ws_guard_testkit::raw_tcp`]), and the server's kernel decides
+//! which of its segments count. The outcome of a row is read from the server's log and from the
+//! pongs in its stream, never from the guard: pings beyond the limit must be zero. An honest client
+//! talks during each row, and all its frames must be counted exactly.
 //!
-//! A row that is known to fail says why; it fails when it unexpectedly passes.
-//! `WS_GUARD_ROW=NAME` runs only the rows whose name contains `NAME`.
+//! A row that is known to fail says why; it fails when it unexpectedly passes. `WS_GUARD_ROW=NAME`
+//! runs only the rows whose name contains `NAME`.
 
 /// Skip, loudly, without root.
 macro_rules! needs_root {
@@ -52,7 +52,7 @@ use crate::{
     stage::Stage,
 };
 
-/// What is the same wherever the guard is attached.
+/// Rows that behave the same wherever the guard is attached.
 const EVERYWHERE: [&[Row]; 14] = [
     bait::ROWS,
     closing::ROWS,
@@ -70,13 +70,14 @@ const EVERYWHERE: [&[Row]; 14] = [
     blame::ROWS,
 ];
 
-/// Checksums are real: offloads are off.
+/// Set up a stage with real checksums: offloads are off.
 fn stage(attach: &str) -> Result<Stage> {
     let options = PairOptions { clients: 250, offloads: false, ..PairOptions::default() };
     Stage::new(attach, options)
 }
 
-/// One of two halves, which run at the same time. A single row is in the first.
+/// Play one of two halves, which run at the same time.
+/// A single row is in the first.
 fn attacks_at_xdp(half: usize) -> Result<()> {
     let rows = [&EVERYWHERE.concat(), packet::AT_XDP].concat();
     let single = std::env::var_os(ONE_ROW).is_some();
@@ -85,7 +86,7 @@ fn attacks_at_xdp(half: usize) -> Result<()> {
     play(stage("xdp-native")?, [first, second][half])
 }
 
-// The names let these, the longest, begin before the others.
+// The names make these, the longest, begin before the others.
 
 #[test]
 fn attacks_at_xdp_first_half() -> Result<()> {
@@ -99,7 +100,7 @@ fn attacks_at_xdp_second_half() -> Result<()> {
     attacks_at_xdp(1)
 }
 
-/// The packets that the two hooks see differently.
+/// Packets that the two hooks see differently.
 #[test]
 fn packets_at_tc() -> Result<()> {
     needs_root!();

@@ -1,4 +1,4 @@
-//! Packets that are longer than those on a wire: put together by GRO, not yet cut by TSO, jumbo frames.
+//! Packets longer than on a wire: merged by GRO, not yet cut by TSO, jumbo frames.
 use anyhow::Result;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
@@ -12,31 +12,31 @@ use crate::{
     stage::Stage,
 };
 
-/// More than a packet of 64 KiB holds.
+/// Number of pings: more than a packet of 64 KiB holds.
 const PINGS: usize = 40_000;
 const ALL: Reached = Reached::Exactly(PINGS as u64);
-/// Bytes that a packet may have behind its headers where it may have more than 64 KiB.
+/// Payload of a packet, in bytes, where packets of more than 64 KiB are allowed.
 const BIG: u32 = 180_000;
-/// Addresses of the client namespace that honest clients have; the others are the attacker's.
+/// Number of honest clients' addresses in the namespace; the rest are attackers'.
 const HONEST: u8 = 20;
 
-/// The kernel's own TCP, which cuts as late as it can.
+/// A flood sent by the kernel's own TCP, which cuts as late as it can.
 fn in_one_write(attacker: &Attacker) -> Result<Peers> {
     let source = Some(attacker.family.client(HONEST + attacker.n));
     let options = ConnectOptions { source, ..ConnectOptions::default() };
     let mut client = Client::connect(&attacker.stage.pair.client, attacker.server()?, options)?;
-    // Headers at odd offsets too, and none where packets end.
+    // Headers at odd offsets too, and none at the end of a packet.
     client.send(&vec![Frame::ping("odd"); PINGS], &Cut::Whole)?;
     Ok(vec![Box::new(Some(client))])
 }
 
 const ROWS: &[Row] = &[Row::new("in_one_write", ALL, in_one_write)];
 
-/// Both ends of the link may make packets of more than 64 KiB. (IPv4 has a limit of its own, which not
-/// every `ip` can set.)
+/// Rows with packets of more than 64 KiB at both ends of the link.
+/// IPv4 has a separate limit, which not every `ip` can set.
 const BIG_ROWS: &[Row] = &[Row::new("in_one_write", ALL, in_one_write).only(&[Family::V6])];
 
-/// A stage where floods come through at full speed.
+/// Set up a stage where floods pass at full speed.
 fn unpaced(attach: &str, options: PairOptions) -> Result<Stage> {
     let stage = Stage::new(attach, options)?;
     stage.guard.run("policy set --pace off")?;

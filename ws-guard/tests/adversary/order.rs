@@ -11,10 +11,10 @@ use crate::{
 
 const PINGS: usize = 100;
 const ALL: Reached = Reached::Exactly(PINGS as u64);
-/// Pings over the limit behind a gap: what fills it does not pass.
+/// Outcome for pings over the limit behind a gap: its filler does not pass.
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 
-/// The pings in five segments behind a text, at the places where they belong.
+/// Return the pings in five segments behind a text, each at its place.
 fn segments(tcp: &RawTcp) -> Vec<Packet> {
     let stream = [&TEXT[..], &pings(PINGS)].concat();
     let parts = stream.chunks(stream.len().div_ceil(5)).scan(0, |at, part| {
@@ -25,7 +25,7 @@ fn segments(tcp: &RawTcp) -> Vec<Packet> {
     parts.collect()
 }
 
-/// Send segments in this order, and then all of them in theirs, as TCP would.
+/// Send the segments in this order, and then all of them in sequence, as TCP would.
 fn in_order(attacker: &Attacker, order: &[usize], pause: Duration) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let segments = segments(&tcp);
@@ -49,17 +49,17 @@ fn predecessor_withheld(attacker: &Attacker) -> Result<Peers> {
     in_order(attacker, &[1, 2, 3, 4, 4, 3, 2, 1], Duration::from_millis(400))
 }
 
-/// What lies behind the gap waits at the server for one byte, which does not pass.
+/// Pings behind a gap, which wait at the server for one byte that does not pass.
 fn gap_that_is_filled_late(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     tcp.send(&tcp.segment(1, pings(PINGS)))?;
     tcp.settle(Duration::from_secs(2))?;
-    // A text of nine bytes whose first byte alone was missing, if its rest is the first ping's.
+    // A text of nine bytes of which only the first was missing, if its rest is the first ping's.
     try_all(&mut tcp, &[0x81])?;
     one(tcp)
 }
 
-/// Payload that is missing; header and pings behind it are walked all the same.
+/// A hole in a payload; header and pings behind it are walked all the same.
 fn hole_in_a_payload(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     persist_all(&mut tcp, &header(1000))?;
@@ -72,7 +72,7 @@ fn hole_in_a_payload(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Nine holes in one frame, each segment with payload only, then pings, then the holes from behind.
+/// Nine holes in one frame, each segment payload only; pings; the holes in reverse.
 fn nine_holes(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let payload = 1800;

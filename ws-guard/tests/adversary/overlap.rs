@@ -1,4 +1,4 @@
-//! Segments that overlap and differ: which of the bytes the server reads is up to its TCP.
+//! Segments that overlap and differ: the server's TCP chooses what it reads.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -12,13 +12,13 @@ use crate::{
 const PINGS: usize = 100;
 const ALL: Reached = Reached::Exactly(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
-/// Payload before the bytes in question, and how much of it comes late.
+/// Length of the payload before the disputed bytes, and of its late part.
 const PAYLOAD: usize = 1000;
 const LATE: usize = 500;
-/// Bytes of the frame that hides the pings' first ones.
+/// Length of the frame that hides the first bytes of the pings.
 const HIDDEN: usize = 94;
 
-/// The end of a frame's payload, and behind it one long frame that holds what looks like pings.
+/// Return the end of a payload, and one long frame with pings in its payload.
 fn pings_as_payload() -> Vec<u8> {
     let mut bytes = vec![0; PAYLOAD - LATE];
     bytes.extend(header((HIDDEN + 6 * PINGS) as u16));
@@ -27,7 +27,7 @@ fn pings_as_payload() -> Vec<u8> {
     bytes
 }
 
-/// All of that payload, and behind it a frame that ends where the other segment's pings begin.
+/// Return all of that payload, and a frame that ends where the pings begin.
 fn short_frame() -> Vec<u8> {
     let mut bytes = vec![0; PAYLOAD];
     bytes.extend(header(HIDDEN as u16));
@@ -35,7 +35,7 @@ fn short_frame() -> Vec<u8> {
     bytes
 }
 
-/// The server holds the pings, and takes the header before them from the other segment.
+/// Pings that the server holds, behind a header from the other segment.
 fn harmless_first(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     persist_all(&mut tcp, &header(PAYLOAD as u16))?;
@@ -45,7 +45,7 @@ fn harmless_first(attacker: &Attacker) -> Result<Peers> {
     finish(tcp, &[short_frame(), pings(PINGS)].concat())
 }
 
-/// The short frame waits at the server behind a hole, its end cut off by nothing; then the long one.
+/// The short frame behind a hole, nothing cut off its end; then the long one.
 fn harmless_second(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     persist_all(&mut tcp, &header(PAYLOAD as u16))?;
@@ -57,7 +57,7 @@ fn harmless_second(attacker: &Attacker) -> Result<Peers> {
     finish(tcp, &[short_frame(), pings(PINGS)].concat())
 }
 
-/// Send what was meant all the time, from the server's position, as long as it takes.
+/// Send the intended bytes from the server's position, for as long as it takes.
 fn finish(mut tcp: RawTcp, meant: &[u8]) -> Result<Peers> {
     tcp.settle(Duration::from_millis(100))?;
     let done = usize::try_from(-tcp.unacknowledged()).unwrap_or(0).min(meant.len());
@@ -66,7 +66,7 @@ fn finish(mut tcp: RawTcp, meant: &[u8]) -> Result<Peers> {
     one(tcp)
 }
 
-/// The same lengths, other opcodes: binary frames that the server throws away, then pings.
+/// The same lengths in discarded binary frames, then pings.
 fn header_byte_first_as_something_else(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut bait = tcp.segment(0, [0x82, 0x80, 1, 2, 3, 4].repeat(PINGS));
@@ -77,8 +77,8 @@ fn header_byte_first_as_something_else(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The first byte of each ping comes first as a pong's, which the server throws away; it holds the
-/// rest, and waits for the byte.
+/// A pong's first byte in place of each ping's, which the server discards;
+/// it holds the rest, and waits for the byte.
 fn first_byte_exchanged(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     for _ in 0..40 {
@@ -90,7 +90,7 @@ fn first_byte_exchanged(attacker: &Attacker) -> Result<Peers> {
         tcp.advance(6);
     }
     tcp.settle(Duration::from_millis(100))?;
-    // What the server did not take goes again, as a whole.
+    // Bytes that the server did not take are sent again, as a whole.
     let left = tcp.unacknowledged().max(0) as usize;
     tcp.next = tcp.next.wrapping_sub(left as u32);
     persist_all(&mut tcp, &pings(40)[240 - left..])?;
@@ -98,7 +98,7 @@ fn first_byte_exchanged(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// The server has a header and has not acknowledged it yet when another one takes its place.
+/// A header replaced before the server has acknowledged it.
 fn header_replaced_before_its_acknowledgement(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     delay_acknowledgements(&mut tcp)?;
@@ -113,12 +113,12 @@ fn header_replaced_before_its_acknowledgement(attacker: &Attacker) -> Result<Pee
     one(tcp)
 }
 
-/// A header that the server holds behind a hole comes again with another length, in the segment that
-/// fills the hole.
+/// A held header, sent again with another length.
+/// It is in the segment that fills the hole before it.
 fn length_exchanged_behind_a_hole(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     persist_all(&mut tcp, &header(LATE as u16))?;
-    // Payload but its first byte, then a header that claims all that follows.
+    // Payload without its first byte, then a header that claims all that follows.
     let mut held = vec![0; LATE - 1];
     held.extend(header((6 * PINGS) as u16));
     held.extend(pings(PINGS));

@@ -1,4 +1,4 @@
-//! More than the pace: windows that are larger than the guard takes them for, or that it does not see.
+//! Excess over the pace: windows larger than the guard assumes, or unseen ones.
 use std::{
     collections::VecDeque,
     net::SocketAddr,
@@ -29,23 +29,24 @@ use crate::{
     stage::{Flow, LIMIT, Open, PORT as FIRST, Stage},
 };
 
-/// Bytes a second, by default.
+/// Default pace, in bytes a second.
 const PACE: u64 = 16 << 10;
 const WAIT: Duration = Duration::from_secs(20);
-/// So long nothing comes from the server when it has dealt with everything.
+/// Silence of the server after which it has handled everything.
 const QUIET: Duration = Duration::from_millis(120);
 
 fn open() -> Result<Open> {
     Open::new(PairOptions { clients: 8, offloads: false, ..PairOptions::default() })
 }
 
-/// Bytes that pass in so long, whatever a client tries: some of them before the server says something.
+/// Return the bytes that pass in this time, whatever a client tries:
+/// some of them before the server says something.
 fn most(time: Duration) -> u64 {
     let due = SEGMENT as u64 * 2;
     u64::from(AT_FIRST) * 3 / 2 + (time.as_secs() + 2) * (PACE + due)
 }
 
-/// A client to which the server offers a large window: so much was echoed to it.
+/// Connect a client to which the server offers a large window, after a large echo.
 fn with_large_window(pair: &Pair, at: SocketAddr) -> Result<Client> {
     let options = ConnectOptions { source: Some(Family::V4.client(1)), ..Default::default() };
     let mut client = Client::connect(&pair.client, at, options)?;
@@ -56,8 +57,10 @@ fn with_large_window(pair: &Pair, at: SocketAddr) -> Result<Client> {
     Ok(client)
 }
 
-/// Large messages make the server offer a window of megabytes, and then a flood fills it at once; which it
-/// could do again after each window of the limit.
+/// A flood that fills a window opened before it.
+///
+/// Large messages make the server offer a window of megabytes, which a flood then fills at once; it
+/// could do so again after each window of the limit.
 #[test]
 fn window_that_opened_before_the_flood() -> Result<()> {
     needs_root!();
@@ -82,7 +85,7 @@ fn window_that_opened_before_the_flood() -> Result<()> {
     stage.finish()
 }
 
-/// A client over its limit that has more under way than may pass sends it again, and goes on.
+/// A client over its limit with much in flight: it retransmits, and goes on.
 #[test]
 fn what_is_under_way_when_a_window_is_cut_comes_again() -> Result<()> {
     needs_root!();
@@ -110,7 +113,7 @@ fn what_is_under_way_when_a_window_is_cut_comes_again() -> Result<()> {
     Ok(())
 }
 
-/// Send for so long as fast as the server's window permits; how many bytes it took.
+/// Send for this time as fast as the window permits; return the bytes taken.
 fn pushed(tcp: &mut RawTcp, time: Duration) -> Result<u64> {
     let (start, before) = (Instant::now(), tcp.acked());
     while start.elapsed() < time {
@@ -122,8 +125,9 @@ fn pushed(tcp: &mut RawTcp, time: Duration) -> Result<u64> {
     Ok(tcp.acked().wrapping_sub(before).into())
 }
 
-/// A SYN cookie keeps the scale in the timestamp of the SYN-ACK: without an echo of it there is none, and
-/// the guard takes the server's window for a hundred times as large.
+/// A SYN cookie, which keeps the scale in the timestamp of the SYN-ACK:
+/// without an echo of it there is none, and the guard takes the server's window for a hundred times
+/// as large.
 #[test]
 fn scale_of_a_syn_cookie() -> Result<()> {
     needs_root!();
@@ -150,8 +154,8 @@ fn scale_of_a_syn_cookie() -> Result<()> {
     stage.finish()
 }
 
-/// Connections that are older than the guard have a window of unknown scale. Together they get no more
-/// than a source may have.
+/// Connections older than the guard, whose window has an unknown scale.
+/// Together they get no more than one source may have.
 #[test]
 fn connections_from_before_share_a_pace() -> Result<()> {
     needs_root!();
@@ -205,13 +209,12 @@ fn connections_from_before_share_a_pace() -> Result<()> {
     stage.finish()
 }
 
-/// Each connection begins with the window that the server offers it; so one follows the other, and each
-/// fills its first window.
+/// Connections in sequence, each of which fills its first window.
 #[test]
 fn one_connection_after_the_other() -> Result<()> {
     needs_root!();
     const CONNECTIONS: u64 = 150;
-    /// What a server of these offers at first.
+    /// Initial window of these servers, in bytes.
     const WINDOW: u64 = 64 << 10;
     let stage = open()?.guard_with("xdp-native", "--window-seconds 60")?;
     let at = stage.server(Library::TokioTungstenite)?.at(Family::V4.server());
@@ -222,7 +225,7 @@ fn one_connection_after_the_other() -> Result<()> {
     for _ in 0..CONNECTIONS {
         let mut client = Client::connect(&stage.pair.client, at, options)?;
         client.write_some(&pings, Duration::from_millis(10))?;
-        // What the server takes at once, it has taken.
+        // Bytes that the server takes at once are taken.
         client.drain(Duration::from_millis(30));
         client.reset()?;
     }
@@ -231,7 +234,8 @@ fn one_connection_after_the_other() -> Result<()> {
     let row = all.iter().find(|row| row["source"] == source.to_string()).context("no source")?;
     let taken = row["pings_total"].as_u64().context("no count")? * (PAYLOAD as u64 + 6);
     let seconds = start.elapsed().as_secs() + 2;
-    // Together they have the pace, and as much again to begin with; each has what took it over the limit.
+    // Together they have the pace, and as much again to begin with; each has the bytes that took it
+    // over the limit.
     let most = u64::from(FIRSTS) + seconds * 2 * PACE + CONNECTIONS * 2 * SEGMENT as u64;
     println!("{taken} bytes in {:?}, {most} may", start.elapsed());
     ensure!(CONNECTIONS * WINDOW > most, "a busy machine: {CONNECTIONS} windows are no more");
@@ -239,22 +243,21 @@ fn one_connection_after_the_other() -> Result<()> {
     stage.finish()
 }
 
-/// A connection over its limit that has sent what its held window had room for, in the middle of a long
-/// message.
+/// A connection over its limit, its held window full, inside a long message.
 struct AtEdge {
     tcp: RawTcp,
     /// Segments that reach the server, behind the guard.
     to_server: Capture,
     /// Segments that reach the client.
     to_client: Capture,
-    /// The messages that the server has to echo, and their frames.
+    /// Messages that the server has to echo, and their frames.
     said: Vec<Vec<u8>>,
     stream: Vec<u8>,
     /// Sequence number of the first of them.
     base: u32,
 }
 
-/// Payload of the long message: more than any window without a scale and the pace have room for.
+/// Payload of the long message: more than a window without a scale and the pace.
 const LONG: usize = 160_000;
 
 impl AtEdge {
@@ -278,7 +281,7 @@ impl AtEdge {
         Ok(at)
     }
 
-    /// Send what there is room for; little of what that opens stays open.
+    /// Fill the window; little of the room that this opens stays open.
     fn fill(&mut self) -> Result<()> {
         for _ in 0..10 {
             let room = usize::try_from(self.tcp.room()).unwrap_or(0);
@@ -297,8 +300,8 @@ impl AtEdge {
         self.tcp.settle(QUIET)
     }
 
-    /// Bytes of what `attempt` sends that reach the server: none beyond the edge that it has told in the
-    /// end, which may not move left meanwhile.
+    /// Return how many bytes of `attempt` reach the server:
+    /// none beyond the last edge that it told, which may not move left meanwhile.
     fn arrives(&mut self, attempt: Attempt) -> Result<usize> {
         let _ = (self.to_server.take(), self.to_client.take());
         attempt(self)?;
@@ -322,12 +325,12 @@ impl AtEdge {
         Ok(arrived)
     }
 
-    /// Where the held window ends.
+    /// Return the end of the held window.
     fn edge(&self) -> u32 {
         self.tcp.next.wrapping_add(self.tcp.room() as u32)
     }
 
-    /// A segment at this distance from the next byte, of what the client has to say there.
+    /// Build a segment at this distance from the next byte, with its proper bytes.
     fn past_next(&self, offset: i64, len: usize) -> Packet {
         let at = i64::from(self.tcp.next.wrapping_sub(self.base)) + offset;
         let said = (at..at + len as i64)
@@ -336,12 +339,12 @@ impl AtEdge {
         self.tcp.segment(offset, said.collect::<Vec<u8>>())
     }
 
-    /// The same at this distance from the edge.
+    /// Build such a segment at this distance from the edge.
     fn past_edge(&self, offset: i64, len: usize) -> Packet {
         self.past_next(i64::from(self.tcp.room()) + offset, len)
     }
 
-    /// The rest, as the pace lets it through: all was echoed as it was said.
+    /// Send the rest at the pace, and check that everything was echoed unchanged.
     fn finish(mut self) -> Result<()> {
         let acked = self.tcp.next.wrapping_sub(self.base) as usize;
         deliver(&mut self.tcp, &self.stream[acked..], WAIT)?;
@@ -353,7 +356,7 @@ impl AtEdge {
     }
 }
 
-/// What a sender tries at a held edge.
+/// A sender's attempt at a held edge.
 type Attempt = fn(&mut AtEdge) -> Result<()>;
 
 /// Sizes of segments beyond the edge.
@@ -369,7 +372,7 @@ fn segments_beyond(at: &mut AtEdge) -> Result<()> {
     Ok(())
 }
 
-/// An update of the window in the server's name, from the client's side; then what it would permit.
+/// Forge a window update of the server; then use the room it would permit.
 fn forged_update(at: &mut AtEdge) -> Result<()> {
     for acked in [0, 20_000] {
         let (tcp, next) = (&at.tcp, at.tcp.next.wrapping_add(acked));
@@ -380,11 +383,11 @@ fn forged_update(at: &mut AtEdge) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that come again.
+/// Numbers of bytes to repeat.
 const AGAIN: [usize; 3] = [1, 500, SEGMENT];
 
-/// What the server has comes again, with the same bytes and with others, also in one segment with what
-/// lies beyond the edge.
+/// Repeat bytes that the server has, unchanged and changed.
+/// Also in one segment with bytes beyond the edge.
 fn again(at: &mut AtEdge) -> Result<()> {
     for len in AGAIN {
         let room = usize::try_from(at.tcp.room()).unwrap_or(0);
@@ -395,19 +398,19 @@ fn again(at: &mut AtEdge) -> Result<()> {
             packet.payload[..len].fill(0x89);
             at.tcp.send(&packet)?;
         }
-        // What the server answers opens the window a little.
+        // The server's answers open the window a little.
         at.tcp.settle(QUIET)?;
         segments_beyond(at)?;
     }
     Ok(())
 }
 
-/// Old bytes that are sent at most, until the window has opened.
+/// Maximum number of old bytes sent until the window has opened.
 const PROBES: usize = 100;
 
-/// A gap before the edge, what lies behind the gap, and beyond the edge.
+/// Send a gap before the edge, bytes behind the gap, and bytes beyond the edge.
 fn gap(at: &mut AtEdge) -> Result<()> {
-    // An old byte, as a persist timer sends it: the answer tells of the window.
+    // An old byte, as sent by a persist timer: the answer tells the window.
     let room = |tcp: &RawTcp| tcp.room() >= 600;
     for _ in 0..PROBES {
         at.tcp.send(&at.past_next(-1, 1))?;
@@ -421,15 +424,16 @@ fn gap(at: &mut AtEdge) -> Result<()> {
     segments_beyond(at)
 }
 
-/// A sender that heeds no window gets nothing beyond the edge to the server, whatever it tries there, and
-/// what it says in order arrives as it was said, as its neighbours' streams do.
+/// A sender that ignores the window:
+/// whatever it tries, nothing beyond the edge reaches the server, and its bytes in order arrive
+/// unchanged, as its neighbours' streams do.
 #[test]
 fn nothing_passes_a_held_edge() -> Result<()> {
     needs_root!();
     let again_twice = 2 * AGAIN.iter().sum::<usize>();
-    // How much of each reaches the server. What is behind a gap in a long frame's payload passes. Where
-    // something passes the server answers, and opens the window a little: on a busy machine before what was
-    // beyond it is there.
+    // How much of each reaches the server. Bytes behind a gap in a long frame's payload pass. Where
+    // something passes the server answers, and opens the window a little: on a busy machine before
+    // the bytes beyond it are there.
     let late: usize = BEYOND.iter().map(|len| 5 * len).sum();
     let attempts: [(&str, Attempt, RangeInclusive<usize>); 4] = [
         ("segments beyond the edge", segments_beyond, 0..=0),

@@ -1,4 +1,4 @@
-//! What IP and Ethernet do to a segment before TCP gets it.
+//! IP and Ethernet: what they do to a segment before TCP gets it.
 use std::{ops::Range, slice, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -19,10 +19,10 @@ const ALL: Reached = Reached::Exactly(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
-/// Ethernet type of a VLAN tag (802.1Q), and identifier 0: a tag that carries a priority only.
+/// Ethernet type of a VLAN tag (802.1Q), and identifier 0: a priority tag.
 const PRIORITY: (u16, u16) = (0x8100, 0);
 
-/// The next bytes, in the frames that `wrap` makes of their segment; sent again as TCP would.
+/// Send the next bytes in the frames of `wrap`; repeat as TCP would.
 fn push(
     tcp: &mut RawTcp,
     bytes: &[u8],
@@ -41,14 +41,14 @@ fn push(
     Ok(false)
 }
 
-/// All pings in one segment, wrapped so.
+/// Send all pings in one segment, wrapped in this way.
 fn wrapped(attacker: &Attacker, wrap: impl Fn(Vec<u8>) -> Result<Vec<Vec<u8>>>) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     push(&mut tcp, &pings(PINGS), wrap)?;
     one(tcp)
 }
 
-/// The segment's fragments that end at these offsets, the last one at its end.
+/// Cut the segment into fragments with these ends, and one for the rest.
 fn cut(frame: &[u8], ends: &[usize]) -> Result<Vec<Vec<u8>>> {
     let all = ip::carried(frame)?;
     let mut from = 0;
@@ -64,7 +64,7 @@ fn two_fragments(attacker: &Attacker) -> Result<Peers> {
     wrapped(attacker, |frame| cut(&frame, &[400]))
 }
 
-/// Ports and sequence number in the first, the rest of the TCP header in the second.
+/// Ports and sequence number in one fragment, the rest of the header in another.
 fn tiny_first_fragment(attacker: &Attacker) -> Result<Peers> {
     wrapped(attacker, |frame| cut(&frame, &[8, 16, 40]))
 }
@@ -77,7 +77,7 @@ fn last_fragment_first(attacker: &Attacker) -> Result<Peers> {
     })
 }
 
-/// Two that disagree about the same bytes (RFC 5722 forbids them).
+/// Two fragments that disagree about the same bytes (RFC 5722 forbids them).
 fn overlapping_fragments(attacker: &Attacker) -> Result<Peers> {
     wrapped(attacker, |frame| {
         let all = ip::carried(&frame)?;
@@ -92,8 +92,8 @@ fn overlapping_fragments(attacker: &Attacker) -> Result<Peers> {
     })
 }
 
-/// Bytes that the guard did not see, then segments that each begin inside a frame: a flow that is
-/// kept out of step on purpose.
+/// A flow kept out of sync on purpose:
+/// bytes that the guard did not see, then segments that each begin inside a frame.
 fn kept_out_of_step(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut first = TEXT.to_vec();
@@ -148,7 +148,7 @@ fn tagged<const N: usize>(attacker: &Attacker) -> Result<Peers> {
     wrapped(attacker, |frame| Ok(vec![ip::tag(&frame, &[PRIORITY; N])?]))
 }
 
-/// Bytes behind the IP packet, as short Ethernet frames have them, that look like a header.
+/// Bytes behind the IP packet that look like a header, as in short Ethernet frames.
 fn trailer(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     push(&mut tcp, &TEXT, |mut frame| {
@@ -159,7 +159,7 @@ fn trailer(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// A payload length of 0, which a jumbogram has, in a packet that is none (RFC 2675).
+/// A jumbogram's payload length of 0 in a packet that is not one (RFC 2675).
 fn no_payload_length(attacker: &Attacker) -> Result<Peers> {
     wrapped(attacker, |frame| {
         let mut frame = ip::extend(&frame, &[(header::HOP_BY_HOP, 8)])?;
@@ -168,8 +168,9 @@ fn no_payload_length(attacker: &Attacker) -> Result<Peers> {
     })
 }
 
-/// In VLANs that the server is not in. (Where the kernel has no 8021q, no host is.) What arrives is seen
-/// behind the guard by a packet socket, which gets it from the interface.
+/// Packets in VLANs that the server is not in.
+/// Where the kernel has no 8021q, no host is. A packet socket behind the guard sees what arrives on
+/// the interface.
 fn in_a_vlan<const N: usize>(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     try_all(&mut tcp, &pings(PINGS - 1))?;
@@ -188,7 +189,7 @@ fn in_a_vlan<const N: usize>(attacker: &Attacker) -> Result<Peers> {
 pub const ROWS: &[Row] = &[
     Row::new("two_fragments", SOME, two_fragments),
     Row::new("tiny_first_fragment", SOME, tiny_first_fragment).only(V4),
-    // IPv6 throws it away (RFC 7112).
+    // IPv6 discards it (RFC 7112).
     Row::new("tiny_first_fragment", SOME, tiny_first_fragment).only(V6),
     Row::new("last_fragment_first", SOME, last_fragment_first),
     Row::new("overlapping_fragments", SOME, overlapping_fragments),
@@ -204,7 +205,8 @@ pub const ROWS: &[Row] = &[
     Row::new("two_priority_tags", ALL, tagged::<2>),
 ];
 
-/// As XDP sees them. Before TC, the kernel has taken tags off, and packet sockets have had their copies.
+/// Rows with packets as XDP sees them.
+/// Before TC, the kernel has removed tags, and packet sockets have had their copies.
 pub const AT_XDP: &[Row] = &[
     Row::new("three_priority_tags", SOME, tagged::<3>),
     Row::new("in_a_vlan", ALL, in_a_vlan::<1>),

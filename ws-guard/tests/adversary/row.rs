@@ -1,4 +1,4 @@
-//! A row: an attack, what it may come to, and what it came to.
+//! A row: an attack, its permitted outcome, and its outcome.
 use std::{
     collections::BTreeMap,
     fmt,
@@ -14,34 +14,33 @@ use crate::{
     stage::{Flow, LIMIT, Stage},
 };
 
-/// Names the only row to play.
+/// Environment variable with the name of the only row to play.
 pub const ONE_ROW: &str = "WS_GUARD_ROW";
-/// Silence of the server after which it has dealt with everything.
+/// Silence of the server after which it has handled everything.
 const QUIET: Duration = Duration::from_millis(120);
 /// The lowest port of an attacker.
 pub const PORT: u16 = 40_000;
-/// Set by `cargo xtask test --nightly`.
+/// Environment variable set by `cargo xtask test --nightly`.
 const NIGHTLY: &str = "WS_GUARD_CASES";
 const CLOSED: Duration = Duration::from_secs(30);
 
-/// How many of the attacker's pings the server must have received, as pings or defused: that the
-/// attack took place at all.
+/// Pings that reached the server, as such or defused: proof of the attack.
 #[derive(Clone, Copy, Debug)]
 pub enum Reached {
-    /// All of them, and as many as pings as may.
+    /// All of them, and exactly this number as pings.
     Exactly(u64),
     /// All of them.
     All(u64),
-    /// Some are kept away, which is fine too.
+    /// Any number: some are kept away, which is fine too.
     AtMost(u64),
 }
 
 /// The attacker's end of a connection.
 pub trait Peer {
     fn address(&self) -> SocketAddr;
-    /// Take what comes until nothing comes any more.
+    /// Take what arrives until nothing more does.
     fn settle(&mut self) -> Result<()>;
-    /// Pongs that came.
+    /// Return the number of pongs received.
     fn pongs(&self) -> u64;
     /// End the connection in order.
     fn end(&mut self) -> Result<()>;
@@ -50,7 +49,7 @@ pub trait Peer {
 /// All connections of a row.
 pub type Peers = Vec<Box<dyn Peer>>;
 
-/// The one connection of a row.
+/// Wrap the one connection of a row.
 pub fn one(tcp: RawTcp) -> Result<Peers> {
     Ok(vec![Box::new(tcp)])
 }
@@ -91,10 +90,10 @@ impl Peer for Option<Client> {
     }
 }
 
-/// What is wrong with a row that is known to fail.
+/// The failure of a row that is known to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Pings pass that may not.
+    /// More pings pass than may.
     Leaks,
     /// Something honest does not get through.
     Breaks,
@@ -110,12 +109,12 @@ pub struct Row {
     /// Pings that may reach the server as pings.
     pub allowed: u64,
     pub reached: Reached,
-    /// Why it fails today, and how.
+    /// Kind of failure today, and its reason.
     pub known: Option<(Failure, &'static str)>,
 }
 
 impl Row {
-    /// An attack with `reached` pings on the Python server, over IPv4 and IPv6.
+    /// Make a row with `reached` pings on the Python server, over IPv4 and IPv6.
     pub const fn new(
         name: &'static str,
         reached: Reached,
@@ -156,14 +155,14 @@ impl Row {
 /// Outcome of a row.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Pings and pongs that the server's library received.
+    /// Pings that the server's library received.
     pings: u64,
     defused: u64,
     /// Pongs that it sent.
     pongs: u64,
-    /// Why the server ended its connections.
+    /// Reasons why the server ended its connections.
     why: Vec<String>,
-    /// What the guard says about the last one.
+    /// The guard's view of the last connection.
     guard: String,
 }
 
@@ -179,7 +178,7 @@ impl fmt::Display for Outcome {
 }
 
 impl Row {
-    /// Attack from address number `n` and ports from `port` on, together with an honest client.
+    /// Attack from address number `n`, ports from `port` on, next to an honest client.
     pub fn play(&self, stage: &Stage, family: Family, n: u8, port: u16) -> Result<Outcome> {
         let attacker = Attacker { stage, library: self.library, family, n, port };
         stage.with_honest_clients(self.library, family, n, || {
@@ -215,7 +214,7 @@ impl Row {
         })
     }
 
-    /// Play it and print a line; the line, when it did not do as it should.
+    /// Play the row and print a line; return the line of an unexpected result.
     fn run(&self, stage: &Stage, family: Family, n: u8) -> Option<String> {
         let start = Instant::now();
         let (verdict, told) = match self.play(stage, family, n, PORT) {
@@ -236,7 +235,7 @@ impl Row {
         (state == "FAILED" || state == "PASSES").then_some(line)
     }
 
-    /// What is wrong with what it came to.
+    /// Return what is wrong with an outcome.
     pub fn judge(&self, outcome: &Outcome) -> Result<(), (Failure, String)> {
         let answered = outcome.pings.max(outcome.pongs);
         if answered > self.allowed {
@@ -260,11 +259,10 @@ impl Row {
     }
 }
 
-/// Play the rows one after the other, print each outcome, and fail when one differs from what is
-/// expected.
+/// Play the rows in sequence, print each outcome, and fail on an unexpected one.
 ///
-/// What differs between IPv4 and IPv6 is in rows of its own; the others take turns, unless the run is
-/// one that has time.
+/// Differences between IPv4 and IPv6 have rows of their own; the other rows alternate, unless the
+/// run is one that has time.
 pub fn play(stage: Stage, rows: &[Row]) -> Result<()> {
     let wanted = std::env::var(ONE_ROW).unwrap_or_default();
     let both = std::env::var_os(NIGHTLY).is_some();

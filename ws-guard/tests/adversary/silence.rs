@@ -1,5 +1,6 @@
-//! Acknowledgements that the guard does not see in time, because the client's machine does not say where
-//! it is: they wait in the server's neighbour table, before they come to the guard.
+//! Acknowledgements that the guard sees late.
+//! The client's machine does not answer for its Ethernet address, so they wait in the server's
+//! neighbour table before they reach the guard.
 use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
@@ -12,17 +13,17 @@ use crate::{
 
 const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
-/// Longer than a server delays its acknowledgements, shorter than it asks for an address.
+/// Silence, longer than a delayed acknowledgement, shorter than a neighbour query.
 const SILENCE: Duration = Duration::from_millis(1400);
 
-/// The server no longer knows the client's Ethernet address, and its requests get no answer.
+/// Make the server forget the client's Ethernet address, and get no answer.
 fn hide(attacker: &Attacker, tcp: &RawTcp) -> Result<()> {
     let at = format!("{} dev {INTERFACE}", tcp.client.ip());
     attacker.stage.pair.server.ip(&format!("neigh del {at}"))?;
     Ok(())
 }
 
-/// It is told.
+/// Tell the server the address.
 fn show(attacker: &Attacker, tcp: &RawTcp) -> Result<()> {
     let mac: Vec<String> = tcp.mac().iter().map(|byte| format!("{byte:02x}")).collect();
     let neighbour = format!("{} lladdr {}", tcp.client.ip(), mac.join(":"));
@@ -31,8 +32,8 @@ fn show(attacker: &Attacker, tcp: &RawTcp) -> Result<()> {
     Ok(())
 }
 
-/// The server has a frame whose acknowledgement waits; another one takes its place, and says that all
-/// that follows is payload.
+/// A frame whose acknowledgement waits;
+/// another one takes its place, and makes payload of all that follows.
 fn acknowledgement_that_waits_for_an_address(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     hide(attacker, &tcp)?;
@@ -45,7 +46,7 @@ fn acknowledgement_that_waits_for_an_address(attacker: &Attacker) -> Result<Peer
     tcp.settle(Duration::from_millis(30))?;
     show(attacker, &tcp)?;
     tcp.settle(Duration::from_millis(50))?;
-    // The rest of the second text, and what it is all about.
+    // The rest of the second text, and the pings.
     try_all(&mut tcp, &[&[0; 4][..], b"xx", &pings(PINGS)].concat())?;
     one(tcp)
 }

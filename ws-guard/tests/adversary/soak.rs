@@ -1,7 +1,8 @@
-//! Everything at once, for long: honest clients of all servers, floods, spoofed packets, the rows'
-//! attacks one after the other, connections that come and go, connections that are joined, daemons
-//! that are killed at the beginning. What is honest is counted exactly, what is not is limited; the
-//! daemon's memory stays where it is, tables and logs stay within bounds.
+//! Everything at once, for a long time:
+//! honest clients of all servers, floods, spoofed packets, the rows' attacks one after the other,
+//! short connections, midstream pickups, daemons that are killed at the beginning. Honest frames
+//! are counted exactly, all others limited; the daemon's memory stays constant, tables and logs
+//! stay within bounds.
 mod hostile;
 mod peaceful;
 mod watch;
@@ -17,20 +18,21 @@ use ws_guard_testkit::{netns::PairOptions, raw::SPOOFED};
 
 use crate::stage::{Open, Stage};
 
-/// Seconds of the long run, unless the environment says otherwise.
+/// Duration of the long run in seconds, unless the environment says otherwise.
 const LONG: u64 = 1200;
 const SECONDS: &str = "WS_GUARD_SOAK_SECONDS";
 const SHORT: Duration = Duration::from_secs(30);
-/// The window is shorter than what it takes until an attacker's address is used again. There is room
-/// for all that visit: those who only reset their connection are kept for ten minutes.
+/// The window is shorter than the time until an attacker's address is used again.
+/// There is room for all visitors: connections that only their client reset are kept for ten
+/// minutes.
 const WORDS: &str = "--window-seconds 60 --max-flows 16384";
-/// A daemon is killed at the beginning, and so often...
+/// Number of times that a daemon is killed at the beginning...
 const RESTARTS: u32 = 5;
-/// ...where each can live so long: afterwards one is watched.
+/// ...and the lifetime of each: afterwards one is watched.
 const LIFE: Duration = Duration::from_secs(20);
 
-/// Addresses of the client namespace, by who has them. The rows' honest clients have the lowest,
-/// other attackers those from 234 on.
+/// Address ranges of the client namespace.
+/// The rows' honest clients have the lowest, other attackers those from 234 on.
 mod address {
     pub const ROWS: u8 = 200;
     pub const TALKERS: u8 = 200;
@@ -40,12 +42,12 @@ mod address {
     pub const ALL: u8 = 250;
 }
 
-/// How long it goes on, and whether it still does.
+/// Duration of the run, and whether it continues.
 pub struct Clock {
     start: Instant,
     time: Duration,
     failed: AtomicBool,
-    /// No daemon is killed any more.
+    /// Set once no daemon is killed any more.
     settled: AtomicBool,
 }
 
@@ -54,13 +56,13 @@ impl Clock {
         self.start.elapsed() < self.time && !self.failed.load(Relaxed)
     }
 
-    /// Ends all threads when something is wrong.
+    /// End all threads when something is wrong.
     fn unless_wrong<T>(&self, result: Result<T>) -> Result<T> {
         self.failed.fetch_or(result.is_err(), Relaxed);
         result
     }
 
-    /// Sleep, in pieces. `false` when it is over.
+    /// Sleep in pieces; return `false` when the run is over.
     pub fn sleep(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         while self.goes_on() && Instant::now() < until {
@@ -70,7 +72,7 @@ impl Clock {
     }
 }
 
-/// The daemons are killed one after the other; then connections are joined in the middle.
+/// Kill the daemons in sequence, then open connections for midstream pickup.
 fn restart_then_join(stage: &Stage, clock: &Clock) -> Result<u64> {
     let restarts = if clock.time > 10 * LIFE { RESTARTS } else { 1 };
     for n in 0..restarts {

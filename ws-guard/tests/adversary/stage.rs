@@ -1,4 +1,4 @@
-//! Servers, their guard, and everybody's counts.
+//! Servers, their guard, and the counts of all of them.
 use std::{
     net::SocketAddr,
     ops::RangeInclusive,
@@ -22,13 +22,13 @@ use crate::process::Guard;
 pub const LIMIT: u64 = 30;
 /// ...which lasts longer than all rows together: no throttle ends between them.
 const WINDOW_SECONDS: u32 = 1200;
-/// Pings that a connection may send all the same while its source is throttled.
+/// Pings that a connection may still send while its source is throttled.
 pub const SHARE: u64 = 5;
-/// What errors of an honest client say.
+/// Prefix of an honest client's errors.
 pub const HONEST: &str = "the honest client";
 /// Pings of an honest client during a row.
 const HONEST_PINGS: u64 = 4;
-/// The first port that is protected. There are more than servers: others may come.
+/// First protected port. There are more ports than servers: others may be added.
 pub const PORT: u16 = 9001;
 pub const LAST_PORT: u16 = 9010;
 const WAIT: Duration = Duration::from_secs(10);
@@ -43,17 +43,17 @@ pub struct Flow {
     pub defused: u64,
 }
 
-/// One server of each library, and nothing in front of them yet.
+/// One server of each library, with no guard yet.
 pub struct Open {
     servers: Vec<(Library, Server)>,
     pub pair: Pair,
 }
 
 impl Open {
-    /// Servers on ports from [`PORT`], in the order of [`Library::ALL`].
+    /// Start servers on ports from [`PORT`], in the order of [`Library::ALL`].
     pub fn new(options: PairOptions) -> Result<Open> {
         let pair = Pair::new(options)?;
-        // Data in a SYN is taken, from anybody and at all ports (tcp(7), ip-sysctl).
+        // Accept data in a SYN, from anyone and at all ports (tcp(7), ip-sysctl).
         pair.server.sysctl("net/ipv4/tcp_fastopen", "1539")?;
         let servers = Library::ALL.into_iter().zip(PORT..);
         let servers = servers.map(|(library, port)| {
@@ -63,7 +63,7 @@ impl Open {
         Ok(Open { servers, pair })
     }
 
-    /// Where a library's server listens.
+    /// Return the address of a library's server.
     pub fn at(&self, library: Library, family: Family) -> Result<SocketAddr> {
         let found = self.servers.iter().find(|(of, _)| *of == library);
         let (_, server) = found.with_context(|| format!("no server on {}", library.name()))?;
@@ -75,7 +75,7 @@ impl Open {
         self.guard_with(attach, &format!("--window-seconds {WINDOW_SECONDS}"))
     }
 
-    /// The same, with a window and other words of one's own.
+    /// The same, with a given window and further arguments.
     pub fn guard_with(self, attach: &str, words: &str) -> Result<Stage> {
         let Open { servers, pair } = self;
         let ports = ports(PORT..=LAST_PORT);
@@ -85,14 +85,14 @@ impl Open {
     }
 }
 
-/// A list for `--port`.
+/// Format a list for `--port`.
 pub fn ports(range: RangeInclusive<u16>) -> String {
     range.map(|port| port.to_string()).collect::<Vec<_>>().join(",")
 }
 
 /// Servers, all behind one guard.
 pub struct Stage {
-    // Dropped in this order: the guard is unloaded in a namespace that is still there.
+    // Dropped in this order: the guard is unloaded in a namespace that still exists.
     pub guard: Guard,
     servers: Vec<(Library, Server)>,
     pub pair: Pair,
@@ -108,13 +108,13 @@ impl Stage {
         found.map(|(_, server)| server).with_context(|| format!("no server on {}", library.name()))
     }
 
-    /// What the guard says about the connection of `client`.
+    /// Return the guard's row for the connection of `client`.
     pub fn flow(&self, client: SocketAddr) -> Result<Option<Flow>> {
         let flows: Vec<Flow> = self.guard.ask("flows")?;
         Ok(flows.into_iter().find(|flow| flow.client == client.to_string()))
     }
 
-    /// Stop the servers, unload the guard, and make sure that nothing is left.
+    /// Stop the servers, unload the guard, and check that nothing is left.
     pub fn finish(self) -> Result<()> {
         let Stage { pair, guard, servers } = self;
         servers.into_iter().try_for_each(|(_, server)| server.stop().map(drop))?;
@@ -123,7 +123,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Run `attack` while an honest client talks to the same server, whose counts must be exact.
+    /// Run `attack` while an honest client talks to the same server.
+    /// Its counts must be exact.
     pub fn with_honest_clients<T>(
         &self,
         library: Library,
@@ -148,7 +149,7 @@ impl Stage {
         result
     }
 
-    /// All that the client sent was answered, and counted.
+    /// Check that everything the client sent was answered and counted.
     pub fn exact(&self, client: &Client) -> Result<()> {
         let sent = client.sent();
         let answered = client.wait(WAIT, |r| r.messages == sent.messages && r.pongs == sent.pings);
@@ -161,7 +162,7 @@ impl Stage {
     }
 }
 
-/// A message each 20 ms until it is over, and a ping with each of the first.
+/// Send a message each 20 ms until it is over, and a ping with each of the first.
 fn talk(client: &mut Client, over: &AtomicBool) -> Result<()> {
     let start = Instant::now();
     let mut n = 0;

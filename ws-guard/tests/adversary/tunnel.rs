@@ -1,4 +1,4 @@
-//! Connections in tunnels that end at the server: the interface sees only the outer packets.
+//! Connections in tunnels to the server: the interface sees only outer packets.
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
@@ -17,8 +17,8 @@ use crate::{
 const PINGS: usize = 100;
 const ALL: Reached = Reached::Exactly(PINGS as u64);
 const KNOWN: &str = "tunnels are not read";
-/// The rows, and the type of the device of each in the words of `ip link`; `LOCAL` and `REMOTE` stand
-/// for the outer addresses.
+/// The rows, and for each the device type in the words of `ip link`;
+/// `LOCAL` and `REMOTE` are replaced by the outer addresses.
 const TUNNELS: [(Row, Family, &str); 4] = [
     (row::<0>("vxlan"), Family::V4, "vxlan id 5 dstport 4789 local LOCAL remote REMOTE"),
     (row::<1>("geneve"), Family::V4, "geneve id 5 remote REMOTE"),
@@ -30,7 +30,7 @@ const fn row<const N: u8>(name: &'static str) -> Row {
     Row::new(name, ALL, through::<N>).only(&[Family::V4]).known(KNOWN)
 }
 
-/// Addresses inside tunnel number `n`, of client and server.
+/// Return the addresses of client and server inside tunnel number `n`.
 fn inside(n: u8) -> [IpAddr; 2] {
     [1, 2].map(|end| Ipv4Addr::new(10, 78, n, end).into())
 }

@@ -1,4 +1,4 @@
-//! Streams in which the guard cannot tell where frames begin, and a client that never lets it know.
+//! Streams in which frames cannot be located, and whose client hides them.
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,24 +11,23 @@ use crate::{
     row::{Peers, Reached, Row, one},
 };
 
-/// More than the head of a request that is followed.
+/// Length of a request's head, longer than any that is followed.
 const LONG: usize = 70_000;
-/// Payload at each segment's beginning: frames are not searched for beyond it.
+/// Payload at each segment's start, in bytes. Frames are not searched for past it.
 const PAYLOAD: usize = 300;
-/// Pings of a segment, and how many there are of those.
+/// Number of pings in a segment, and number of segments.
 const PINGS: usize = 170;
 const SEGMENTS: usize = 100;
 const SOME: Reached = Reached::AtMost((PINGS * SEGMENTS) as u64);
-/// Bytes of such a segment.
+/// Length of such a segment, in bytes.
 const SEGMENT: u64 = (PAYLOAD + 6 * PINGS + 14) as u64;
-/// What passes: this number of bytes, the rest of a segment, and one for a credit that it had before.
+/// Pings that pass: these bytes, the rest of a segment, and an earlier credit.
 const PASSED: u64 = (UNREAD as u64 / SEGMENT + 2) * PINGS as u64;
 
-/// What a server of a busy machine makes of it: it is late by so much that it seems to have no answer.
+/// Factor for a busy machine: its server is so late that it seems silent.
 const LATE: u64 = 3;
 
-/// The end of a frame's payload, pings, and the header of the next frame, which has a length in more bits
-/// than it needs.
+/// Return the end of a payload, pings, and a header whose length is not minimal.
 fn segment() -> Vec<u8> {
     let mut segment = vec![0; PAYLOAD];
     for _ in 0..PINGS {
@@ -45,7 +44,7 @@ fn header() -> Vec<u8> {
     header
 }
 
-/// A connection with an unread request, out of sync from its first frame on.
+/// Open a connection with an unread request, out of sync from its first frame on.
 fn connect(attacker: &Attacker) -> Result<RawTcp> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     upgrade_in(&mut tcp, &[&long_request(LONG)])?;
@@ -53,7 +52,7 @@ fn connect(attacker: &Attacker) -> Result<RawTcp> {
     Ok(tcp)
 }
 
-/// Send all once: what is dropped for the pace would only come later.
+/// Send everything once: segments dropped for the pace would only arrive later.
 fn flood(tcp: &mut RawTcp) -> Result<()> {
     for _ in 0..SEGMENTS {
         tcp.push(&segment())?;
@@ -61,7 +60,7 @@ fn flood(tcp: &mut RawTcp) -> Result<()> {
     tcp.settle(Duration::from_millis(100))
 }
 
-/// The client has no room for anything: no pong tells of its pings.
+/// A client without any room: no pong tells of its pings.
 fn out_of_step_with_a_window_that_is_shut(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = connect(attacker)?;
     (tcp.window, tcp.acknowledges) = (0, false);
@@ -73,7 +72,7 @@ fn out_of_step_with_a_window_that_is_shut(attacker: &Attacker) -> Result<Peers> 
     one(tcp)
 }
 
-/// It has room, and acknowledges nothing.
+/// A client that has room, and acknowledges nothing.
 fn out_of_step_without_acknowledgements(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = connect(attacker)?;
     tcp.acknowledges = false;
@@ -84,7 +83,7 @@ fn out_of_step_without_acknowledgements(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// It reads all that comes, and sends faster than the server answers.
+/// A client that reads everything, and sends faster than the server answers.
 fn out_of_step_and_faster_than_its_pongs(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = connect(attacker)?;
     flood(&mut tcp)?;

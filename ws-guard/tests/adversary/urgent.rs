@@ -1,5 +1,6 @@
-//! The urgent pointer: a byte that TCP delivers, and that the server does not find in its stream
-//! (RFC 9293, 3.8.5; Linux takes it out unless SO_OOBINLINE is set).
+//! The urgent pointer:
+//! a byte that TCP delivers outside the server's stream (RFC 9293, 3.8.5; Linux takes it out unless
+//! SO_OOBINLINE is set).
 use anyhow::Result;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 
-/// With the second byte, a frame of more than 32,768 bytes; without it, an empty one.
+/// A frame of over 32,768 bytes with the second byte, an empty one without it.
 fn a_length_that_is_taken_out(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut segment = tcp.segment(0, [0x82, 0xFE, 0x80, 1, 2, 3, 4]);

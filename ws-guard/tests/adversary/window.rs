@@ -1,4 +1,4 @@
-//! Bursts a little less than a window apart: the guard's clock advances in steps.
+//! Bursts slightly less than a window apart: the guard's clock advances in steps.
 use std::{
     hint, thread,
     time::{Duration, Instant},
@@ -17,14 +17,15 @@ use crate::{
 };
 
 const WINDOW: Duration = Duration::from_secs(1);
-/// So much earlier than a window after the first burst comes the second one; less than a step of clocks
-/// that advance 250 times a second, and enough for its pongs to come before that window is over.
+/// Lead of the second burst over a full window after the first:
+/// less than a step of clocks that advance 250 times a second, and enough for its pongs to arrive
+/// before that window is over.
 const EARLY: Duration = Duration::from_millis(3);
 const ATTACKERS: u8 = 12;
-/// Between two attackers, so that they are not in each other's way.
+/// Pause between two attackers, so that they do not disturb each other.
 const BETWEEN: Duration = Duration::from_millis(30);
 
-/// Wait until then, to the microsecond.
+/// Wait until `due`, to the microsecond.
 fn until(due: Instant) {
     let nap = Duration::from_millis(1);
     thread::sleep(due.saturating_duration_since(Instant::now()).saturating_sub(nap));
@@ -33,7 +34,8 @@ fn until(due: Instant) {
     }
 }
 
-/// More pongs than the limit came in less than a window, sending and all: then more pings passed.
+/// Two bursts in less than a window.
+/// More pongs than the limit in that time, sending included, mean that more pings passed.
 #[test]
 fn bursts_a_little_less_than_a_window_apart() -> Result<()> {
     needs_root!();

@@ -1,4 +1,4 @@
-//! Beside other people's programs, on every hook that we share with them.
+//! Coexistence with other programs, on every hook that we share with them.
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use crate::{
     inspection::NOTICE,
 };
 
-/// Where the guard's metrics are, in the node's namespace.
+/// Address of the guard's metrics, in the node's namespace.
 const METRICS: &str = "127.0.0.1:9464";
 
 const TC_ACT_OK: i32 = 0;
@@ -30,11 +30,11 @@ const TC_ACT_SHOT: i32 = 2;
 const TCX_NEXT: i32 = -1;
 const XDP_PASS: i32 = 2;
 const HOOKS: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
-/// The interface, and how it is guarded with TCX on both sides.
+/// The interface, and its attachment with TCX on both sides.
 const PLACES: [(&str, &str); 2] =
     [("cali0", "--pod-interface cali*"), (INTERFACE, "--interface veth0 --attach tcx")];
 
-/// A node with one pod, and a server in it.
+/// Set up a node with one pod, and a server in it.
 fn node() -> Result<(Node, Server)> {
     let node = Node::new(1, PairOptions { clients: 3, ..PairOptions::default() })?;
     let server = Server::start(&node.pods[0].namespace, Library::TokioTungstenite, PORT, None)?;
@@ -47,15 +47,15 @@ fn connect(node: &Node, client: u8) -> Result<Client> {
     Client::connect(&node.pair.client, at, ConnectOptions { source, ..ConnectOptions::default() })
 }
 
-/// 40 pings on a new connection; its row in `flows`.
+/// Send 40 pings on a new connection; return its row in `flows`.
 fn pings(node: &Node, guard: &Guard, client: u8) -> Result<Value> {
     let (row, taken) = try_pings(node, guard, client, Duration::from_secs(20))?;
     ensure!(taken, "the server has not taken all: {row}");
     Ok(row)
 }
 
-/// As [`pings`], the row null where the guard has not seen the connection; and whether the server has
-/// taken them in time.
+/// Send [`pings`]; the row is null where the guard has not seen the connection.
+/// Also return whether the server has taken them in time.
 fn try_pings(node: &Node, guard: &Guard, client: u8, time: Duration) -> Result<(Value, bool)> {
     let mut client = connect(node, client)?;
     client.write_segment(&encode(&vec![Frame::ping(""); 40]))?;
@@ -66,12 +66,12 @@ fn try_pings(node: &Node, guard: &Guard, client: u8, time: Duration) -> Result<(
     Ok((found.cloned().unwrap_or_default(), taken))
 }
 
-/// The limit is 30.
+/// Check that 30 of 40 pings passed, which is the limit.
 fn is_guarded(flow: &Value) -> bool {
     flow["frames_in"] == 40 && flow["defused"] == 10 && flow["unsynced_total"] == 0
 }
 
-/// Who was there first with TC_ACT_OK, which ends the chain, comes behind us.
+/// Programs attached first with TC_ACT_OK, which ends the chain, come after us.
 #[test]
 fn others_that_were_first_are_passed() -> Result<()> {
     needs_root!();
@@ -91,7 +91,7 @@ fn others_that_were_first_are_passed() -> Result<()> {
     server.stop().map(drop)
 }
 
-/// What we pass, we pass on to the next program: one that drops gets to drop it.
+/// Packets that we pass go on to the next program, which may drop them.
 #[test]
 fn the_next_program_decides() -> Result<()> {
     needs_root!();
@@ -121,8 +121,9 @@ fn the_next_program_decides() -> Result<()> {
     server.stop().map(drop)
 }
 
-/// Who attaches at the head later comes before us. With TCX_NEXT that does no harm; what it accepts
-/// by itself we cannot see, and say so.
+/// Programs attached at the head later come before us.
+/// With TCX_NEXT that does no harm; packets that such a program accepts by itself we cannot see,
+/// and say so.
 #[test]
 fn programs_before_the_guard_are_named() -> Result<()> {
     needs_root!();
@@ -140,7 +141,7 @@ fn programs_before_the_guard_are_named() -> Result<()> {
             ensure!(is_guarded(&flow), "{words}, {hook:?}: {flow}");
             drop(passes);
             eventually("it is gone", || Ok(before(&node)? == 0))?;
-            // That one may have been named too.
+            // The earlier program may have been named too.
             let named = || {
                 guard.log().matches(&format!("of {interface}: what it accepts by itself")).count()
             };
@@ -163,7 +164,7 @@ fn programs_before_the_guard_are_named() -> Result<()> {
     server.stop().map(drop)
 }
 
-/// Hooks on which a program runs before the guard's, as the metrics have it.
+/// Return the number of hooks with a program before the guard's, from the metrics.
 fn before(node: &Node) -> Result<usize> {
     let url = format!("http://{METRICS}/metrics");
     let output = node.namespace().command("curl").args(["-s", &url]).output()?;
@@ -173,7 +174,7 @@ fn before(node: &Node) -> Result<usize> {
     Ok(text.lines().filter(of).filter(|line| line.ends_with(" 1")).count())
 }
 
-/// What `doctor` says of one thing.
+/// Return one check of `doctor`.
 fn check<'a>(doctor: &'a Value, name: &str) -> Result<&'a Value> {
     let checks = doctor.as_array().context("no checks")?;
     checks
@@ -182,7 +183,7 @@ fn check<'a>(doctor: &'a Value, name: &str) -> Result<&'a Value> {
         .with_context(|| format!("no {name}: {doctor}"))
 }
 
-/// XDP programs of others stay; on a pod's interface we do not want the place anyway.
+/// Other XDP programs stay; on a pod's interface we do not want the place anyway.
 #[test]
 fn next_to_xdp_programs() -> Result<()> {
     needs_root!();
@@ -213,8 +214,9 @@ fn next_to_xdp_programs() -> Result<()> {
     server.stop().map(drop)
 }
 
-/// Filters on the clsact qdisc, one that accepts and one that drops: TCX comes before them, and among
-/// filters we do, and what we pass is passed on to them.
+/// Filters on the clsact qdisc, one that accepts and one that drops:
+/// TCX comes before them, our filters come first among filters, and packets that we pass go on to
+/// them.
 #[test]
 fn next_to_clsact_filters() -> Result<()> {
     needs_root!();
@@ -263,9 +265,10 @@ fn tc(node: &Node, words: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A CNI plugin hands what comes in at the uplink to the pod, past the host's side of its interface
-/// (bpf_redirect_peer): our program for clients' packets there sees none of them, and the uplink's has
-/// to follow them although the answers pass the pod's interface first.
+/// A CNI plugin that hands packets from the uplink directly to the pod.
+/// It goes past the host's side of its interface (bpf_redirect_peer): our program for clients'
+/// packets there sees none of them, and the uplink's has to follow them although the answers pass
+/// the pod's interface first.
 #[test]
 fn a_plugin_goes_past_the_pods_interface() -> Result<()> {
     needs_root!();

@@ -1,4 +1,4 @@
-//! Other people's programs: the smallest there can be, which only return a verdict.
+//! Foreign programs: minimal ones, which only return a verdict.
 use std::{
     ffi::CString,
     fs, io, mem,
@@ -15,8 +15,9 @@ use aya::programs::{
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 use ws_guard_testkit::netns::Namespace;
 
-/// Instructions of linux/bpf.h: BPF_ALU | BPF_MOV | BPF_K, BPF_JMP | BPF_CALL, BPF_JMP | BPF_EXIT. The
-/// register is in bits 8 to 11, the operand in the upper half.
+/// Instructions of linux/bpf.h:
+/// BPF_ALU | BPF_MOV | BPF_K, BPF_JMP | BPF_CALL, BPF_JMP | BPF_EXIT. The register is in bits 8 to
+/// 11, the operand in the upper half.
 const MOVE: u64 = 0xb4;
 const CALL: u64 = 0x85;
 const EXIT: u64 = 0x95;
@@ -25,12 +26,13 @@ const EXIT: u64 = 0x95;
 pub struct Small(PathBuf);
 
 impl Small {
-    /// One that returns a number.
+    /// Load a program that returns a constant.
     pub fn constant(kind: bpf_prog_type, verdict: i32) -> Result<Small> {
         Small::new(kind, &[MOVE | (verdict as u32 as u64) << 32, EXIT])
     }
 
-    /// One that hands packets to the other end of a veth pair, in its namespace, as CNI plugins do.
+    /// Load a program that hands packets to the other end of a veth pair.
+    /// They enter its namespace, as with CNI plugins.
     pub fn redirect_peer(interface: u32) -> Result<Small> {
         const REDIRECT_PEER: u64 = 155 << 32;
         let to = MOVE | 1 << 8 | u64::from(interface) << 32;
@@ -112,7 +114,7 @@ fn zeroed() -> bpf_attr {
     unsafe { mem::zeroed() }
 }
 
-/// BPF_PROG_LOAD.
+/// Load a program with BPF_PROG_LOAD.
 fn load(kind: bpf_prog_type, instructions: &[u64]) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut attributes = zeroed();

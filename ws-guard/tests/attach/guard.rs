@@ -1,4 +1,4 @@
-//! A daemon in a node's namespace, and what it says.
+//! A daemon in a node's namespace, and its reports.
 use std::{
     fs,
     path::PathBuf,
@@ -14,12 +14,12 @@ use serde_json::Value;
 use ws_guard_testkit::{netns::Namespace, process::Process};
 
 pub const PORT: u16 = 9001;
-/// How long loading and attaching may take: the verifier reads every program.
+/// Time limit for loading and attaching: the verifier reads every program.
 const START: Duration = Duration::from_secs(60);
-/// For what must come, on a busy machine.
+/// Time limit for expected events on a busy machine.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
+/// A daemon with its own pin directory and control socket; unloaded when dropped.
 pub struct Guard {
     daemon: Option<Process>,
     namespace: PathBuf,
@@ -29,7 +29,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Start it with these words behind `run`, and wait until it is ready.
+    /// Start it with these arguments of `run`, and wait until it is ready.
     pub fn start(namespace: &Namespace, words: &str) -> Result<Guard> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("wsg-attach-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
@@ -55,7 +55,7 @@ impl Guard {
         Ok(())
     }
 
-    /// SIGTERM; protection stays.
+    /// Stop it with SIGTERM; protection stays.
     pub fn stop(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("no daemon")?;
         let status = daemon.terminate()?;
@@ -63,7 +63,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Replaces the words for the next start.
+    /// Replace the arguments for the next start.
     pub fn set_words(&mut self, words: &str) {
         self.words = words.to_owned();
     }
@@ -72,7 +72,7 @@ impl Guard {
         self.daemon.as_ref().context("no daemon")?.signal(signal)
     }
 
-    /// What the daemon has logged.
+    /// Return the daemon's log.
     pub fn log(&self) -> String {
         self.daemon.as_ref().map(|daemon| daemon.lines().join("\n")).unwrap_or_default()
     }
@@ -94,13 +94,13 @@ impl Guard {
         ]
     }
 
-    /// A subcommand, run outside of the node's namespace.
+    /// Run a subcommand outside of the node's namespace.
     pub fn outside(&self, words: &str) -> Result<Output> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(self.place()).args(words.split_whitespace()).output().context("ws-guard")
     }
 
-    /// What a subcommand says with `-o json`.
+    /// Return the output of a subcommand with `-o json`.
     pub fn ask(&self, words: &str) -> Result<Value> {
         let output = self.command(&format!("{words} -o json")).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -108,14 +108,14 @@ impl Guard {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    /// The row of an interface in `status`.
+    /// Return the row of an interface in `status`.
     pub fn interface(&self, name: &str) -> Result<Option<Value>> {
         let status = self.ask("status")?;
         let rows = status["interfaces"].as_array().context("interfaces")?;
         Ok(rows.iter().find(|row| row["name"] == name).cloned())
     }
 
-    /// How many interfaces are attached on both sides.
+    /// Return the number of interfaces attached on both sides.
     pub fn attached(&self) -> Result<usize> {
         let status = self.ask("status")?;
         let rows = status["interfaces"].as_array().context("interfaces")?;
@@ -123,7 +123,7 @@ impl Guard {
         Ok(rows.iter().filter(both).count())
     }
 
-    /// The names of the pins of what is attached.
+    /// Return the names of the pins of attachments.
     pub fn pins(&self) -> Vec<String> {
         let dirs = ["links", "filters"].map(|dir| fs::read_dir(self.pin_dir.join(dir)));
         let entries = dirs.into_iter().flatten().flatten().flatten();
@@ -133,7 +133,7 @@ impl Guard {
         names
     }
 
-    /// End the daemon, unload, and make sure that no pin is left.
+    /// End the daemon, unload, and check that no pin is left.
     pub fn finish(mut self) -> Result<()> {
         self.stop()?;
         let output = self.command("unload").output()?;
@@ -157,7 +157,7 @@ impl Drop for Guard {
     }
 }
 
-/// Wait until `done` says so.
+/// Wait until `done` returns true.
 pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + WAIT;
     while !done()? {

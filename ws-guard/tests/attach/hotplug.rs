@@ -1,4 +1,4 @@
-//! Interfaces that come, go and get other names while the daemon runs, and while it does not.
+//! Interfaces added, removed and renamed while the daemon runs, and while not.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use crate::guard::{Guard, eventually};
 
 const PODS: &str = "--pod-interface cali*";
 
-/// `ip` lines that make the veth pairs `cali0`, `p0` and so on, and bring them up.
+/// Return `ip` lines that make the veth pairs `cali0`, `p0` etc. and bring them up.
 fn veths(numbers: std::ops::Range<usize>) -> String {
     let line = |n| format!("link add cali{n} type veth peer name p{n}\nlink set cali{n} up\n");
     numbers.map(line).collect()
@@ -19,7 +19,7 @@ fn removals(numbers: std::ops::Range<usize>) -> String {
     numbers.map(|n| format!("link del cali{n}\n")).collect()
 }
 
-/// Wait until this number of interfaces is attached; the time it took.
+/// Wait until this number of interfaces is attached; return the time it took.
 fn time_until_attached(guard: &Guard, count: usize) -> Result<Duration> {
     let start = Instant::now();
     eventually("all are attached", || Ok(guard.attached()? == count))?;
@@ -44,7 +44,7 @@ fn pods_are_guarded_as_they_come_and_leave_nothing() -> Result<()> {
         node.ip_batch(&veths(1..50))?;
         let made = start.elapsed();
         let many = time_until_attached(&guard, 50)?;
-        // TCX waits for an RCU grace period an attachment, of which many at once stand in line.
+        // TCX waits for an RCU grace period per attachment, and simultaneous ones queue.
         println!(
             "{attach}: one pod {one:?}; 49 more made in {made:?}, all attached {many:?} later"
         );
@@ -56,8 +56,9 @@ fn pods_are_guarded_as_they_come_and_leave_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A daemon that does not run for a while loses what the kernel tells, the end of an interface whose
-/// beginning is still queued too. It shows those that exist, and no other.
+/// A daemon stopped for a while, which loses notifications of the kernel.
+/// One of them is the end of an interface whose beginning is still queued. It shows the interfaces
+/// that exist, and no other.
 #[test]
 fn changes_that_were_lost_leave_no_ghost() -> Result<()> {
     needs_root!();
@@ -83,7 +84,8 @@ fn changes_that_were_lost_leave_no_ghost() -> Result<()> {
     guard.finish()
 }
 
-/// CNI plugins rename interfaces. Renaming out of the pattern ends the guard there, with nothing left.
+/// Interfaces renamed by CNI plugins.
+/// Renaming out of the pattern ends the guard there, with nothing left.
 #[test]
 fn a_name_decides_whether_an_interface_is_guarded() -> Result<()> {
     needs_root!();
@@ -114,7 +116,8 @@ fn a_name_decides_whether_an_interface_is_guarded() -> Result<()> {
     Ok(())
 }
 
-/// Pods removed without a daemon leave pins; the next daemon removes them and guards the others.
+/// Pods removed without a daemon leave pins.
+/// The next daemon removes them and guards the others.
 #[test]
 fn pods_come_and_go_while_the_daemon_is_down() -> Result<()> {
     needs_root!();
@@ -138,7 +141,7 @@ fn pods_come_and_go_while_the_daemon_is_down() -> Result<()> {
     Ok(())
 }
 
-/// The same interface, now an uplink, now a pod's: the pins of the old role go.
+/// One interface, first an uplink, then a pod's: the pins of the old role go.
 #[test]
 fn a_role_may_change() -> Result<()> {
     needs_root!();

@@ -1,4 +1,4 @@
-//! What others take away under a daemon that runs: it notices, says it, and attaches again.
+//! Attachments removed under a daemon: it notices, reports, and attaches again.
 use std::{fs, process::Command, time::Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -7,7 +7,7 @@ use ws_guard_testkit::{leftovers::hooks, netns::Namespace};
 use crate::guard::{Guard, eventually};
 
 const INTERFACE: &str = "--interface cali0";
-/// How long it may take to notice, and to say it.
+/// Time limit for noticing and reporting it.
 pub const NOTICE: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn node() -> Result<Namespace> {
@@ -25,14 +25,15 @@ fn tc(node: &Namespace, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// The attached hooks, without the numbers of programs and links.
+/// Return the attached hooks, without the numbers of programs and links.
 fn shape(node: &Namespace) -> Result<String> {
     let hooks = hooks(node, "cali0")?;
     let words = hooks.split_whitespace().filter(|word| word.parse::<u64>().is_err());
     Ok(words.filter(|word| !word.contains("tag")).collect::<Vec<_>>().join(" "))
 }
 
-/// Remove the pins in a folder with this part in their names; how many there were, at least one.
+/// Remove the pins in a folder with this part in their names; return their number.
+/// It is at least one.
 pub fn remove(guard: &Guard, folder: &str, part: &str) -> Result<usize> {
     let folder = guard.pin_dir.join(folder);
     let entries = fs::read_dir(&folder)?.flatten();

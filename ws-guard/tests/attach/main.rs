@@ -1,6 +1,6 @@
-//! Where the guard attaches: uplinks and pods' interfaces of a node, by name and by pattern, as they
-//! come and go, and next to other people's programs. Each test runs the real `ws-guard run` in a
-//! node's namespace of its own, and leaves nothing behind.
+//! Attachment to uplinks and pods' interfaces of a node.
+//! They are named or matched by pattern, come and go, and have foreign programs next to ours. Each
+//! test runs the real `ws-guard run` in a node's own namespace, and leaves nothing behind.
 
 /// Skip, loudly, without root.
 macro_rules! needs_root {

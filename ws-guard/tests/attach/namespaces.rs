@@ -36,8 +36,8 @@ fn unload_reaches_other_namespaces() -> Result<()> {
     Ok(())
 }
 
-/// A namespace that nothing leads to: unload says what it could not reach, and leaves what it takes
-/// to do it from there.
+/// An unreachable namespace:
+/// unload says what it could not reach, and leaves everything needed to do it from there.
 #[test]
 fn unload_says_what_it_cannot_reach() -> Result<()> {
     needs_root!();

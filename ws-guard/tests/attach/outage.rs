@@ -1,5 +1,5 @@
-//! One direction of an interface that is lost while connections are open: what the server says
-//! meanwhile is unseen, and its clients acknowledge it.
+//! One direction of an interface lost while connections are open:
+//! the server's bytes meanwhile are unseen, and its clients acknowledge them.
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -42,7 +42,7 @@ fn survives(attach: &str, direction: &str, again: bool) -> Result<()> {
     ensure!(remove(&guard, "links", direction)? == 1, "more than one link of {direction}");
     says(client, 2).context("unseen in one direction")?;
     says(client, 3).context("its acknowledgement")?;
-    // This one acknowledges it only after the interface is guarded again.
+    // This client acknowledges it only after the interface is guarded again.
     says(silent, 2)?;
     let end = if again { "is reattached" } else { "it is not reattached" };
     eventually(end, || Ok(guard.log().contains(end)))?;

@@ -1,5 +1,6 @@
-//! Floods and honest traffic through a node, guarded at its pods, at its uplink, or at both: every
-//! frame is counted once, and the servers see what they may.
+//! Floods and honest traffic through a node.
+//! It is guarded at its pods, at its uplink, or at both: every frame is counted once, and the
+//! servers see what they may.
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -16,13 +17,13 @@ use ws_guard_testkit::{
 
 use crate::guard::{Guard, PORT, eventually};
 
-/// Of the flood; enough for thousands of segments.
+/// Number of pings of the flood: enough for thousands of segments.
 const PINGS: u64 = 20_000;
-/// The default of `--max-ping-rate`.
+/// Default of `--max-ping-rate`.
 const LIMIT: u64 = 30;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the first pod sees of clients whose addresses the node translates.
+/// Address that the first pod sees for clients whose addresses the node translates.
 const NODE: &str = "10.78.0.1";
 
 /// A node with a server in each of its two pods.
@@ -42,7 +43,7 @@ impl Stage {
         let servers =
             node.pods.iter().map(|pod| Server::start(&pod.namespace, library, PORT, None));
         let servers = servers.collect::<Result<Vec<Server>>>()?;
-        // Floods are to come through whole.
+        // Floods must pass entirely.
         let guard = Guard::start(node.namespace(), &format!("{words} --pace off"))?;
         Ok(Stage { guard, servers, node })
     }
@@ -66,7 +67,7 @@ impl Stage {
         found.cloned().with_context(|| format!("no flow of {name} among {flows}"))
     }
 
-    /// Stop servers and guard; what the servers counted.
+    /// Stop servers and guard; return the servers' counts.
     fn finish(self) -> Result<Vec<Totals>> {
         let Stage { guard, servers, node } = self;
         let totals = servers.into_iter().map(Server::stop).collect::<Result<Vec<Totals>>>()?;
@@ -76,8 +77,8 @@ impl Stage {
     }
 }
 
-/// Send pings as fast as they go, and wait until the server has taken them all. However long that takes,
-/// some of them have to leave in each round.
+/// Send pings at full speed, and wait until the server has taken them all.
+/// However long that takes, some of them have to leave in each round.
 fn flooded(stage: &Stage, client: &mut Client) -> Result<()> {
     let story =
         |client: &Client| format!("{:?}, {:?}", stage.flow(client), stage.guard.ask("status"));
@@ -96,7 +97,7 @@ fn flooded(stage: &Stage, client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// Text and a few pings, each answered.
+/// Send text and a few pings, and wait for each answer.
 fn talk(client: &mut Client) -> Result<()> {
     for n in 0..100 {
         let frame = if n % 20 == 0 { Frame::ping("ping") } else { Frame::text("some text") };
@@ -110,7 +111,7 @@ fn number(row: &Value, field: &str) -> u64 {
     row[field].as_u64().unwrap_or(u64::MAX)
 }
 
-/// A flooder and an honest client, to a pod each, and every figure.
+/// Check every figure for a flooder and an honest client, to a pod each.
 fn every_frame_once(words: &str, family: Family, options: PairOptions) -> Result<()> {
     let stage = Stage::new(words, options)?;
     let outside = &stage.node.pair.client;
@@ -118,7 +119,7 @@ fn every_frame_once(words: &str, family: Family, options: PairOptions) -> Result
     let mut flooder = stage.connect(outside, 0, family, Some(0))?;
     flooded(&stage, &mut flooder)?;
     talk(&mut honest)?;
-    // The server may still be at the last pings that it was to answer.
+    // The server may still be answering the last pings.
     eventually("the counts are complete", || {
         let flow = stage.flow(&flooder)?;
         Ok(number(&flow, "frames_in") >= PINGS && number(&flow, "pongs_out") >= LIMIT)
@@ -197,8 +198,9 @@ fn guarded_at_both_without_xdp() -> Result<()> {
     every_frame_once(&format!("{BOTH} --attach tcx"), Family::V6, PairOptions::default())
 }
 
-/// A known limit: where the node sends a connection on to a pod under another address, as kube-proxy
-/// does, nothing tells that both are one, and each ping is charged at the uplink and at the pod.
+/// A known limit: pings charged twice, at the uplink and at the pod.
+/// Where the node forwards a connection to a pod under another address, as kube-proxy does, nothing
+/// identifies both as one connection.
 #[test]
 fn behind_nat_guarded_at_both_each_ping_is_charged_twice() -> Result<()> {
     needs_root!();
@@ -208,8 +210,8 @@ fn behind_nat_guarded_at_both_each_ping_is_charged_twice() -> Result<()> {
         let to = SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT);
         stage.node.send_on(at, to)?;
         let mut client = Client::connect(&stage.node.pair.client, at, ConnectOptions::default())?;
-        // Each has passed both before the next one comes: of several that the uplink takes at once it
-        // would pass all, for want of what the pods' interface has yet to charge.
+        // Each passes both before the next one is sent: the uplink would pass all of several that
+        // it takes at once, before the pods' interface has charged them.
         for n in 1..=LIMIT {
             client.send_one(Frame::ping("ping"))?;
             client.send_one(Frame::text("behind it"))?;
@@ -223,8 +225,9 @@ fn behind_nat_guarded_at_both_each_ping_is_charged_twice() -> Result<()> {
     Ok(())
 }
 
-/// `externalTrafficPolicy: Cluster`: behind the node's translation all clients are one source, and each of
-/// them keeps its heartbeats all the same, whatever one of them does.
+/// `externalTrafficPolicy: Cluster`:
+/// behind the node's translation all clients are one source, and each keeps its heartbeats,
+/// whatever one of them does.
 #[test]
 fn behind_a_node_port_of_the_cluster_no_honest_ping_is_lost() -> Result<()> {
     needs_root!();
@@ -232,7 +235,7 @@ fn behind_a_node_port_of_the_cluster_no_honest_ping_is_lost() -> Result<()> {
     for words in [PODS, BOTH] {
         let options = PairOptions { clients: CLIENTS + 1, ..PairOptions::default() };
         let stage = Stage::new(words, options)?;
-        // The default, which other tests count without.
+        // The default; other tests count without a share.
         stage.guard.ask("policy set --connection-share 5")?;
         let at = SocketAddr::new(Family::V4.server(), PORT);
         stage.node.send_on(at, SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT))?;
@@ -261,8 +264,8 @@ fn behind_a_node_port_of_the_cluster_no_honest_ping_is_lost() -> Result<()> {
     Ok(())
 }
 
-/// Who floods from the node itself, or from another pod, never passes the uplink. The node's own
-/// segments are clones of what TCP keeps to send again.
+/// A flood from the node itself, or from another pod, never passes the uplink.
+/// The node's own segments are clones of those that TCP keeps for retransmission.
 #[test]
 fn a_flood_from_the_node_or_from_a_pod() -> Result<()> {
     needs_root!();
@@ -283,7 +286,8 @@ fn a_flood_from_the_node_or_from_a_pod() -> Result<()> {
     Ok(())
 }
 
-/// What is dropped on egress never reaches the pod, and what is dropped at the uplink not even that.
+/// Segments dropped on egress, which never reach the pod.
+/// Those dropped at the uplink do not even reach its interface.
 #[test]
 fn the_source_may_be_dropped_too() -> Result<()> {
     needs_root!();
@@ -306,8 +310,9 @@ fn the_source_may_be_dropped_too() -> Result<()> {
     Ok(())
 }
 
-/// The daemon is started again for one role alone. Connections from outside are followed at the uplink
-/// and go on there; without it they are not followed, and forgotten.
+/// A daemon restarted for one role alone.
+/// Connections from outside are followed at the uplink and go on there; without it they are not
+/// followed, and forgotten.
 #[test]
 fn one_role_is_given_up() -> Result<()> {
     needs_root!();

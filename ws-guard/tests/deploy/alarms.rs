@@ -1,5 +1,6 @@
-//! What panels and alerts ask, asked of a guard and a server under the demonstration's traffic, and of
-//! a guard that has each of the troubles that there is an alert for.
+//! Expressions of panels and alerts, against real guards and a server.
+//! One guard and server have the demonstration's traffic; another guard has each of the troubles
+//! with an alert.
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
@@ -26,14 +27,15 @@ use crate::{
     stage::{PORT, Stage, eventually},
 };
 
-/// A flood that goes on for as long as a test looks, and not for ever.
+/// A flood that outlasts a test, and still ends.
 const FLOOD: Bounds =
     Bounds { pings: 2_000_000, time: Duration::from_secs(90), pause: Duration::from_millis(20) };
 
-/// Alerts whose trouble no test here makes; promtool's tests alone show them fire.
+/// Alerts that no test here triggers; only promtool's tests show them fire.
 ///
-/// It takes an hour, a driver without native XDP, a full table of 32,768, a second node, a server that
-/// is late with all or silent on purpose, three restarts, or ten clients that fall silent.
+/// They need an hour, a driver without native XDP, a full table of 32,768, a second node, a server
+/// that is late with everything or silent on purpose, three restarts, or ten clients that fall
+/// silent.
 const NOT_MADE: [&str; 9] = [
     "WsGuardAbsent",
     "WsGuardGenericAttach",
@@ -46,7 +48,7 @@ const NOT_MADE: [&str; 9] = [
     "WsGuardServerPongSlow",
 ];
 
-/// The alert on the server's process, which is the daemon's own only with `--listen`.
+/// The alert on the server's process, the daemon's own only with `--listen`.
 const RESTARTED: &str = "WsGuardServerRestarted";
 
 /// The alerts on topics and their bus, which only a server that has them can raise.
@@ -62,7 +64,7 @@ pub const TOPICS: [&str; 9] = [
     "WsGuardQueueLost",
 ];
 
-/// Panels that have data only where the guard has the server, with topics, a bus and export.
+/// Panels with data only if the guard has the server, topics, a bus and export.
 const TOGETHER: [(&str, &str); 12] = [
     ("ws-guard-server", "Restarts"),
     ("ws-guard-server", "Pings inside TLS"),
@@ -78,16 +80,16 @@ const TOGETHER: [(&str, &str); 12] = [
     ("ws-guard-server", "OTLP requests"),
 ];
 
-/// The alerts that the tests make trouble for, with guard and server apart.
+/// Return the alerts that the tests trigger, with guard and server apart.
 fn made() -> Result<Vec<Alert>> {
     let elsewhere = |name: &str| name == RESTARTED || TOPICS.contains(&name);
     let made = |alert: &Alert| !elsewhere(&alert.alert) && !NOT_MADE.contains(&&*alert.alert);
     Ok(alerts()?.into_iter().filter(made).collect())
 }
 
-/// What an alert compares with its bound: the expression without its comparisons.
+/// Return the quantities that an alert compares, without the comparisons.
 ///
-/// What has no series on a healthy node is left out: an absence, generic mode.
+/// Terms without a series on a healthy node are left out: an absence, generic mode.
 fn compared(alert: &Alert) -> Vec<&str> {
     if alert.alert == "WsGuardGenericAttach" {
         return Vec::new();
@@ -99,7 +101,8 @@ fn compared(alert: &Alert) -> Vec<&str> {
     parts.map(|part| &part[..bound(part)]).collect()
 }
 
-/// Everything that panels, alerts and recording rules ask; with the server in the guard, or apart.
+/// Return all expressions of panels, alerts and recording rules;
+/// with the server in the guard, or apart.
 fn asked(together: bool) -> Result<BTreeSet<String>> {
     let mut asked: BTreeSet<String> = expressions()?
         .into_iter()
@@ -154,9 +157,9 @@ fn every_expression_gives_data_under_the_demonstrations_traffic() -> Result<()> 
     instances_are_named_for_what_they_are(&prometheus)
 }
 
-/// The expressions that go without data for long.
+/// Return the expressions that stay without data.
 fn without_data(prometheus: &Prometheus<'_>, mut open: BTreeSet<String>) -> Result<Vec<String>> {
-    // Those that need two scrapes of what has only just begun come a little later than the others.
+    // Expressions that need two scrapes of something that has only just begun come a little later.
     for _ in 0..8 {
         let mut still = BTreeSet::new();
         for expr in open {
@@ -173,7 +176,8 @@ fn without_data(prometheus: &Prometheus<'_>, mut open: BTreeSet<String>) -> Resu
     Ok(open.into_iter().collect())
 }
 
-/// A node for the guard, a pod for the server, and no target of the other's job.
+/// Check instance names:
+/// a node for the guard, a pod for the server, and no target of the other's job.
 fn instances_are_named_for_what_they_are(prometheus: &Prometheus<'_>) -> Result<()> {
     for (job, instance) in [("ws-guard", "node-1"), ("ws-guard-server", "server-x")] {
         let found = prometheus.ask(&format!("up{{job=\"{job}\"}}"))?;
@@ -203,7 +207,7 @@ fn the_rest_gives_data_where_the_guard_has_the_server() -> Result<()> {
     Ok(())
 }
 
-/// From a series in Prometheus to the connection that was counted in it.
+/// Follow an exemplar from a series in Prometheus to its connection.
 fn exemplars_lead_to_connections(stage: &Stage, prometheus: &Prometheus<'_>) -> Result<()> {
     stage.client(0, true)?.close()?;
     stage.client(1, true)?.close()?;
@@ -224,16 +228,16 @@ fn exemplars_lead_to_connections(stage: &Stage, prometheus: &Prometheus<'_>) -> 
     Ok(())
 }
 
-/// Alerts, each of which a test makes trouble for.
+/// Alerts, each of which a test triggers.
 pub struct Watch<'a> {
     prometheus: &'a Prometheus<'a>,
     alerts: Vec<Alert>,
-    /// Those that have not fired yet.
+    /// Alerts that have not fired yet.
     silent: BTreeSet<String>,
 }
 
 impl<'a> Watch<'a> {
-    /// Before any trouble, when all are silent.
+    /// Begin before any trouble, with all alerts silent.
     pub fn begin(prometheus: &'a Prometheus<'a>, alerts: Vec<Alert>) -> Result<Watch<'a>> {
         let silent = alerts.iter().map(|alert| alert.alert.clone()).collect();
         let watch = Watch { prometheus, alerts, silent };
@@ -242,7 +246,7 @@ impl<'a> Watch<'a> {
         Ok(watch)
     }
 
-    /// Those that would fire now, if it stayed so.
+    /// Return the alerts that would fire if the present state lasted.
     fn firing(&self) -> Result<BTreeSet<String>> {
         let mut firing = BTreeSet::new();
         for alert in &self.alerts {
@@ -257,7 +261,8 @@ impl<'a> Watch<'a> {
         Ok(self.firing()?.contains(name))
     }
 
-    /// Wait for the alerts of one trouble, and see that no other came with them for the first time.
+    /// Wait for the alerts of one trouble.
+    /// Check that no other fires for the first time with them.
     pub fn fires(&mut self, names: &[&str]) -> Result<()> {
         for name in names {
             ensure!(self.silent.contains(*name), "{name} came before its trouble");
@@ -269,14 +274,14 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// All have fired.
+    /// Check that all have fired.
     pub fn end(self) -> Result<()> {
         ensure!(self.silent.is_empty(), "no trouble was made for {:?}", self.silent);
         Ok(())
     }
 }
 
-/// A request that says it comes from client number `n`.
+/// Send a request forwarded for client number `n`.
 fn forward(stage: &Stage, n: u8) -> Result<()> {
     let server = (Family::V4.server(), PORT);
     let mut stream = stage.pair.client.run(|| TcpStream::connect(server))??;
@@ -303,7 +308,7 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
 
     let changes = annotation("Policy changes")?;
     ensure!(prometheus.ask(&changes)?.is_empty(), "the policy changed before anything was done");
-    // Peers on private addresses are trusted unless it is said otherwise.
+    // Peers on private addresses are trusted by default.
     stage.configure("action = \"defuse\"\ntrusted-proxy = \"none\"\n")?;
     eventually("many clients of one peer", || {
         (1..=16).try_for_each(|n| forward(&stage, n))?;
@@ -333,7 +338,7 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     watch.fires(&["WsGuardHeartbeatSlow"])?;
 
     stage.detach()?;
-    // For a moment it is not attached, which is not the trouble meant here.
+    // It is detached for a moment, which is not the trouble under test.
     eventually("it is attached again", || {
         Ok(watch.is_firing("WsGuardNeighbour")? && !watch.is_firing("WsGuardNotAttached")?)
     })?;
@@ -350,10 +355,10 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     watch.end()
 }
 
-/// Stop the server while a ping waits for its pong, for as long as the alert calls slow.
+/// Stop the server while a ping waits, for as long as the alert calls slow.
 fn pause_the_server(stage: &Stage) -> Result<()> {
     let server = stage.server.as_ref().context("no server")?;
-    // Sources of their own, so that the pings are within the limit; more than one in a hundred of the
+    // Separate sources, so that the pings are within the limit; more than one in a hundred of the
     // pings that the flood had answered, however slowly it was let through.
     let clients = (30..40).map(|n| stage.client(n, true));
     let mut clients = clients.collect::<Result<Vec<_>>>()?;
@@ -364,7 +369,7 @@ fn pause_the_server(stage: &Stage) -> Result<()> {
     thread::sleep(Duration::from_millis(2500));
     server.signal(Signal::SIGCONT)?;
     sent?;
-    // A client that is gone by then gets no pong, and no time is taken.
+    // A client that is gone by then gets no pong, and no time is measured.
     ensure!(
         clients.iter().all(|client| client.wait(FLOOD.time, |got| got.pongs > 0)),
         "the server does not answer after its pause"
@@ -372,11 +377,11 @@ fn pause_the_server(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Stop the daemon until the kernel has more to tell than its ring buffer holds: violations, and
-/// connections that come and go.
+/// Stop the daemon until the kernel has more events than its ring buffer holds:
+/// violations, and connections that come and go.
 fn lose_events(stage: &Stage) -> Result<()> {
     stage.guard.signal(Signal::SIGSTOP)?;
-    // Reserved opcodes (RFC 6455, 5.2), for which the server closes.
+    // Reserved opcodes (RFC 6455, 5.2), for which the server closes the connection.
     let broken = encode(&[Frame::new(3, "?")]).repeat(20);
     let overflow = || {
         for n in 0..40 {

@@ -1,4 +1,4 @@
-//! The alerts on topics and their bus: two servers on a real Redis, and each trouble in turn.
+//! Alerts on topics and their bus: two servers on a real Redis, and each trouble.
 use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -25,7 +25,8 @@ use crate::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ws-guard");
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `short*` loses what a server that is away does not read; the histories of `long*` can be too large.
+/// `short*` loses the messages that an absent server does not read;
+/// the histories of `long*` can be too large.
 const RULES: &str = r#"
 [[server.topic]]
 match = "short*"
@@ -88,7 +89,7 @@ impl Server {
 struct Talk(Client);
 
 impl Talk {
-    /// Ask, and wait for the answer; messages before it are let go.
+    /// Ask, and wait for the answer; skip messages before it.
     fn ask(&mut self, mut request: Value) -> Result<Value> {
         request["id"] = 1.into();
         self.0.send_one(Frame::text(&request.to_string()))?;
@@ -130,7 +131,7 @@ fn each_alert_on_topics_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     let mut reader = READER.client(&namespace)?;
     let mut writer = WRITER.client(&namespace)?;
 
-    // A server that is late.
+    // A late server.
     reader.subscribe("long")?;
     reading.signal(Signal::SIGSTOP)?;
     let published = writer.publish("long", 20, "late");
@@ -139,7 +140,7 @@ fn each_alert_on_topics_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     published?;
     watch.fires(&["WsGuardBusLag"])?;
 
-    // Positions that never were.
+    // Positions that never existed.
     for _ in 0..12 {
         let since = json!({"epoch": "1", "offset": 7});
         let asked = json!({"type": "subscribe", "topic": "long", "since": since});
@@ -163,7 +164,7 @@ fn each_alert_on_topics_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     ensure!(files::run(trim)?.trim() == "3", "not all of them were there");
     watch.fires(&["WsGuardQueueLost"])?;
 
-    // What a server does not read while it is away, and cannot read afterwards.
+    // Messages that an absent server does not read, and cannot read afterwards.
     reader.subscribe("short")?;
     writer.publish("short", 3, "read")?;
     let key = "cluster:default:ws:delivered:{short}";

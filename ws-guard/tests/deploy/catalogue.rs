@@ -1,6 +1,6 @@
-//! The catalogue of metrics, against a guard with a companion server that runs.
+//! The catalogue of metrics, against a running guard with a companion server.
 //!
-//! That the page is what the code makes of it is tested where it is made, in `ws-guard/src/metrics`.
+//! `ws-guard/src/metrics` tests that the page agrees with the code that generates it.
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
@@ -17,10 +17,10 @@ use crate::{
 
 pub const PAGE: &str = "docs/metrics.md";
 
-/// Label values; none where they are not known beforehand.
+/// Label values; `None` where they are not known beforehand.
 type Values = Option<BTreeSet<String>>;
 
-/// A family of metrics, as the page or as a scrape has it.
+/// A family of metrics, from the page or from a scrape.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Family {
     kind: String,
@@ -28,7 +28,7 @@ pub struct Family {
     labels: BTreeMap<String, Values>,
 }
 
-/// The families of the page.
+/// Return the families of the page.
 pub fn families() -> Result<BTreeMap<String, Family>> {
     let page = files::read(PAGE)?;
     let mut families = BTreeMap::new();
@@ -47,14 +47,14 @@ pub fn families() -> Result<BTreeMap<String, Family>> {
     Ok(families)
 }
 
-/// `` `name`: `value`, `value` ``
+/// Parse `` `name`: `value`, `value` ``.
 fn label(text: &str) -> Option<(String, Values)> {
     let (name, values) = text.split_once(": ")?;
     let quoted = |value: &str| Some(value.strip_prefix('`')?.strip_suffix('`')?.to_owned());
     Some((quoted(name)?, values.split(", ").map(quoted).collect()))
 }
 
-/// The families of a scrape.
+/// Return the families of a scrape.
 fn scraped(text: &str) -> Result<BTreeMap<String, Family>> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut last = String::new();
@@ -79,12 +79,13 @@ fn scraped(text: &str) -> Result<BTreeMap<String, Family>> {
     Ok(families)
 }
 
-/// Families that have one series for what is the case, of those that the page names.
+/// Families with one series, for the current one of the values that the page names.
 const ONE_OF: [&str; 2] = ["wsguard_attach_info", "wsguard_policy_info"];
-/// This stage has no interface of a pod.
+/// Families by role: this stage has no interface of a pod.
 const ROLES: [&str; 2] = ["wsguard_interface_attached", "wsguard_programs_before"];
 
-/// What of the page a scrape has to have: values that are not known are the scrape's.
+/// Compare a family of the page with the scrape's.
+/// Values that the page does not know are the scrape's.
 fn compare(name: &str, page: &Family, scrape: &Family) -> Result<()> {
     ensure!(page.kind == scrape.kind, "{name} is a {}", scrape.kind);
     ensure!(page.help == scrape.help, "{name}: {}", scrape.help);
@@ -120,11 +121,11 @@ fn a_scrape_is_read_as_the_page_is() -> Result<()> {
 fn what_a_guard_with_a_server_exports_is_in_the_catalogue() -> Result<()> {
     needs_root!();
     let stage = Stage::together()?;
-    // Those by protocol are there from its first connection on.
+    // Series by protocol exist from its first connection on.
     let _client = stage.client(0, true)?;
     let opened = "wsguard_server_protocol_opened_total{protocol=\"none\"} 1";
     eventually("a connection", || Ok(stage.metrics()?.contains(opened)))?;
-    // And the worst sources once there are some.
+    // Series of the worst sources exist once there are some.
     stage.throttle(0)?;
     let top = "wsguard_top_source_pings{";
     eventually("a source", || Ok(stage.metrics()?.contains(top)))?;
@@ -142,7 +143,7 @@ fn what_a_guard_with_a_server_exports_is_in_the_catalogue() -> Result<()> {
     lint(&text)
 }
 
-/// What `promtool check metrics` finds: nothing.
+/// Check that `promtool check metrics` finds nothing.
 fn lint(text: &str) -> Result<()> {
     let mut promtool = Command::new(tools::promtool());
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());

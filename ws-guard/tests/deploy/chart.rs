@@ -1,4 +1,4 @@
-//! The Helm chart: the same objects as the kustomize folders, and what its values do.
+//! The Helm chart: the same objects as the kustomize folders; effects of values.
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +11,7 @@ use crate::{
     manifests,
 };
 
-/// Folders below `deploy/kubernetes`, and the values that make the chart render the same.
+/// Folders below `deploy/kubernetes`, and values that make the chart render alike.
 const SAME: [(&str, &[&str]); 4] = [
     ("overlays/observe-only", &["deploy/helm/overlays/observe-only.yaml"]),
     ("overlays/enforce", &["deploy/helm/overlays/enforce.yaml"]),
@@ -24,7 +24,7 @@ const MONITORING: [&str; 3] = [
     "monitoring.dashboards.enabled=true",
 ];
 
-/// The chart's manifests with these values, as one text.
+/// Return the chart's manifests with these values, as one text.
 fn rendered(values: &[&str]) -> Result<String> {
     let text = files::run(tools::helm("render", values))?;
     let mut templates: BTreeMap<String, String> = serde_json::from_str(&text)?;
@@ -37,7 +37,7 @@ fn chart(values: &[&str]) -> Result<Vec<Value>> {
     serde_saphyr::from_multiple(&rendered(values)?).context("what the chart renders")
 }
 
-/// By kind and name.
+/// Sort by kind and name.
 fn sorted(mut objects: Vec<Value>) -> Vec<Value> {
     objects.sort_by_key(|object| format!("{}/{}", object["kind"], object["metadata"]["name"]));
     objects
@@ -64,7 +64,8 @@ fn it_passes_lint() -> Result<()> {
     files::run(tools::helm("lint", &MONITORING)).map(drop)
 }
 
-/// Everything at once, of the kinds that Kubernetes has; the others are the Prometheus operator's.
+/// All options at once, for the kinds of Kubernetes itself;
+/// the others are the Prometheus operator's.
 #[test]
 fn its_options_pass_a_strict_schema() -> Result<()> {
     let options = [
@@ -85,7 +86,7 @@ fn its_options_pass_a_strict_schema() -> Result<()> {
     Ok(())
 }
 
-/// Paths of the leaves of a tree of values; what the user names freely is a leaf.
+/// Collect the paths of a tree's leaves; a value with free names is a leaf.
 fn leaves(values: &Value, path: &str, out: &mut Vec<String>) {
     const FREE: [&str; 4] = ["nodeSelector", "resources", "labels", "tolerations"];
     let last = path.rsplit('.').next().unwrap_or(path);
@@ -135,7 +136,7 @@ fn wrong_values_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// The settings that the daemon reads from the ConfigMap of a rendering.
+/// Return the settings that the daemon reads from the ConfigMap of a rendering.
 fn settings(values: &[&str]) -> Result<Settings> {
     let objects = chart(values)?;
     let text = find(&objects, "ConfigMap", "ws-guard")?["data"]["guard.toml"].clone();

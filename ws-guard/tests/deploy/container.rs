@@ -1,5 +1,6 @@
-//! Containers of a rendered pod, run from the image by runc: what a kubelet and a container runtime
-//! make of the manifest, but for the seccomp profile, which is the runtime's own.
+//! Containers of a rendered pod, run from the image by runc.
+//! They run as under a kubelet and a container runtime, except for the seccomp profile, which is
+//! the runtime's own.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use crate::{files::run, node::Node};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The image, or why there is none.
+/// Return the image, or why there is none.
 pub fn archive() -> Result<PathBuf, String> {
     let default = tools::target().join("image/ws-guard-dev.tar");
     let path = std::env::var_os("WS_GUARD_IMAGE").map_or(default, PathBuf::from);
@@ -34,7 +35,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Unpack it for one container: runc makes the places in it that things are mounted on.
+    /// Unpack it for one container: runc creates the mount points in it.
     pub fn unpack(archive: &Path, folder: &Path) -> Result<Image> {
         let (layout, root) = (folder.join("image"), folder.join("rootfs"));
         fs::create_dir_all(&layout)?;
@@ -72,14 +73,14 @@ fn untar(archive: &Path, folder: &Path) -> Result<()> {
 /// A container; ended and removed when dropped.
 pub struct Container {
     name: String,
-    /// Where runc keeps what it knows.
+    /// State directory of runc.
     state: PathBuf,
     process: Process,
 }
 
 impl Container {
-    /// Start the container of this name in a pod, in a network namespace; `host_ip` is the node's
-    /// address.
+    /// Start the container of this name in a pod, in a network namespace;
+    /// `host_ip` is the node's address.
     pub fn start(
         pod: &Value,
         name: &str,
@@ -105,7 +106,7 @@ impl Container {
         Ok(Container { name, state, process })
     }
 
-    /// Wait until it ends by itself; its output.
+    /// Wait until it ends by itself; return its output.
     pub fn finish(mut self) -> Result<String> {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let status = loop {
@@ -120,7 +121,7 @@ impl Container {
         Ok(self.said())
     }
 
-    /// SIGTERM, and all that it said. It has to end in order.
+    /// Send SIGTERM, and return all output. The container has to end in order.
     pub fn stop(mut self) -> Result<String> {
         let status = self.process.terminate()?;
         ensure!(status.success(), "{} ended with {status}:\n{}", self.name, self.said());
@@ -135,14 +136,14 @@ impl Container {
         &self.process
     }
 
-    /// Run another program in it, as `kubectl exec` does; its output.
+    /// Run another program in it, as `kubectl exec` does; return its output.
     pub fn exec(&self, words: &[&str]) -> Result<String> {
         let mut runc = Command::new("runc");
         runc.arg("--root").arg(&self.state).args(["exec", &self.name]).args(words);
         run(runc)
     }
 
-    /// The process in it, as this namespace of processes numbers it.
+    /// Return the process in it, as numbered in this PID namespace.
     pub fn pid(&self) -> Result<u32> {
         let mut runc = Command::new("runc");
         runc.arg("--root").arg(&self.state).args(["state", &self.name]);
@@ -151,8 +152,8 @@ impl Container {
         Ok(u32::try_from(pid)?)
     }
 
-    /// What the kernel charges to its cgroup, maps and page cache included, now and at most so far, and
-    /// what is resident, for a person to read.
+    /// Format the memory charged to its cgroup, now and at its peak.
+    /// Maps and page cache are included; the resident memory is added.
     pub fn memory(&self) -> Result<String> {
         let now = self.charged(["memory.usage_in_bytes", "memory.current"]);
         let most = self.charged(["memory.max_usage_in_bytes", "memory.peak"]);
@@ -160,7 +161,7 @@ impl Container {
         Ok(format!("charged {now}, at most {most}; resident {resident}, anonymous {anonymous}"))
     }
 
-    /// A file of its cgroup, as version 1 or version 2 calls it; `?` where neither is.
+    /// Read a file of its cgroup, version 1 or 2; `?` where neither exists.
     fn charged(&self, [first, second]: [&str; 2]) -> String {
         let root = Path::new("/sys/fs/cgroup");
         let mut files =
@@ -171,7 +172,7 @@ impl Container {
         bytes.map_or("?".to_owned(), |bytes| format!("{} kB", bytes / 1024))
     }
 
-    /// A line of /proc/PID/status.
+    /// Return a line of /proc/PID/status.
     pub fn status(&self, field: &str) -> Result<String> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
@@ -195,7 +196,7 @@ fn named<'a>(pod: &'a Value, name: &str) -> Result<&'a Value> {
     all.find(|container| container["name"] == name).with_context(|| format!("no container {name}"))
 }
 
-/// All that goes into a container's configuration.
+/// Everything for a container's configuration.
 struct Spec<'a> {
     pod: &'a Value,
     container: &'a Value,
@@ -206,7 +207,7 @@ struct Spec<'a> {
 }
 
 impl Spec<'_> {
-    /// As the OCI runtime specification has it.
+    /// Return the configuration of the OCI runtime specification.
     fn config(&self, name: &str) -> Result<Value> {
         Ok(json!({
             "ociVersion": "1.0.2",
@@ -225,7 +226,7 @@ impl Spec<'_> {
         }))
     }
 
-    /// Of the container, or else of the pod.
+    /// Return a field of the security context: the container's, or else the pod's.
     fn security(&self, field: &str) -> &Value {
         let own = &self.container["securityContext"][field];
         if own.is_null() { &self.pod["securityContext"][field] } else { own }
@@ -238,7 +239,7 @@ impl Spec<'_> {
             Value::String(word)
         });
         let all: Vec<Value> = self.image.entrypoint.iter().cloned().chain(words).collect();
-        // What a runtime leaves after `drop: [ALL]`.
+        // The capabilities that a runtime leaves after `drop: [ALL]`.
         let added = self.security("capabilities")["add"].as_array().cloned().unwrap_or_default();
         let names = added.iter().filter_map(Value::as_str).map(|name| format!("CAP_{name}"));
         let held: Vec<String> = names.collect();
@@ -272,7 +273,7 @@ impl Spec<'_> {
         Ok(mounts)
     }
 
-    /// Bytes.
+    /// Return the memory limit in bytes.
     fn memory_limit(&self) -> Result<u64> {
         let text = self.container["resources"]["limits"]["memory"].as_str().context("no limit")?;
         let megabytes: u64 = text.strip_suffix("Mi").context("not in Mi")?.parse()?;

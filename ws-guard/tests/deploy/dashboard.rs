@@ -1,5 +1,5 @@
-//! The dashboards: as their source makes them, and by the rules of Grafana's own linter (sources,
-//! variables, units, descriptions).
+//! Dashboards: equal to their source's output, and accepted by a linter.
+//! The rules are those of Grafana's own linter (sources, variables, units, descriptions).
 use std::{collections::BTreeSet, fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
@@ -15,16 +15,16 @@ use crate::{
 const FOLDER: &str = "deploy/grafana";
 const SOURCE: &str = "${datasource}";
 const VARIABLES: [&str; 4] = ["datasource", "cluster", "node", "instance"];
-/// Of dashboards that ask for figures by server, in addition.
+/// Additional variables of dashboards with figures by server.
 const SERVERS: [&str; 2] = ["port", "server"];
 
-/// A dashboard, and what it is called in the address of its page.
+/// A dashboard, and its name in the address of its page.
 pub struct Board {
     pub uid: String,
     value: Value,
 }
 
-/// All of them.
+/// Return all dashboards.
 pub fn boards() -> Result<Vec<Board>> {
     let mut boards = Vec::new();
     for entry in files::path(FOLDER).read_dir()? {
@@ -41,13 +41,13 @@ pub fn boards() -> Result<Vec<Board>> {
 }
 
 impl Board {
-    /// All panels but the headings of rows.
+    /// Return all panels except the headings of rows.
     pub fn panels(&self) -> impl Iterator<Item = &Value> {
         let panels = self.value["panels"].as_array().into_iter().flatten();
         panels.filter(|panel| panel["type"] != "row")
     }
 
-    /// What it is called.
+    /// Return its title.
     pub fn heading(&self) -> &str {
         self.value["title"].as_str().unwrap_or_default()
     }
@@ -65,7 +65,7 @@ pub fn targets(panel: &Value) -> impl Iterator<Item = &Value> {
     panel["targets"].as_array().into_iter().flatten()
 }
 
-/// An expression as Grafana would send it, for everything that can be chosen.
+/// Return an expression as Grafana would send it, for every choice of variables.
 pub fn sent(target: &Value) -> Result<String> {
     let expr = target["expr"].as_str().context("a target without an expression")?;
     let expr = expr.replace("$__rate_interval", "30s").replace("$__range", "1m");
@@ -77,7 +77,7 @@ pub fn sent(target: &Value) -> Result<String> {
     Ok(sent)
 }
 
-/// The expressions of all panels, each with the dashboard and the panel's title.
+/// Return the expressions of all panels, with dashboard and panel title.
 pub fn expressions() -> Result<Vec<((String, String), String)>> {
     let mut found = Vec::new();
     for board in boards()? {
@@ -92,7 +92,7 @@ pub fn expressions() -> Result<Vec<((String, String), String)>> {
     Ok(found)
 }
 
-/// The expression of an annotation, which all dashboards have.
+/// Return the expression of an annotation, which all dashboards have.
 pub fn annotation(name: &str) -> Result<String> {
     let mut found = BTreeSet::new();
     for board in boards()? {
@@ -180,7 +180,7 @@ fn every_query_goes_to_the_chosen_source_and_instances() -> Result<()> {
     Ok(())
 }
 
-/// Each selector names the cluster, and each range is Grafana's.
+/// Check that each selector names the cluster, and each range is Grafana's.
 fn chosen(expr: &str) -> Result<()> {
     let selectors = names::metrics(expr).len();
     let chosen = expr.matches("{cluster=~\"$cluster\"").count();
@@ -198,7 +198,7 @@ fn no_panel_covers_another() -> Result<()> {
         let (mut taken, mut ids) = (BTreeSet::new(), BTreeSet::new());
         for panel in board.value["panels"].as_array().context("no panels")? {
             let place = &panel["gridPos"];
-            // The generator leaves out what is 0.
+            // The generator omits zeros.
             let number = |field: &str| place[field].as_u64().unwrap_or(0);
             let (x, y, w, h) = (number("x"), number("y"), number("w"), number("h"));
             ensure!(w > 0 && h > 0 && x + w <= 24, "{} is off the grid", panel["title"]);

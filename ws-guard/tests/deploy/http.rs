@@ -1,4 +1,4 @@
-//! One request over a socket, inside a namespace.
+//! A single HTTP request over a socket, inside a namespace.
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -10,7 +10,7 @@ use ws_guard_testkit::netns::Namespace;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Status and body of `GET path`, in HTTP/1.0, which has no chunks.
+/// Return status and body of `GET path`, in HTTP/1.0, which has no chunks.
 pub fn get(namespace: &Namespace, address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = namespace.run(|| TcpStream::connect_timeout(&address, TIMEOUT))??;
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -22,7 +22,7 @@ use crate::{
 /// The port that the shipped configuration protects.
 const PORT: u16 = 8080;
 const METRICS: u16 = 9464;
-/// The capabilities NET_ADMIN, PERFMON and BPF, as /proc shows them (linux/capability.h).
+/// Capabilities NET_ADMIN, PERFMON and BPF, as in /proc (linux/capability.h).
 const GUARD: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
 /// Skip, loudly, without an image.
@@ -35,12 +35,12 @@ macro_rules! needs_image {
     };
 }
 
-/// A pod's specification out of a rendered folder.
+/// Return a pod's specification from a rendered folder.
 fn pod(folder: &str, kind: &str, name: &str) -> Result<Value> {
     Ok(find(&objects(folder)?, kind, name)?["spec"]["template"]["spec"].clone())
 }
 
-/// The shipped configuration, with the interface that a test has in the place of a node's.
+/// Return the shipped configuration, with the test's interface for a node's.
 fn configuration(action: &str) -> Result<String> {
     let text = files::read("deploy/kubernetes/base/guard.toml")?;
     let changed = text.replace("\"eth0\"", &format!("\"{INTERFACE}\""));
@@ -48,7 +48,7 @@ fn configuration(action: &str) -> Result<String> {
     Ok(changed.replace("\"observe\"", &format!("\"{action}\"")))
 }
 
-/// First the one container, then the other, as the kubelet does.
+/// Run the container `hand-over` to its end, then `guard`, as the kubelet does.
 fn start_guard(node: &Node, network: &Namespace) -> Result<Container> {
     let (pod, ip) = (pod("base", "DaemonSet", "ws-guard")?, Family::V4.server().to_string());
     Container::start(&pod, "hand-over", node, network, &ip)?.finish()?;
@@ -65,7 +65,7 @@ fn ask(network: &Namespace, path: &str) -> Result<(u16, String)> {
     http::get(network, (Family::V4.server(), METRICS).into(), path)
 }
 
-/// Send 50 pings from client number `n`; how many pongs come.
+/// Send 50 pings from client number `n`; return the number of pongs.
 fn pongs(pair: &Pair, server: &Server, n: u8) -> Result<u64> {
     let options = ConnectOptions { source: Some(Family::V4.client(n)), ..Default::default() };
     let mut client = Client::connect(&pair.client, server.at(Family::V4.server()), options)?;
@@ -121,12 +121,12 @@ fn the_guards_pod_protects_reloads_is_replaced_and_removed() -> Result<()> {
     ensure!(said.contains("xdp-native on ingress") || said.contains("removed"), "{said}");
     assert_eq!(leftovers::hooks(&pair.server, INTERFACE)?, before);
     ensure!(fs::read_dir(&node.pins)?.next().is_none(), "pins are left");
-    // A second pod of it, as after a restart of the node.
+    // A second pod for it, as after a restart of the node.
     assert!(unload.run()?.contains("0 objects removed"));
     Ok(())
 }
 
-/// The process that a daemon in `container` has started.
+/// Return the process that a daemon in `container` has started.
 fn child(container: &Container) -> Result<u32> {
     let mut children = String::new();
     for task in fs::read_dir(format!("/proc/{}/task", container.pid()?))? {
@@ -135,7 +135,8 @@ fn child(container: &Container) -> Result<u32> {
     children.trim().parse().with_context(|| format!("not one child: {children:?}"))
 }
 
-/// A guard's pod that also serves: its server's process has none of the container's capabilities.
+/// A guard's pod that also serves.
+/// Its server's process has none of the container's capabilities.
 #[test]
 fn a_guards_pod_that_serves_has_a_process_without_capabilities() -> Result<()> {
     needs_root!();
@@ -178,7 +179,7 @@ fn a_guards_pod_that_serves_has_a_process_without_capabilities() -> Result<()> {
     unload.run().map(drop)
 }
 
-/// Runs the pod that takes the guard out of the kernel; at the latest when dropped.
+/// The pod that takes the guard out of the kernel; run when dropped at the latest.
 struct Removal<'a> {
     node: &'a Node,
     network: &'a Namespace,

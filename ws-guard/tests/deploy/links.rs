@@ -1,4 +1,4 @@
-//! From an alert to its panel and its page, and from the panel to the page.
+//! Links from an alert to its panel and its page, and from the panel to the page.
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
@@ -6,15 +6,15 @@ use serde_json::Value;
 
 use crate::{dashboard::boards, rules::alerts};
 
-/// What chooses the alert's instance in a panel that can show one.
+/// Query that selects the alert's instance in a panel that can show one.
 const CHOICE: &str = "&var-instance={{ $labels.instance }}";
 
-/// An alert that a panel's link names, by the page that it leads to.
+/// Return the alert that a panel's link names, by its target page.
 fn alert_of(link: &Value) -> Option<&str> {
     link["url"].as_str()?.split_once("/docs/runbooks/")?.1.strip_suffix(".md")
 }
 
-/// The paths of all panels with the alerts whose pages they link to.
+/// Return the paths of all panels with the alerts whose pages they link to.
 fn panels() -> Result<BTreeSet<(String, String)>> {
     let mut panels = BTreeSet::new();
     for board in boards()? {

@@ -1,18 +1,19 @@
-//! What is in `deploy/`: manifests, rules and dashboards, against their schemas, against the image
-//! and against a guard that runs.
+//! Contents of `deploy/`: manifests, rules and dashboards, against their schemas,
+//! against the image and against a running guard.
 //!
-//! - [`manifests`], [`rules`], [`names`], [`dashboard`], [`links`]: what can be told from the files;
+//! - [`manifests`], [`rules`], [`names`], [`dashboard`], [`links`]: checks of the files alone;
 //! - [`chart`]: the Helm chart, and that it renders the same objects as kustomize;
-//! - [`catalogue`]: what `docs/metrics.md` says, and what a guard with a server exports;
+//! - [`catalogue`]: `docs/metrics.md`, and the exports of a guard with a server;
 //! - [`image`]: the containers of the rendered manifests, run from the image with runc;
-//! - [`alarms`]: every expression of panels and alerts asked of a Prometheus that scrapes a guard
-//!   under attack, and in trouble; [`pictures`] of the dashboards then;
+//! - [`alarms`]: every expression of panels and alerts, evaluated by a Prometheus that scrapes a
+//!   guard under attack, and in trouble; [`pictures`] of the dashboards then;
 //! - [`bus`]: the alerts on topics and their bus, with a real Redis in trouble.
 //! - [`systemd`]: the units of hosts without Kubernetes;
-//! - [`observability`]: Prometheus, Alertmanager and a collector of OpenTelemetry as in the examples,
-//!   the mail that comes, and what the collector hands on.
+//! - [`observability`]: Prometheus, Alertmanager and an OpenTelemetry collector as in the examples,
+//!   the mail that arrives, and the collector's exports.
 //!
-//! The image is what `cargo xtask image --profile dev` made last; `WS_GUARD_IMAGE` names another.
+//! The image is the last one made by `cargo xtask image --profile dev`; `WS_GUARD_IMAGE` names
+//! another.
 /// Skip, loudly, without root.
 macro_rules! needs_root {
     () => {

@@ -1,4 +1,4 @@
-//! Rendered manifests against Kubernetes' schemas, and what they ask of a node.
+//! Rendered manifests against Kubernetes' schemas, and their demands on a node.
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
@@ -9,14 +9,14 @@ use ws_guard_testkit::tools;
 
 use crate::files::{self, find, objects, rendered};
 
-/// The schemas they have to pass, to the newest there is.
+/// Versions of the schemas they have to pass, up to the newest.
 pub const VERSIONS: [&str; 11] =
     ["1.27", "1.28", "1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"];
-/// Everything that is meant to be applied.
+/// Folders that are meant to be applied.
 const FOLDERS: [&str; 5] =
     ["base", "overlays/observe-only", "overlays/enforce", "overlays/companion", "unload"];
 
-/// `kubernetes-validate --strict` on a text.
+/// Run `kubernetes-validate --strict` on a text.
 pub fn validate(text: &str, version: &str) -> Result<String> {
     let file = tempfile::NamedTempFile::with_suffix(".yaml")?;
     fs::write(file.path(), text)?;
@@ -41,14 +41,14 @@ fn the_schema_is_strict() -> Result<()> {
     Ok(())
 }
 
-/// All containers of a workload, the first ones among them.
+/// Return all containers of a workload, init containers included.
 fn containers(workload: &Value) -> Vec<&Value> {
     let spec = &workload["spec"]["template"]["spec"];
     let of = |field: &str| spec[field].as_array().into_iter().flatten().collect::<Vec<_>>();
     [of("initContainers"), of("containers")].concat()
 }
 
-/// The capabilities that a container is given, after all were dropped.
+/// Return the capabilities that a container is given, after all were dropped.
 fn capabilities(container: &Value) -> Vec<&str> {
     let added = container["securityContext"]["capabilities"]["add"].as_array();
     added.into_iter().flatten().filter_map(Value::as_str).collect()
@@ -86,7 +86,7 @@ fn no_container_has_more_than_it_needs() -> Result<()> {
     Ok(())
 }
 
-/// The removal works also where the base was deleted first, and its namespace with it.
+/// The removal works even if the base was deleted first, and its namespace with it.
 #[test]
 fn each_folder_brings_its_namespace_along() -> Result<()> {
     for folder in FOLDERS {
@@ -100,7 +100,7 @@ fn each_folder_brings_its_namespace_along() -> Result<()> {
     Ok(())
 }
 
-/// The server has the time to end that it was told to take.
+/// The server has the time to end that it was configured to take.
 #[test]
 fn the_server_has_time_to_end() -> Result<()> {
     let base = objects("overlays/companion")?;
@@ -115,7 +115,7 @@ fn the_server_has_time_to_end() -> Result<()> {
     Ok(())
 }
 
-/// Each capability in the sources has its reason in the same line.
+/// Check that each capability in the sources has its reason in the same line.
 #[test]
 fn every_capability_says_why() -> Result<()> {
     for name in ["base/guard.yaml", "unload/unload.yaml"] {

@@ -1,4 +1,4 @@
-//! The metrics that rules, dashboards and documents name, against the catalogue.
+//! Metric names in rules, dashboards and documents, against the catalogue.
 //!
 //! A renamed metric leaves an alert that never fires.
 use std::{collections::BTreeSet, fs};
@@ -8,9 +8,9 @@ use anyhow::{Result, ensure};
 use crate::{catalogue, files};
 
 const PREFIXES: [&str; 2] = ["wsguard_", "websocket_"];
-/// What Prometheus makes of a histogram.
+/// Suffixes of the series that Prometheus makes of a histogram.
 const SERIES: [&str; 3] = ["_bucket", "_count", "_sum"];
-/// What may name metrics; `docs` with its folders but the catalogue.
+/// Folders that may name metrics; `docs` with its folders, without the catalogue.
 const FOLDERS: [&str; 5] =
     ["deploy/prometheus", "deploy/grafana", "docs", "docs/decisions", "docs/runbooks"];
 
@@ -18,7 +18,7 @@ fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// What a text names, each time: metrics, and what recording rules make of them, which has colons.
+/// Return every name in a text: metrics, and recording rules, which have colons.
 pub fn metrics(text: &str) -> Vec<&str> {
     let words = text.split(|c: char| !is_of_name(c) && c != ':');
     let words = words.map(|word| word.trim_end_matches(':'));
@@ -29,13 +29,13 @@ pub fn metrics(text: &str) -> Vec<&str> {
     words.filter(|word| *word == "up" || metric(word)).collect()
 }
 
-/// The names of metrics in a text, and of recording rules.
+/// Return the names of metrics in a text, and of recording rules.
 fn named(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let names = metrics(text).into_iter().filter(|name| *name != "up").map(str::to_owned);
     names.partition(|name| !name.contains(':'))
 }
 
-/// Whether there is a series of this name.
+/// Check whether there is a series of this name.
 fn is_known(series: &str, known: &BTreeSet<String>) -> bool {
     let stem = SERIES.iter().find_map(|suffix| series.strip_suffix(suffix));
     known.contains(series) || stem.is_some_and(|stem| known.contains(stem))

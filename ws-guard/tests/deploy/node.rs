@@ -1,4 +1,4 @@
-//! A node as the kubelet prepares it for a pod: folders of the host, ConfigMaps, empty folders.
+//! A node as the kubelet prepares it: host folders, ConfigMaps, empty folders.
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Where a hostPath below the BPF file system is taken to; pins of the machine stay out of it.
+/// Prefix of a hostPath that is redirected: the machine's pins stay out of it.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// The folders of one node, removed when dropped; what is pinned has to be unloaded before.
+/// Folders of one node, removed when dropped; pinned objects are unloaded before.
 pub struct Node {
     folder: TempDir,
-    /// Stands for `/sys/fs/bpf/ws-guard`.
+    /// Replaces `/sys/fs/bpf/ws-guard`.
     pub pins: PathBuf,
     number: u32,
 }
@@ -27,12 +27,12 @@ impl Node {
         let number = NEXT.fetch_add(1, Relaxed);
         let pins = format!("{BPFFS}/wsg-deploy-{}-{number}", std::process::id());
         let folder = TempDir::with_prefix("wsg-node-")?;
-        // Containers of other users have to get through it.
+        // Containers of other users have to pass through it.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         Ok(Node { folder, pins: pins.into(), number })
     }
 
-    /// A name for a container on it, and for its cgroup.
+    /// Return a name for a container on it, and for its cgroup.
     pub fn name(&self, container: &str) -> String {
         format!("wsg-{}-{}-{container}", std::process::id(), self.number)
     }
@@ -41,7 +41,7 @@ impl Node {
         self.folder.path()
     }
 
-    /// The folder behind a volume of a pod, made as the kubelet makes it.
+    /// Return the folder behind a volume of a pod, made as the kubelet makes it.
     pub fn volume(&self, volume: &Value) -> Result<PathBuf> {
         let name = volume["name"].as_str().context("a volume without a name")?;
         if let Some(path) = volume["hostPath"]["path"].as_str() {
@@ -67,8 +67,9 @@ impl Node {
         Ok(folder)
     }
 
-    /// Write a ConfigMap, or a new state of it: files in a folder of their own, and the symbolic link
-    /// `..data` swapped from the last state's folder to that.
+    /// Write a ConfigMap, or a new state of it:
+    /// files in a separate folder, and the symbolic link `..data` swapped from the last state's
+    /// folder to that.
     pub fn config_map(&self, volume: &str, file: &str, text: &str) -> Result<()> {
         static STATE: AtomicU32 = AtomicU32::new(0);
         let folder = self.folder().join("volumes").join(volume);

@@ -1,5 +1,6 @@
-//! The examples in `deploy/observability`, started: a trouble of the guard becomes a mail that leads to
-//! its panel and its runbook, and a collector hands on what guard and server say of themselves.
+//! The examples in `deploy/observability`, started:
+//! a trouble of the guard becomes a mail that leads to its panel and its runbook, and a collector
+//! forwards the telemetry of guard and server.
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -24,8 +25,9 @@ use crate::{
 
 const FOLDER: &str = "deploy/observability";
 
-/// Debian's Alertmanager wants its templates where the package would put them. Runs what follows the
-/// package's `/usr/share` with that laid over the machine's, which sees nothing of it.
+/// Overlay for Debian's Alertmanager, whose templates are in the package.
+/// Runs the command after the package's `/usr/share` with that laid over the machine's, which stays
+/// unchanged.
 const WITH_SHARE: &str =
     "mount -t overlay ws-guard -o lowerdir=\"$0\":/usr/share /usr/share && exec \"$@\"";
 
@@ -53,7 +55,7 @@ fn a_trouble_becomes_a_mail_with_its_panel_and_its_page() -> Result<()> {
     needs_root!();
     let stage = Stage::start()?;
     let namespace = &stage.pair.server;
-    // Each accepts one mail, which is the first.
+    // Each accepts one mail, the first.
     let mail = namespace.run(|| TcpListener::bind("127.0.0.1:25"))??;
     let alertmanager = Alertmanager::start(namespace)?;
     let text = files::read(&format!("{FOLDER}/prometheus.yml"))?;
@@ -81,7 +83,7 @@ fn a_trouble_becomes_a_mail_with_its_panel_and_its_page() -> Result<()> {
     Ok(())
 }
 
-/// A server that runs the example, and does not wait for more alerts of a group.
+/// A server that runs the example, without waiting for more alerts of a group.
 struct Alertmanager {
     process: Process,
     _folder: TempDir,
@@ -101,7 +103,7 @@ impl Alertmanager {
         command.arg(tools::alertmanager());
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.path={}", folder.path().join("data").display()));
-        // Alone, and not a cluster.
+        // Alone, without a cluster.
         command.args(["--web.listen-address=127.0.0.1:9093", "--cluster.listen-address="]);
         let process = Process::spawn("alertmanager", command)?;
         let alertmanager = Alertmanager { process, _folder: folder };
@@ -122,7 +124,7 @@ fn a_collector_takes_what_guard_and_server_say() -> Result<()> {
     needs_root!();
     let stage = Stage::collected()?;
     let namespace = &stage.pair.server;
-    // What is behind the collector; what comes before it is there is sent again.
+    // The receivers behind the collector; anything sent before they exist is sent again.
     let example = files::read(&format!("{FOLDER}/rotel.env"))?;
     let variables: Vec<(&str, &str)> =
         example.lines().filter_map(|line| line.split_once('=')).collect();
@@ -163,7 +165,7 @@ fn a_collector_takes_what_guard_and_server_say() -> Result<()> {
     Ok(())
 }
 
-/// Be a mail server (RFC 5321) for one mail: its recipient and its text.
+/// Act as a mail server (RFC 5321) for one mail: return its recipient and its text.
 fn receive(listener: &TcpListener) -> Result<(String, String)> {
     let (mut stream, _) = listener.accept()?;
     let mut lines = BufReader::new(stream.try_clone()?).lines();

@@ -1,7 +1,8 @@
-//! Pictures of the dashboards for the documentation: real data from Prometheus, drawn by this small
-//! renderer, which says so. Grafana draws the same panels with more care.
+//! Pictures of the dashboards for the documentation:
+//! real data from Prometheus, drawn by this small renderer, which says so. Grafana draws the same
+//! panels with more care.
 //!
-//! `DASHBOARD_PICTURES=FOLDER` has the test of the expressions write them.
+//! `DASHBOARD_PICTURES=FOLDER` makes the test of the expressions write them.
 use std::{env, fmt::Write as _, fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result};
@@ -13,12 +14,12 @@ use crate::{
 };
 
 const FOLDER: &str = "DASHBOARD_PICTURES";
-/// Of a cell of Grafana's grid.
+/// Size of a cell of Grafana's grid.
 const CELL: (f64, f64) = (50.0, 26.0);
 const HEAD: f64 = 46.0;
 const COLORS: [&str; 8] =
     ["#3b78c4", "#d1792b", "#3f9c52", "#c2453f", "#7f62b5", "#8a6a52", "#c867a5", "#6f7680"];
-/// Entries of a legend, and letters of one.
+/// Number of entries in a legend, and of letters in an entry.
 const LEGEND: usize = 4;
 const LETTERS: usize = 22;
 
@@ -41,7 +42,8 @@ impl Place {
     }
 }
 
-/// Write a picture of each dashboard where the variable says, once there is a minute of data.
+/// Write a picture of each dashboard where the variable says.
+/// It waits until there is a minute of data.
 pub fn write_if_wanted(prometheus: &Prometheus<'_>) -> Result<()> {
     let Some(folder) = env::var_os(FOLDER) else { return Ok(()) };
     thread::sleep(Duration::from_secs(60));
@@ -185,7 +187,7 @@ fn lines(body: &mut String, place: &Place, panel: &Value, all: &[(String, Series
     }
 }
 
-/// A value as short as it can be read.
+/// Format a value as short as it is readable.
 fn shown(value: f64, panel: &Value) -> String {
     let (value, unit) = match panel["fieldConfig"]["defaults"]["unit"].as_str() {
         Some("s") if value < 1.0 && value > 0.0 => (value * 1e3, " ms"),

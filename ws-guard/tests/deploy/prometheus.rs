@@ -1,8 +1,7 @@
 //! Debian's Prometheus with the shipped configuration, in a namespace.
 //!
-//! Debian builds it without the discovery of pods, so its targets are given in the place of
-//! `kubernetes_sd_configs`, with the labels that the discovery would give them: what the relabelling
-//! makes of them is the shipped configuration's.
+//! Debian builds it without pod discovery, so its targets replace `kubernetes_sd_configs`, with the
+//! labels that the discovery would give them: the relabelling is the shipped configuration's.
 use std::{fs, net::SocketAddr, time::SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,10 +12,10 @@ use ws_guard_testkit::{netns::Namespace, process::Process, tools};
 use crate::{files, http, stage::eventually};
 
 const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9090);
-/// What the targets take the place of.
+/// Configuration that the targets replace.
 const DISCOVERY: &str = "kubernetes_sd_configs:\n      - role: pod\n";
 
-/// A pod as the discovery would show it, and as it can be reached.
+/// A pod as the discovery would show it, and its address.
 pub struct Pod {
     /// Its label `app.kubernetes.io/component`.
     pub component: &'static str,
@@ -40,7 +39,7 @@ impl Pod {
     }
 }
 
-/// The shipped configuration, for these pods, asking each second.
+/// Return the shipped configuration, for these pods, with a scrape each second.
 fn configuration(pods: &[Pod]) -> Result<String> {
     let text = files::read("deploy/prometheus/prometheus.yml")?;
     ensure!(text.matches(DISCOVERY).count() == 2, "the shipped configuration has other jobs");
@@ -69,7 +68,7 @@ impl<'a> Prometheus<'a> {
         Prometheus::with(namespace, &configuration(pods)?, pods.len())
     }
 
-    /// Start it with a configuration next to the rules, and wait for that many targets.
+    /// Start it with a configuration next to the rules; wait for `wanted` targets.
     pub fn with(namespace: &'a Namespace, text: &str, wanted: usize) -> Result<Self> {
         let folder = TempDir::with_prefix("wsg-prometheus-")?;
         let config = folder.path().join("prometheus.yml");
@@ -93,7 +92,7 @@ impl<'a> Prometheus<'a> {
         }
     }
 
-    /// What an expression gives now: series, each with its labels in `metric` and its `value`.
+    /// Evaluate an expression now: series with labels in `metric`, and a `value`.
     pub fn ask(&self, expr: &str) -> Result<Vec<Value>> {
         match self.answer("query?", expr)?["result"].take() {
             Value::Array(series) => Ok(series),
@@ -101,7 +100,7 @@ impl<'a> Prometheus<'a> {
         }
     }
 
-    /// The labels of all exemplars of the series that an expression names.
+    /// Return the labels of all exemplars of the series that an expression names.
     pub fn exemplars(&self, expr: &str) -> Result<Vec<Value>> {
         let series = self.answer("query_exemplars?start=0&end=9999999999&", expr)?;
         let of_series = |series: &Value| series["exemplars"].as_array().cloned();
@@ -109,7 +108,7 @@ impl<'a> Prometheus<'a> {
         Ok(exemplars.map(|exemplar| exemplar["labels"].clone()).collect())
     }
 
-    /// What it gave in the last minute.
+    /// Evaluate it over the last minute.
     pub fn range(&self, expr: &str) -> Result<Vec<Series>> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let question = format!("query_range?start={}&end={now}&step=1&", now - 60);
@@ -137,7 +136,7 @@ impl<'a> Prometheus<'a> {
         Ok(answer["data"].take())
     }
 
-    /// Whether it gives a number: a quantile of nothing is none.
+    /// Check whether it gives a number: a quantile of nothing is none.
     pub fn gives_data(&self, expr: &str) -> Result<bool> {
         let number = |series: &Value| {
             let value = series["value"][1].as_str().and_then(|value| value.parse::<f64>().ok());

@@ -1,4 +1,4 @@
-//! The alerts: promtool's word on them, their own tests, and their pages.
+//! Alerts: promtool's check of them, their own tests, and their pages.
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
@@ -31,7 +31,7 @@ pub fn alerts() -> Result<Vec<Alert>> {
     Ok(groups.groups.into_iter().flat_map(|group| group.rules).collect())
 }
 
-/// What the recording rules make.
+/// Return the series of the recording rules.
 pub fn recorded() -> Result<BTreeSet<String>> {
     let rules: Value = files::yaml("deploy/prometheus/recording.yaml")?;
     let groups = rules["groups"].as_array().context("no groups")?.iter();

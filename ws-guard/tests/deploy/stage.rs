@@ -23,19 +23,20 @@ use ws_guard_testkit::{
 
 use crate::{files, http, prometheus::Pod};
 
-/// For what must come, on a busy machine.
+/// Time limit for expected events on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
-/// Where the companion server listens, and what the guard protects.
+/// Port of the companion server, which the guard protects.
 pub const PORT: u16 = 8080;
 const GUARD_METRICS: u16 = 9464;
 const SERVER_METRICS: u16 = 9465;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ws-guard");
-/// The server's options in either place. It may be late here without refusing anybody.
+/// Options of the server in either place.
+/// It may be late here without refusing clients.
 const SERVER: [&str; 4] =
     ["--listen=[::]:8080", "--access-log=/dev/null", "--stall-refuse=20s", "--stall-shed=30s"];
 
-/// Wait until `done` says so.
+/// Wait until `done` returns true.
 pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + WAIT;
     while !done()? {
@@ -45,10 +46,10 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<
     Ok(())
 }
 
-/// Both programs, and the namespaces that they are in.
+/// Both programs, and their namespaces.
 pub struct Stage {
     pub guard: Process,
-    /// In a process of its own; none where the guard has it.
+    /// The server as a separate process; `None` where the guard has it.
     pub server: Option<Process>,
     place: [String; 4],
     folder: TempDir,
@@ -57,12 +58,12 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Both apart, as in Kubernetes.
+    /// Start both apart, as in Kubernetes.
     pub fn start() -> Result<Stage> {
         Stage::apart(&[])
     }
 
-    /// The same with further options of the server.
+    /// Start both apart, with further options of the server.
     pub fn apart(options: &[&str]) -> Result<Stage> {
         Stage::with(|pair, _| {
             let mut server = pair.server.command(PROGRAM);
@@ -72,7 +73,8 @@ impl Stage {
         })
     }
 
-    /// The server in the guard, `run --listen`, with topics, and a bus and telemetry that go nowhere.
+    /// Start the server in the guard, `run --listen`.
+    /// It has topics, and a bus and telemetry that go nowhere.
     pub fn together() -> Result<Stage> {
         Stage::with(|_, guard| {
             guard.args(SERVER).args(["--handler=topic", "--bus=redis://127.0.0.1:9"]);
@@ -82,7 +84,8 @@ impl Stage {
         })
     }
 
-    /// The server in the guard, which exports telemetry to a local collector ten times a second.
+    /// Start the server in the guard, with telemetry to a local collector.
+    /// It exports ten times a second.
     pub fn collected() -> Result<Stage> {
         Stage::with(|_, guard| {
             guard.args(SERVER).args(["--otlp-endpoint=http://127.0.0.1:4318", "--event-log=otlp"]);
@@ -94,7 +97,7 @@ impl Stage {
         })
     }
 
-    /// `server` starts one next to the guard, or adds it to the guard's command.
+    /// Start a stage; `server` starts a process, or extends the guard's command.
     fn with(server: impl FnOnce(&Pair, &mut Command) -> Result<Option<Process>>) -> Result<Stage> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Relaxed);
@@ -128,7 +131,7 @@ impl Stage {
         http::get(&self.pair.server, ([127, 0, 0, 1], port).into(), path)
     }
 
-    /// The guard's metrics.
+    /// Return the guard's metrics.
     pub fn metrics(&self) -> Result<String> {
         let (status, text) = self.get(GUARD_METRICS, "/metrics")?;
         ensure!(status == 200, "{status}: {text}");
@@ -140,7 +143,7 @@ impl Stage {
         fs::write(self.folder.path().join("guard.toml"), text).context("writing guard.toml")
     }
 
-    /// As the discovery of pods would show what there is.
+    /// Return the pods as the discovery would show them.
     pub fn pods(&self) -> Vec<Pod> {
         let pod = |component, name, node, port| {
             let address = format!("127.0.0.1:{port}");
@@ -152,7 +155,7 @@ impl Stage {
         pods
     }
 
-    /// Take the guard off one direction, as another program would.
+    /// Detach the guard from one direction, as another program would.
     pub fn detach(&self) -> Result<()> {
         let links = fs::read_dir(Path::new(&self.place[1]).join("links"))?.flatten();
         let egress = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains("-out-");
@@ -170,7 +173,7 @@ impl Stage {
         Ok(kill(Pid::from_raw(child.parse()?), Signal::SIGKILL)?)
     }
 
-    /// What the pins say, also while the daemon does not answer.
+    /// Return the status from the pins, available even when the daemon does not answer.
     pub fn status(&self) -> Result<Value> {
         let mut status = Command::new(PROGRAM);
         status.args(["--control-socket=/nobody-listens-here", "status", "-o", "json"]);
@@ -185,7 +188,7 @@ impl Stage {
         files::run(throttle).map(drop)
     }
 
-    /// The server's connections, also those that ended.
+    /// Return the server's connections, including those that ended.
     pub fn connections(&self) -> Result<Value> {
         let mut connections = Command::new(PROGRAM);
         connections.args(["connections", "--all", "-o", "json"]).args(&self.place);
@@ -202,7 +205,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // One that a test has stopped would not hear anything else.
+        // A daemon stopped by a test would receive no other signal.
         let _ = self.guard.signal(Signal::SIGCONT);
         let ended = self.guard.terminate();
         let mut unload = self.pair.server.command(PROGRAM);

@@ -1,11 +1,11 @@
-//! The units of hosts without Kubernetes.
+//! Systemd units of hosts without Kubernetes.
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::files::{self, find, objects};
 
-/// Unit, and the most exposure that it may have: 0 is none, 10 all.
+/// Unit, and its maximum exposure: 0 is none, 10 all.
 const UNITS: [(&str, f64); 2] = [("ws-guard", 2.0), ("ws-guard-server", 1.5)];
 
 #[test]

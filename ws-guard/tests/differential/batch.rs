@@ -1,4 +1,4 @@
-//! Connections at once, honest and lying ones, in any order of their segments.
+//! Simultaneous connections, honest and lying ones, in any order of their segments.
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
@@ -20,7 +20,7 @@ use ws_guard_oracle::{
     liar::Liar,
     link::{Link, Path, Resend},
     receiver::Overlap,
-    streams::{borders, frame, initial, stream},
+    streams::{boundaries, frame, initial, stream},
 };
 use ws_guard_testkit::packets::{self, Checksum, REQUEST};
 
@@ -30,16 +30,16 @@ use crate::{
     kernel::{Hook, Kernel, PORT},
 };
 
-/// Connections of a batch, at most.
+/// Maximum number of connections in a batch.
 const MOST: usize = 12;
-/// Segments that an honest client cuts its stream into, at most.
+/// Maximum number of segments of an honest client's stream.
 const SEGMENTS: usize = 100;
-/// Steps of an honest connection until its path becomes calm, at most.
+/// Maximum number of steps of an honest connection until its path becomes calm.
 const STEPS: usize = 100;
-/// Longer than any batch takes, milliseconds.
+/// Window in milliseconds, longer than any batch takes.
 const WINDOW_MS: u32 = 1_200_000;
 
-/// What the client of a connection is.
+/// Behaviour of a connection's client.
 enum Client {
     Honest(Link),
     Lying(Liar),
@@ -48,12 +48,12 @@ enum Client {
 struct Party {
     client: Client,
     connection: Connection,
-    /// Which of the batch's sources it is.
+    /// Index among the batch's sources.
     source: usize,
     steps: usize,
 }
 
-/// What batches came to.
+/// Results of batches.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub streams: u64,
@@ -62,19 +62,19 @@ pub struct Tally {
     /// Streams of honest clients that arrived whole.
     pub arrived: u64,
     pub honest: u64,
-    /// Honest streams of which a ping within the limit was defused when it came again in place of what
-    /// the server held.
+    /// Honest streams with a ping within the limit that was defused.
+    /// It was retransmitted in place of bytes that the server held.
     pub defused_again: u64,
     pub unsynced: u64,
     /// Streams of connections whose window was held, and their segments beyond it.
     pub paced: u64,
     pub beyond: u64,
-    /// Captures that the inspector read like the others, and those of which also the borders were equal.
+    /// Captures that the inspector read like the others; those with equal boundaries too.
     pub inspected: u64,
-    pub borders: u64,
+    pub boundaries: u64,
     /// Streams that were not compared to their end: the host was too slow, or...
     pub stalled: u64,
-    /// ...XDP could not tell what a checksum was meant to be.
+    /// ...XDP could not tell which kind of checksum it was.
     pub ambiguous: u64,
 }
 
@@ -101,7 +101,8 @@ impl Guard for Both<'_> {
     fn client(&mut self, seq: u32, payload: &mut [u8], taken: bool) -> Verdict {
         let checksum = match self.rng.u8(..4) {
             0 | 1 if !taken => Checksum::Wrong,
-            // At TC the kernel knows which kind of sum it is, and here all packets come from outside.
+            // At TC the kernel knows which kind of sum it is, and here all packets come from
+            // outside.
             0 if self.connection.hook == Hook::Xdp => Checksum::Partial,
             _ => Checksum::Full,
         };
@@ -133,7 +134,7 @@ impl Watched for Both<'_> {
     }
 }
 
-/// The limits of a batch.
+/// Choose the limits of a batch.
 fn limits(rng: &mut Rng) -> Limits {
     let action = match rng.u8(..8) {
         0 => action::OBSERVE,
@@ -170,7 +171,7 @@ fn policy(limits: &Limits) -> Policy {
     }
 }
 
-/// The end points of connection `index`, whose client is source number `source`.
+/// Return the end points of connection `index`, a client of number `source`.
 fn ends(rng: &mut Rng, source: usize, index: usize) -> packets::Connection {
     let v6 = source % 2 == 1;
     let (client, server): (IpAddr, IpAddr) = if v6 {
@@ -188,8 +189,8 @@ fn ends(rng: &mut Rng, source: usize, index: usize) -> packets::Connection {
     }
 }
 
-/// What the server sends: whole, valid frames. Pongs only where every ping is followed: elsewhere they
-/// reveal unseen pings.
+/// Return the server's stream: whole, valid frames.
+/// Pongs only where every ping is followed: elsewhere they reveal unseen pings.
 fn answers(rng: &mut Rng, limits: &Limits) -> Vec<u8> {
     let mut message_open = false;
     let mut bytes = Vec::new();
@@ -218,9 +219,9 @@ fn party(rng: &mut Rng, kernel: &mut Kernel, limits: &Limits, index: usize) -> R
         let sent = stream(rng, true, length);
         let mut path = Path::any(rng);
         path.longest = hook.longest();
-        let mut cuts = borders(rng, sent.len(), path.longest);
+        let mut cuts = boundaries(rng, sent.len(), path.longest);
         while cuts.len() > SEGMENTS {
-            cuts = borders(rng, sent.len(), path.longest);
+            cuts = boundaries(rng, sent.len(), path.longest);
         }
         let link = Link::new(base, sent, cuts, path);
         let steps = link.steps().min(STEPS);
@@ -231,8 +232,7 @@ fn party(rng: &mut Rng, kernel: &mut Kernel, limits: &Limits, index: usize) -> R
 
 /// Play a batch to its end.
 ///
-/// # Errors
-/// At the first disagreement, with the history of the connection that it is about.
+/// # Errors At the first disagreement, with the history of its connection.
 pub fn play(rng: &mut Rng, kernel: &mut Kernel, tally: &mut Tally) -> Result<u64> {
     kernel.programs.forget()?;
     let limits = limits(rng);
@@ -243,8 +243,8 @@ pub fn play(rng: &mut Rng, kernel: &mut Kernel, tally: &mut Tally) -> Result<u64
     let mut slots = HashSet::new();
     for index in 0..rng.usize(1..=MOST) {
         let party = party(rng, kernel, &limits, index)?;
-        // Who shares a place for copies with another one may find it taken, which the tracker on the
-        // host does not know.
+        // A connection that shares its slot for copies with another may find it taken, which the
+        // tracker on the host does not know.
         if slots.insert(party.connection.held_slot()) {
             parties.push(party);
         }
@@ -272,7 +272,7 @@ pub fn play(rng: &mut Rng, kernel: &mut Kernel, tally: &mut Tally) -> Result<u64
     Ok(parties.len() as u64)
 }
 
-/// A failure, and what led to it; nothing where nothing more can be said.
+/// Add the history to a failure; drop failures of abandoned connections.
 fn told(party: &Party, result: Result<()>) -> Result<()> {
     if party.connection.abandoned.is_some() {
         return Ok(());
@@ -322,8 +322,8 @@ fn forged(rng: &mut Rng) -> Forged {
     }
 }
 
-/// A connection at its end: programs, tracker and oracle agree, or the flow says that it does not
-/// know.
+/// Check a connection at its end:
+/// programs, tracker and oracle agree, or the flow says that it does not know.
 fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tally) -> Result<()> {
     tally.streams += 1;
     match party.connection.abandoned {
@@ -346,7 +346,7 @@ fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tal
         Client::Lying(liar) => {
             let (read, passed) = (liar.pings_read(), flow.pings_in - flow.defused);
             let exact = flow.unsynced_total == 0;
-            ensure!(!enforces || exact, "out of step though nothing was let by");
+            ensure!(!enforces || exact, "out of sync though nothing was let by");
             ensure!(!enforces || read <= passed, "the server reads {read} pings of {passed}");
         }
         Client::Honest(link) => {
@@ -359,8 +359,8 @@ fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tal
     Ok(())
 }
 
-/// The inspector finds in a capture what the server read and sent, and of a stream that arrived whole what
-/// the guard counted.
+/// Check that the inspector finds what the server read and sent.
+/// For a stream that arrived whole, it has to find the guard's counts.
 fn inspect(party: &Party, tally: &mut Tally) -> Result<()> {
     let connection = &party.connection;
     let (flow, captured) = (&connection.host.flow, &connection.captured);
@@ -373,18 +373,19 @@ fn inspect(party: &Party, tally: &mut Tally) -> Result<()> {
     tally.inspected += 1;
     let Client::Honest(link) = &party.client else { return Ok(()) };
     if link.receiver.stream.len() == link.stream.len() && flow.unsynced_total == 0 {
-        tally.borders += u64::from(captured.counts_agree(&found, flow)?);
+        tally.boundaries += u64::from(captured.counts_agree(&found, flow)?);
     }
     Ok(())
 }
 
-/// What the server read of an honest client; `true` where the known limit showed that what is sent again
-/// from a border, in longer segments than at first, is defused whole.
+/// Check what the server read of an honest client;
+/// `true` where the known limit showed: a retransmission from a boundary, in longer segments than at
+/// first, is defused whole.
 fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<bool> {
     let host = &party.connection.host;
     let flow = &host.flow;
     if flow.unsynced_total > 0 {
-        ensure!(limits.action == action::OBSERVE, "out of step though nothing was let by");
+        ensure!(limits.action == action::OBSERVE, "out of sync though nothing was let by");
         return Ok(false);
     }
     let received = &link.receiver.stream;
@@ -408,7 +409,7 @@ fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<bo
             || path.resend == Resend::Any
             || limits.action != action::DEFUSE
             || party.connection.was_closed
-            // It heeds no window.
+            // It ignores the window.
             || party.connection.edge.is_some()
             // Pings over a limit came behind a gap, which is not filled in this window.
             || flow.held != 0;
@@ -419,18 +420,19 @@ fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<bo
     let found = (flow.frames_in, flow.pings_in, flow.pongs_in);
     ensure!(found == (all.frames, all.pings, all.pongs), "{found:?} counted, {all:?} sent");
     ensure!(host.by_kind == all.by_kind, "{:?} counted, {all:?} sent", host.by_kind);
-    // What the server threw away and comes again at a border is defused whole: then fewer arrive.
-    let at_border = link.path.lost_behind > 0 || link.path.resend == Resend::Any;
-    if !enforces || pings == passed || at_border {
+    // Bytes that the server discards and that come again at a boundary are defused whole: then fewer
+    // arrive.
+    let at_boundary = link.path.lost_behind > 0 || link.path.resend == Resend::Any;
+    if !enforces || pings == passed || at_boundary {
         return Ok(false);
     }
-    // Nothing was lost, so only what takes the place of what waits at the server can matter.
+    // Nothing was lost, so only bytes that replace others waiting at the server can matter.
     let replaced = link.path.resend == Resend::Longer && link.receiver.replaced > 0;
     ensure!(replaced, "{pings} pings arrive, {passed} were to pass");
     Ok(true)
 }
 
-/// Sources and counters add up to what the connections came to.
+/// Check that sources and counters add up to the connections' results.
 fn add_up(
     kernel: &mut Kernel,
     limits: &Limits,
@@ -468,7 +470,7 @@ fn add_up(
     Ok(())
 }
 
-/// What of an address makes a source.
+/// Cut an address to the prefix of its source.
 fn masked(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -1,7 +1,7 @@
-//! How many pings may pass, computed the plain way: all of a batch's pings come in one window.
+//! Budget of pings, computed the plain way: a batch's pings come in one window.
 use ws_guard_common::{maps::action, replay::Budget};
 
-/// A batch's limits.
+/// Limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Pings of a source.
@@ -12,14 +12,14 @@ pub struct Limits {
     pub share: u32,
     /// One of [`action`].
     pub action: u8,
-    /// Bytes a second of a source whose connections went over the limit; 0 for no such limit.
+    /// Bytes a second of a source with connections over the limit; 0 for no limit.
     pub pace: u32,
 }
 
-/// What a source has left.
+/// The remaining budget of a source.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
-    /// Of its limit.
+    /// Rest of its limit.
     left: u32,
     pub throttled: bool,
     /// Pings charged.
@@ -34,14 +34,14 @@ impl Source {
     }
 }
 
-/// What a connection has left.
+/// The remaining budget of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
-    /// Of its own limit.
+    /// Rest of its own limit.
     left: u32,
-    /// Of its share.
+    /// Rest of its share.
     share: u32,
-    /// It went over the limit.
+    /// Set once it went over the limit.
     over: bool,
 }
 
@@ -53,13 +53,13 @@ impl Connection {
 }
 
 impl Connection {
-    /// It went over the limit.
+    /// Check whether it went over the limit.
     pub fn is_over(&self) -> bool {
         self.over
     }
 }
 
-/// Pays for the pings of one segment.
+/// Payment for the pings of one segment.
 pub struct Purse<'a> {
     pub limits: &'a Limits,
     pub source: &'a mut Source,
@@ -67,13 +67,13 @@ pub struct Purse<'a> {
 }
 
 impl Purse<'_> {
-    /// How many of `pings` pings keep to the limit: those that the source has left, or the connection's
-    /// share, whichever is more.
+    /// Return how many of `pings` pings keep to the limit:
+    /// the rest of the source's limit, or of the connection's share, whichever is more.
     fn kept(&self, pings: u32) -> u32 {
         pings.min(self.source.left.max(self.connection.share)).min(self.connection.left)
     }
 
-    /// Pay for `pings` pings, and the number of them within the limit.
+    /// Pay for `pings` pings; return the number of them within the limit.
     fn pay(&mut self, pings: u32) -> u32 {
         let kept = self.kept(pings);
         self.source.throttled |= kept < pings;

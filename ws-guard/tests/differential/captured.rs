@@ -1,5 +1,6 @@
-//! The inspector as a host: what a server takes, written as a capture, is read as the oracle, the
-//! tracker and the programs read it.
+//! The inspector as a host:
+//! the bytes that a server takes, written as a capture, are read as by the oracle, the tracker and
+//! the programs.
 use anyhow::{Result, ensure};
 use ws_guard_common::{flow::Flow, frame::Violation};
 use ws_guard_inspect::{FlowReport, Side, What, finding::Broken, report::SideReport};
@@ -8,21 +9,21 @@ use ws_guard_testkit::packets::{self, Packet, flag};
 
 use crate::common::{ETHERNET, START, Told, inspected, pcap, pcapng};
 
-/// Between two packets, in nanoseconds.
+/// Interval between two packets, in nanoseconds.
 const APART: u64 = 1_000_000;
 
 /// The capture of one connection.
 pub struct Captured {
     packets: Vec<crate::common::Packet>,
-    /// Where the client's frames begin, and the server's.
+    /// Sequence numbers of the first frames, the client's and the server's.
     first: [u32; 2],
-    /// Where its next byte is, as long as all came in order and once.
+    /// Its next sequence number, as long as all came in order and once.
     in_order: Option<u32>,
     is_pcapng: bool,
 }
 
 impl Captured {
-    /// It begins with the three segments of TCP's handshake.
+    /// Begin with the three segments of TCP's handshake.
     pub fn new(ends: &packets::Connection, first: [u32; 2], is_pcapng: bool) -> Result<Captured> {
         let mut captured =
             Captured { packets: Vec::new(), first, in_order: Some(first[0]), is_pcapng };
@@ -45,14 +46,14 @@ impl Captured {
         self.packets.push(crate::common::Packet { time_ns, data, cut: 0 });
     }
 
-    /// A segment of the client as it came out of the guard, which the server takes.
+    /// Add a segment of the client as it came out of the guard, which the server takes.
     pub fn taken(&mut self, seq: u32, len: usize, data: Vec<u8>) {
         let end = seq.wrapping_add(len as u32);
         self.in_order = self.in_order.filter(|next| *next == seq).map(|_| end);
         self.put_bytes(data);
     }
 
-    /// The guard dropped a segment, or the server throws it away: the borders are not the same for both.
+    /// Note a segment lost in the guard or at the server: the boundaries differ.
     pub fn lost(&mut self) {
         self.in_order = None;
     }
@@ -65,16 +66,15 @@ impl Captured {
         inspected(&file).0
     }
 
-    /// The inspector finds what the server read, and what it sent.
+    /// Check that the inspector finds what the server read, and what it sent.
     ///
-    /// # Errors
-    /// At the first frame or figure that differs.
+    /// # Errors At the first frame or figure that differs.
     pub fn agrees(&self, read: &Receiver, sent: &[u8], deflate: bool) -> Result<FlowReport> {
         let told = self.inspected();
         for (side, stream) in [(Side::Client, &read.stream[..]), (Side::Server, sent)] {
             let oracle = frames::Side { from_client: side == Side::Client, deflate };
             frames_agree(&told, side, self.first[side as usize], stream, oracle)?;
-            // What waits behind a gap is read at the end of a capture, and never by the server.
+            // Bytes behind a gap are read at the end of a capture, and never by the server.
             if side == Side::Server || read.ranges().is_empty() {
                 let wanted = frames::count(stream, oracle, &[]);
                 let wanted = ([wanted.frames, wanted.pings, wanted.pongs], wanted.by_kind);
@@ -88,11 +88,10 @@ impl Captured {
         Ok(told.flow().clone())
     }
 
-    /// The inspector counted what the guard did of a stream that arrived whole. Also the borders, if all
-    /// came in order and once: `true`.
+    /// Check the inspector's counts against the guard's for a whole stream.
+    /// `true` if the boundaries agree as well, because all came in order and once.
     ///
-    /// # Errors
-    /// Where a figure differs.
+    /// # Errors Where a figure differs.
     pub fn counts_agree(&self, found: &FlowReport, flow: &Flow) -> Result<bool> {
         let controls = found.pings_client + found.pongs_client;
         // The server sees pongs where the guard saw pings.
@@ -100,19 +99,19 @@ impl Captured {
             ([found.frames_client, controls], [flow.frames_in, flow.pings_in + flow.pongs_in]);
         ensure!(seen == wanted, "the inspector counts {seen:?}, the guard {wanted:?}");
         if self.in_order.is_some() {
-            let seen = borders(&found.of_client);
+            let seen = boundaries(&found.of_client);
             let wanted = [flow.coalesced_segments, flow.split_headers, flow.split_frames];
-            ensure!(seen == wanted, "borders: the inspector {seen:?}, the guard {wanted:?}");
+            ensure!(seen == wanted, "boundaries: the inspector {seen:?}, the guard {wanted:?}");
         }
         Ok(self.in_order.is_some())
     }
 }
 
-fn borders(side: &SideReport) -> [u64; 3] {
+fn boundaries(side: &SideReport) -> [u64; 3] {
     [side.coalesced_segments, side.split_headers, side.split_frames]
 }
 
-/// Frame by frame, as far as the stream goes: place, opcode and length.
+/// Compare frame by frame, as far as the stream goes: place, opcode and length.
 fn frames_agree(
     told: &Told,
     side: Side,

@@ -1,5 +1,6 @@
-//! One connection, followed four times: by the kernel programs, by the tracker on the host, by the oracle
-//! on what its server reads, and by the inspector on a capture of it.
+//! One connection, followed four times:
+//! by the kernel programs, by the tracker on the host, by the oracle on the server's reads, and by
+//! the inspector on a capture.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -7,8 +8,8 @@ use fastrand::Rng;
 use ws_guard_common::{
     flow::{self, Flow, state},
     handshake::SWITCHING,
-    held,
     maps::{FlowKey, action},
+    out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
     seq::{after, later},
 };
@@ -21,66 +22,67 @@ use crate::{
     kernel::{Hook, Kernel},
 };
 
-/// So long may a connection be at rest before the guard may judge differently than without.
+/// Maximum rest of a connection, after which the guard may judge differently.
 const PROMPT: Duration = Duration::from_millis(800);
 
-/// A segment that the server's TCP does not take, whatever the guard thinks of it.
+/// A segment that the server's TCP discards, whatever the guard thinks of it.
 #[derive(Clone, Copy, Debug)]
 pub enum Forged {
     /// Data without an ACK.
     NoAck,
-    /// Data that acknowledges what the server has not sent.
+    /// Data that acknowledges bytes not yet sent by the server.
     BadAck,
     /// Data in a SYN.
     Syn,
-    /// A RST with a wrong checksum, this number of bytes behind the acknowledged byte.
+    /// A RST with a wrong checksum, this number of bytes past the acknowledged byte.
     Rst(i32),
     /// A FIN with a wrong checksum, likewise.
     Fin(i32),
 }
 
-/// Why a connection is not compared any further.
+/// Reason why a connection is not compared any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abandoned {
     /// The host was too slow to know how long the connection was at rest.
     Stalled,
-    /// A full checksum was also the pseudo header's sum. XDP cannot tell which it is meant to be, and
-    /// leaves it as it is: the server throws the defused segment away.
+    /// A full checksum that equals the pseudo header's sum.
+    /// XDP cannot tell the two apart, and leaves it as it is: the server discards the defused
+    /// segment.
     Ambiguous,
 }
 
-/// What both ends of a connection and the path between them are.
+/// Both ends of a connection and the path between them.
 pub struct Connection {
     pub ends: packets::Connection,
     pub hook: Hook,
     /// The tracker on the host.
     pub host: Replay,
     pub budget: budget::Connection,
-    /// What the server sends, and how much of it it has sent.
+    /// The server's stream, and how much of it has been sent.
     pub answers: Vec<u8>,
     pub answered: usize,
-    /// Where the server's bytes behind its answer begin.
+    /// Sequence number of the server's first byte after its answer.
     answers_seq: u32,
-    /// It is paced while it is over its limit, since when, and where its window then ends: as far as the
-    /// server has told at most.
+    /// Pacing: whether it is paced over its limit, since when, and the window's end.
+    /// That is at most what the server has told.
     paces: bool,
     over_since: Option<Instant>,
     pub edge: Option<u32>,
     /// Segments beyond it.
     pub beyond: u64,
-    /// It was closed at some time: then what the server sent was not followed.
+    /// Set once it was closed: the server's stream was not followed then.
     pub was_closed: bool,
-    /// Why nothing more can be said of it, if so.
+    /// Reason for which nothing more can be said of it.
     pub abandoned: Option<Abandoned>,
-    /// What the server takes and sends.
+    /// Capture of what the server takes and sends.
     pub captured: Captured,
-    /// What happened, for who has to find out.
+    /// Log of events, for diagnosis.
     pub history: Vec<String>,
     latest: Instant,
     rested: bool,
 }
 
-/// A head of a 101.
+/// Return the head of a 101.
 pub fn switching(deflate: bool) -> Vec<u8> {
     let mut head = packets::SWITCHING[..packets::SWITCHING.len() - 2].to_vec();
     if deflate {
@@ -100,7 +102,7 @@ impl Connection {
         limits: &Limits,
         answers: Vec<u8>,
     ) -> Result<Connection> {
-        // It says that there is no scale.
+        // No window scale.
         let tcp_options = vec![2, 4, 5, 0xB4];
         kernel.server(&Packet { tcp_options, ..ends.accepted() })?;
         let deflate = one_in(rng, 4);
@@ -153,9 +155,10 @@ impl Connection {
         key(&self.ends)
     }
 
-    /// Its place for a copy of what comes behind a gap.
+    /// Return its slot for a copy of bytes behind a gap.
     pub fn held_slot(&self) -> u32 {
-        held::slot(held::owner(&self.key(), self.host.flow.generation)) & (held::SLOTS - 1)
+        out_of_order::slot(out_of_order::owner(&self.key(), self.host.flow.generation))
+            & (out_of_order::SLOTS - 1)
     }
 
     fn offset(&self, seq: u32) -> i32 {
@@ -167,8 +170,8 @@ impl Connection {
         Packet::new(self.ends.client, self.ends.server, seq, sent, payload.to_vec())
     }
 
-    /// A segment of the client, through the programs and the tracker. Both have to agree. It is captured
-    /// where the server takes it.
+    /// Send a segment of the client through the programs and the tracker.
+    /// Both have to agree. It is captured where the server takes it.
     pub fn client(
         &mut self,
         kernel: &mut Kernel,
@@ -185,7 +188,7 @@ impl Connection {
         Ok(verdict)
     }
 
-    /// The verdict on the segment, and how it comes out.
+    /// Judge the segment; return the verdict, and the segment as it comes out.
     fn judged(
         &mut self,
         kernel: &mut Kernel,
@@ -205,8 +208,9 @@ impl Connection {
             self.beyond += 1;
             return Ok((Verdict::Drop(Reason::Changed), None));
         }
-        // What the pace refuses of a connection that is over its limit already is not walked: how much
-        // that is is a matter of time. What takes it over the limit is walked and charged before.
+        // A segment that the pace refuses on a connection already over its limit is not walked: the
+        // amount is a matter of time. The segment that takes it over the limit is walked and
+        // charged before.
         let refused = self.paces && out.is_none() && kernel.policed()? > policed;
         if refused && self.budget.is_over() {
             return Ok((Verdict::Drop(Reason::Changed), None));
@@ -232,10 +236,10 @@ impl Connection {
         Ok((verdict, Some(out)))
     }
 
-    /// The client's bytes end beyond the edge of the window that is held.
+    /// Check whether the client's bytes end beyond the edge of the held window.
     fn is_beyond(&mut self, seq: u32, len: usize) -> bool {
         if self.paces && self.budget.is_over() && self.edge.is_none() {
-            // A server that is not heard for a second lets it be policed.
+            // A server that is silent for a second lets it be policed.
             let since = *self.over_since.get_or_insert_with(Instant::now);
             if since.elapsed() > PROMPT {
                 self.abandoned = Some(Abandoned::Stalled);
@@ -245,7 +249,7 @@ impl Connection {
         len > 0 && self.edge.is_some_and(|edge| after(end, edge))
     }
 
-    /// What the server's segment says of its window, before the guard and behind it.
+    /// Check the window of the server's segment, before the guard and behind it.
     fn advertised(&mut self, packet: &Packet, window: u16) -> Result<()> {
         if !self.paces || !self.budget.is_over() {
             ensure!(window == packet.window, "a window is held of a connection under no limit");
@@ -259,7 +263,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What came out is what the tracker made of it.
+    /// Check that the output is the tracker's.
     fn compare(&mut self, wanted: &Packet, sent: &[u8], out: &[u8]) -> Result<()> {
         let len = wanted.payload.len();
         ensure!(out.len() == sent.len(), "{} bytes became {}", sent.len(), out.len());
@@ -312,7 +316,7 @@ impl Connection {
         if over { Verdict::Drop(Reason::Changed) } else { verdict }
     }
 
-    /// The server acknowledges, with its next bytes, old ones again, or none.
+    /// Let the server acknowledge, with its next bytes, old ones again, or none.
     pub fn server(&mut self, rng: &mut Rng, kernel: &Kernel, ack: u32) -> Result<()> {
         let next = self.answered.min(self.answers.len());
         let (from, to) = match rng.u8(..4) {
@@ -341,7 +345,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A segment that the server throws away whatever the guard does.
+    /// Send a segment that the server discards whatever the guard does.
     pub fn forge(
         &mut self,
         kernel: &Kernel,
@@ -362,7 +366,7 @@ impl Connection {
         match forged {
             Forged::NoAck => (packet.flags, drops) = (flag::PSH, true),
             Forged::BadAck => (packet.ack, drops) = (packet.ack.wrapping_add(1), true),
-            // Where its beginning is known, it is none of the connection's.
+            // Where its beginning is known, it is not one of the connection's.
             Forged::Syn => (packet.flags, drops) = (flag::SYN | flag::ACK, true),
             Forged::Rst(_) => packet.flags = flag::RST,
             Forged::Fin(_) => packet.flags = flag::FIN | flag::ACK,
@@ -382,7 +386,7 @@ impl Connection {
         let flow = &mut self.host.flow;
         match forged {
             Forged::Rst(_) if flow.client_reset(seq) => {
-                // How long ago it ended counts from here.
+                // The time since it ended counts from here.
                 (self.latest, self.rested) = (Instant::now(), false);
             }
             Forged::Fin(_) => {
@@ -395,10 +399,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Nothing happens for a while.
+    /// Let time pass without events.
     pub fn rest(&mut self, kernel: &mut Kernel) -> Result<()> {
         if self.host.mode == Mode::Observe {
-            // What passes without having been judged is no news for the guard's clock.
+            // Segments that pass unjudged do not advance the guard's clock.
             return Ok(());
         }
         self.history.push("rest".to_owned());
@@ -406,7 +410,7 @@ impl Connection {
         kernel.rest(self.key())
     }
 
-    /// The programs' flow is the tracker's.
+    /// Check that the programs' flow equals the tracker's.
     pub fn agree(&self, kernel: &mut Kernel) -> Result<()> {
         let flow = kernel.flow(self.key())?.context("the flow is gone")?;
         let (found, wanted) = (figures(&flow), figures(&self.host.flow));
@@ -426,18 +430,18 @@ fn key(ends: &packets::Connection) -> FlowKey {
     FlowKey::new(ends.client, ends.server)
 }
 
-/// Cut `length` bytes into one to three pieces, the first of at least `least` bytes.
+/// Cut `length` bytes into one to three pieces, the first of `least` bytes or more.
 fn pieces(rng: &mut Rng, least: usize, length: usize) -> Vec<(usize, usize)> {
-    let mut borders = vec![0, length];
+    let mut boundaries = vec![0, length];
     if one_in(rng, 3) {
-        borders.extend([rng.usize(least..length), rng.usize(least..length)]);
+        boundaries.extend([rng.usize(least..length), rng.usize(least..length)]);
     }
-    borders.sort_unstable();
-    borders.dedup();
-    borders.windows(2).map(|pair| (pair[0], pair[1])).collect()
+    boundaries.sort_unstable();
+    boundaries.dedup();
+    boundaries.windows(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// What a flow counted.
+/// Return the counts of a flow.
 fn figures(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
     let counts = [
         flow.frames_in,
@@ -453,7 +457,7 @@ fn figures(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
     (state::name(flow.state), counts)
 }
 
-/// Its state: what decides about the next segment.
+/// Return the state of a flow: everything that decides about the next segment.
 fn standing(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
     let kept = (0..flow.kept).map(|i| flow.oldest.wrapping_add(i) as usize % flow::CHECKPOINTS);
     let checkpoints: Vec<_> = kept.map(|at| flow.checkpoints[at]).collect();

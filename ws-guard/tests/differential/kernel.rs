@@ -1,4 +1,4 @@
-//! The kernel programs at both hooks, one packet at a time.
+//! Kernel programs at both hooks, one packet at a time.
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
     flow::{Flow, SETTLED_NS},
@@ -9,19 +9,19 @@ use ws_guard_testkit::{
     programs::{Programs, Raw, Run, object},
 };
 
-/// The port that is protected.
+/// The protected port.
 pub const PORT: u16 = 80;
 const PROGRAMS: [&str; 3] = [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS];
 const XDP_PASS: u32 = 2;
-/// Where the TCP header's window is, in an Ethernet frame without IP options.
+/// Offset of the TCP header's window in an Ethernet frame without IP options.
 const WINDOW_V4: usize = 14 + 20 + 14;
 const WINDOW_V6: usize = 14 + 40 + 14;
 /// TC_ACT_UNSPEC: the next program decides.
 const TC_UNSPEC: u32 = u32::MAX;
-/// A batch's flows and sources, and no more: the tables are allocated whole.
+/// Sizes of the tables for a batch, and no more: the tables are allocated whole.
 const SIZES: [(&str, u32); 2] = [(name::FLOWS, 64), (name::SOURCES, 64)];
 
-/// Where a connection's client is seen.
+/// Hook on which a connection's client is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Xdp,
@@ -29,8 +29,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// Longest payload of a segment that the kernel lets the programs be run on, in bytes: at TC the
-    /// packet has to fit in a page, with what the kernel keeps there.
+    /// Return the longest payload of a segment that the programs can be run on.
+    /// In bytes: at TC the packet has to fit in a page, with the kernel's own data there.
     pub fn longest(self) -> usize {
         match self {
             Hook::Xdp => 60_000,
@@ -46,7 +46,7 @@ impl Hook {
     }
 }
 
-/// The programs, with tables of their own.
+/// The programs, with separate tables.
 pub struct Kernel {
     pub programs: Programs,
 }
@@ -58,15 +58,15 @@ impl Kernel {
         Ok(Kernel { programs })
     }
 
-    /// A packet of a client: as it comes out, or `None` where it is dropped.
+    /// Run a packet of a client; return the output, or `None` where it is dropped.
     pub fn client(&self, hook: Hook, packet: &[u8]) -> Result<Option<Vec<u8>>> {
         let Run { verdict, packet } = self.programs.run(hook.program(), packet)?;
         let pass = if hook == Hook::Xdp { XDP_PASS } else { TC_UNSPEC };
         Ok((verdict == pass).then_some(packet))
     }
 
-    /// A packet of the server: no policy here drops any but 101s of throttled sources. Its window as it
-    /// comes out, which is all that may be changed.
+    /// Run a packet of the server; return its window, the only change allowed.
+    /// No policy here drops any except 101s of throttled sources.
     pub fn server(&self, packet: &Packet) -> Result<u16> {
         let run = self.programs.run(program::TC_EGRESS, &packet.build()?)?;
         ensure!(run.verdict == TC_UNSPEC, "a packet of the server is dropped");
@@ -78,13 +78,14 @@ impl Kernel {
         Ok(window)
     }
 
-    /// How many segments passed a held edge as probes, of one new byte: which ones is a matter of time.
+    /// Return how many segments passed a held edge as probes, of one new byte:
+    /// which ones is a matter of time.
     pub fn probes(&mut self) -> Result<u64> {
         Ok(self.programs.counters()?.get(Counter::Probes))
     }
 
-    /// Segments dropped because they took a connection over its limit, and its source's first windows
-    /// were used up.
+    /// Return the segments that were dropped at a connection's first excess.
+    /// Its source's first windows were used up before.
     pub fn policed(&mut self) -> Result<u64> {
         Ok(self.programs.counters()?.get(Counter::DroppedPoliced))
     }
@@ -93,7 +94,7 @@ impl Kernel {
         self.programs.flow(key)
     }
 
-    /// The flow's latest segment came so long ago that the server has settled: as if we had waited.
+    /// Age the flow's latest segment until the server has settled, as if we had waited.
     pub fn rest(&mut self, key: FlowKey) -> Result<()> {
         let Some(mut flow) = self.programs.flow(key)? else { return Ok(()) };
         flow.repeated_ns = flow.last_ns.saturating_sub(SETTLED_NS);

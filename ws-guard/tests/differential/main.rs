@@ -1,5 +1,6 @@
-//! The same streams through the kernel programs, the tracker on the host, an oracle on what the server
-//! reads, and the inspector on captures: equal counts, or the flow says that it does not know.
+//! Identical streams through programs, tracker, oracle and inspector.
+//! The kernel programs, the tracker on the host, the oracle on the server's reads and the inspector
+//! on captures have equal counts, or the flow says that it does not know.
 mod batch;
 mod budget;
 mod captured;
@@ -25,9 +26,10 @@ const STREAMS: u64 = 1_000;
 const ON_WIRE: u64 = 48;
 /// ...and at most: each takes real time, and an address of its own.
 const MOST_ON_WIRE: u64 = 240;
-/// One in this number of honest streams may show the known limit of what is sent again from a border.
+/// Honest streams per permitted retransmission from a boundary that is defused whole.
+/// That is the known limit.
 const DEFUSED_AGAIN: u64 = 10_000;
-/// How often a long run says how far it is.
+/// Interval between progress reports of a long run.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 #[test]
@@ -53,7 +55,7 @@ fn programs_tracker_oracle_and_inspector_agree() {
     assert!(tally.defused_again <= most, "the known limit shows more often: {tally:?}");
 }
 
-/// The same generator's streams on a real path to a real server, which says what it read.
+/// The generator's streams on a real path to a real server, which logs its reads.
 #[test]
 fn a_real_server_reads_what_the_guard_and_the_oracle_count() -> Result<()> {
     if let Some(reason) = skip_reason() {

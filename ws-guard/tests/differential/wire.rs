@@ -1,5 +1,5 @@
-//! The generator's streams on a path that exists: a TCP in user space, the guard at XDP in front of a
-//! real server, and the server's own log.
+//! The generator's streams on a real path:
+//! a TCP in user space, the guard at XDP in front of a real server, and the server's own log.
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +11,7 @@ use ws_guard_oracle::{
     frames::{self, Side},
     guard::Guard,
     link::{Link, Path, Resend},
-    streams::{borders, spoken},
+    streams::{boundaries, spoken},
 };
 use ws_guard_testkit::{
     capture::{Capture, Captured},
@@ -26,13 +26,13 @@ use crate::process;
 const PORT: u16 = 9001;
 /// Pings that a source may send; none are forgotten while the test runs.
 const LIMIT: u64 = 4;
-/// Connections at once.
+/// Number of simultaneous connections.
 const AT_ONCE: usize = 8;
 const STEPS: usize = 80;
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often what the server lacks is sent once more.
+/// Maximum number of retransmissions of the bytes that the server lacks.
 const AGAIN: u32 = 3;
-/// Windows that mark a segment of ours whose passing the guard is waited for.
+/// Window values that mark a segment of ours, to detect its passage.
 const MARKS: std::ops::Range<u16> = 50_000..60_000;
 
 /// A row of `flows -o json`.
@@ -47,7 +47,7 @@ struct Flow {
     unsynced_total: u64,
 }
 
-/// What the streams came to.
+/// Results of the streams.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub streams: u64,
@@ -59,16 +59,16 @@ pub struct Tally {
     pub defused: u64,
     /// Streams over the limit of which fewer pings passed than the limit.
     pub late: u64,
-    /// Streams with pings that had passed and were defused as they came again.
+    /// Streams with pings that had passed and were defused when retransmitted.
     pub again: u64,
 }
 
 /// Namespaces, a server, and the guard in front of it.
 pub struct Wire {
-    // Dropped in this order: the guard is unloaded in a namespace that is still there.
+    // Dropped in this order: the guard is unloaded in a namespace that still exists.
     guard: process::Guard,
     server: Server,
-    /// Behind the guard.
+    /// Capture behind the guard.
     behind: Capture,
     pair: Pair,
     /// The next unused address.
@@ -83,7 +83,7 @@ struct Talk {
     steps: usize,
 }
 
-/// The way to the server, for one connection.
+/// The path to the server for one connection.
 struct Way<'a> {
     tcp: &'a mut RawTcp,
     behind: &'a mut Capture,
@@ -93,7 +93,7 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Send a segment, and see whether and how it comes out behind the guard.
+    /// Send a segment; return it as it comes out behind the guard, if it does.
     fn send(&mut self, packet: &Packet) -> Result<Option<Captured>> {
         self.tally.segments += 1;
         self.tcp.send(packet)?;
@@ -101,7 +101,7 @@ impl Way<'_> {
         if end.wrapping_sub(self.tcp.next) as i32 > 0 {
             self.tcp.next = end;
         }
-        // What comes behind it on the same path says that it is through, or gone.
+        // A later segment on the same path shows that it is through, or gone.
         *self.mark = if *self.mark + 1 < MARKS.end { *self.mark + 1 } else { MARKS.start };
         let mark = Packet { window: *self.mark, ..self.tcp.segment(0, []) };
         self.tcp.send(&mark)?;
@@ -140,7 +140,7 @@ impl Guard for Way<'_> {
         }
     }
 
-    /// The server acknowledges by itself.
+    /// Do nothing: the server acknowledges by itself.
     fn acknowledge(&mut self, _ack: u32) {
         let settled = self.tcp.settle(Duration::ZERO);
         if let Err(error) = settled {
@@ -148,7 +148,7 @@ impl Guard for Way<'_> {
         }
     }
 
-    /// Not for so long: that is for the kernel programs without a network.
+    /// Do nothing: a rest is for the kernel programs without a network.
     fn rest(&mut self) {}
 }
 
@@ -165,7 +165,7 @@ impl Wire {
         Ok(Wire { guard, server, behind, pair, next: 0, mark: MARKS.start })
     }
 
-    /// Several connections at once, to their ends.
+    /// Play several simultaneous connections to their ends.
     pub fn play(&mut self, rng: &mut Rng, tally: &mut Tally) -> Result<u64> {
         let mut talks = Vec::new();
         for _ in 0..AT_ONCE {
@@ -189,7 +189,7 @@ impl Wire {
         Ok(AT_ONCE as u64)
     }
 
-    /// Open a connection from an address of its own: each has the limit for itself.
+    /// Open a connection from a separate address: each has the limit for itself.
     fn talk(&mut self, rng: &mut Rng) -> Result<Talk> {
         let family = if self.next.is_multiple_of(2) { Family::V4 } else { Family::V6 };
         let source = address(family, self.next);
@@ -202,9 +202,9 @@ impl Wire {
         let length = rng.usize(1..24);
         let stream = spoken(rng, length);
         let path = Path { longest: SEGMENT, ..Path::any(rng) };
-        let mut cuts = borders(rng, stream.len(), SEGMENT);
+        let mut cuts = boundaries(rng, stream.len(), SEGMENT);
         while cuts.len() > STEPS {
-            cuts = borders(rng, stream.len(), SEGMENT);
+            cuts = boundaries(rng, stream.len(), SEGMENT);
         }
         let link = Link::new(tcp.next, stream, cuts, path);
         let steps = link.steps().min(STEPS);
@@ -226,17 +226,18 @@ impl Wire {
         way.failed.map_or(Ok(()), Err)
     }
 
-    /// The server has read what was sent, but for pings over the limit, and the guard counted it.
+    /// Check that the server has read, and the guard counted, what was sent.
+    /// Pings over the limit are the exception.
     fn conclude(&mut self, mut talk: Talk, flows: &[Flow], tally: &mut Tally) -> Result<()> {
         let (stream, path) = (&talk.link.stream, talk.link.path);
         if talk.link.receiver.stream.len() < stream.len() {
-            // Pings over the limit that came behind a gap: it is not filled in this window.
+            // Pings over the limit behind a gap, which is not filled in this window.
             let over = frames::count(stream, Side::CLIENT, &[]).pings > LIMIT;
             let may_be = path.lost_behind > 0 || path.resend == Resend::Any || over;
             ensure!(may_be, "stuck: {path:?}");
             return talk.tcp.finish();
         }
-        // A segment whose checksum XDP could not judge comes again, with another timestamp.
+        // A segment whose checksum XDP could not judge is sent again, with another timestamp.
         for _ in 0..AGAIN {
             if talk.tcp.drain()? {
                 break;
@@ -255,9 +256,9 @@ impl Wire {
         let found = (flow.frames_in, flow.pings_in, flow.pongs_in);
         ensure!(found == (sent.frames, sent.pings, sent.pongs), "{sent:?} was sent: {flow:?}");
         let (over, defused) = (sent.pings.saturating_sub(LIMIT), flow.defused);
-        // A filler that goes over the limit together with what is kept behind it is refused whole, and
-        // its source throttled: what is cut anew to end before that comes too late for the rest of the
-        // limit.
+        // A filler that goes over the limit together with the bytes kept behind it is refused
+        // whole, and its source throttled: segments cut anew to end before that come too late for
+        // the rest of the limit.
         let gaps = path.lost_before + path.reordered > 0;
         let late = over > 0 && gaps && path.resend != Resend::Same;
         let exact = defused == over || late && (over..=sent.pings).contains(&defused);
@@ -271,8 +272,8 @@ impl Wire {
         let data = all.iter().filter(|frame| frame.opcode < 3 && stream[frame.at] >= 0x80);
         ensure!(read.messages == data.count() as u64, "{sent:?} was sent, the server: {read:?}");
         let (pings, pongs) = (sent.pings - defused, sent.pongs + defused);
-        // What comes again from a border is defused whole: the known limit, of what was lost behind the
-        // guard or is cut anew.
+        // A retransmission from a boundary is defused whole: the known limit, for bytes lost behind
+        // the guard or cut anew.
         let again = pings.saturating_sub(read.pings);
         let may_be = again == 0 || path.lost_behind > 0 || path.resend != Resend::Same;
         let exact = (read.pings + again, read.pongs) == (pings, pongs + again);
@@ -282,7 +283,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Stop the server, unload the guard, and see that nothing is left.
+    /// Stop the server, unload the guard, and check that nothing is left.
     pub fn finish(self) -> Result<()> {
         let Wire { guard, server, pair, .. } = self;
         server.stop()?;

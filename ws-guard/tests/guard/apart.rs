@@ -1,4 +1,4 @@
-//! `run --listen`: the companion server's process has no privilege, and the guard survives its death.
+//! `run --listen`: the server's process has no privilege; the guard survives it.
 use std::{
     collections::BTreeMap,
     fs::{self, Permissions},
@@ -33,7 +33,7 @@ use crate::{
 
 const HEALTH: u16 = 9464;
 
-/// The one process that a daemon has started, while there is one.
+/// Return the one process that a daemon has started, while there is one.
 fn child(guard: &Guard) -> Result<Option<u32>> {
     let mut children = Vec::new();
     for task in fs::read_dir(format!("/proc/{}/task", guard.pid()))? {
@@ -45,7 +45,7 @@ fn child(guard: &Guard) -> Result<Option<u32>> {
     Ok(children.pop().map(|pid| pid.parse()).transpose()?)
 }
 
-/// The fields of `/proc/PID/task/TID/status`.
+/// Read the fields of `/proc/PID/task/TID/status`.
 fn fields(path: &Path) -> Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(path)?;
     let pair = |line: &str| {
@@ -54,7 +54,7 @@ fn fields(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(text.lines().filter_map(pair).collect())
 }
 
-/// What its descriptors are.
+/// Return the targets of its descriptors.
 fn descriptors(pid: u32) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for descriptor in fs::read_dir(format!("/proc/{pid}/fd"))? {
@@ -95,7 +95,7 @@ fn its_process_has_no_privilege_and_no_descriptor_of_the_guard() -> Result<()> {
     needs_root!();
     let pair = Pair::new(PairOptions::default())?;
     let folder = tempfile::tempdir()?;
-    // One that the daemon inherits without knowing.
+    // A descriptor that the daemon inherits without knowing.
     let inherited = fs::File::create(folder.path().join("inherited"))?;
     fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
     let guard = start(&pair, folder.path(), "")?;
@@ -104,7 +104,7 @@ fn its_process_has_no_privilege_and_no_descriptor_of_the_guard() -> Result<()> {
     let mut client = connect(&pair)?;
     round_trip(&mut client, "echo")?;
     let pid = child(&guard)?.context("a process")?;
-    // Capabilities are a thread's own: one that kept them could be made to use them.
+    // Capabilities belong to a thread: one that kept them could be made to use them.
     let mut threads = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let status = fields(&task?.path().join("status"))?;
@@ -145,7 +145,7 @@ fn the_guard_survives_its_death_and_starts_it_again() -> Result<()> {
 
     kill(Pid::from_raw(first.try_into()?), Signal::SIGKILL)?;
     eventually("another process", || Ok(child(&guard)?.is_some_and(|pid| pid != first)))?;
-    // What was in force holds for the new one from its first connection on.
+    // The policy in force holds for the new process from its first connection on.
     let mut again = None;
     eventually("it serves again", || {
         again = connect(&pair).ok();
@@ -175,7 +175,7 @@ fn the_guard_survives_its_death_and_starts_it_again() -> Result<()> {
     }
     again.close()?;
 
-    // It takes longer each time.
+    // The back-off grows each time.
     let second = child(&guard)?.context("a process")?;
     kill(Pid::from_raw(second.try_into()?), Signal::SIGKILL)?;
     eventually("its second death is told", || {
@@ -187,8 +187,8 @@ fn the_guard_survives_its_death_and_starts_it_again() -> Result<()> {
     guard.finish()
 }
 
-/// A fresh certificate and key for `localhost`, the key for root alone; the certificate is what a
-/// client trusts.
+/// Write a fresh certificate and key for `localhost`, the key for root alone;
+/// return the certificate that a client trusts.
 fn certify(folder: &Path) -> Result<CertificateDer<'static>> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
     fs::write(folder.join("key.pem"), made.signing_key.serialize_pem())?;
@@ -197,7 +197,7 @@ fn certify(folder: &Path) -> Result<CertificateDer<'static>> {
     Ok(made.cert.der().clone())
 }
 
-/// Whether the server shows a certificate that a client finds good which trusts this one alone.
+/// Check whether a client that trusts only this certificate accepts the server's.
 fn shows(pair: &Pair, trusted: &CertificateDer<'static>) -> Result<bool> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone())?;
@@ -215,7 +215,7 @@ fn shows(pair: &Pair, trusted: &CertificateDer<'static>) -> Result<bool> {
             done => done?,
         };
     }
-    // No upgrade: it is refused, and logged.
+    // Refused without an upgrade, and logged.
     session.writer().write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     let mut answer = [0; 12];
     StreamOwned::new(session, stream).read_exact(&mut answer)?;
@@ -223,7 +223,8 @@ fn shows(pair: &Pair, trusted: &CertificateDer<'static>) -> Result<bool> {
     Ok(true)
 }
 
-/// The server's process may read neither the key nor the folder of the log: the daemon opens them.
+/// Files that change on disk, handed to the server's process.
+/// It may read neither the key nor the folder of the log: the daemon opens them.
 #[test]
 fn what_changes_on_disk_is_handed_to_its_process() -> Result<()> {
     needs_root!();
@@ -261,7 +262,7 @@ fn the_daemons_death_ends_its_process() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let guard = start(&pair, folder.path(), "")?;
     let first = child(&guard)?.context("a process")?;
-    // The next one listens on the same port.
+    // The next daemon listens on the same port.
     guard.restart()?;
     let second = child(&guard)?.context("a process")?;
     ensure!(first != second && fields(Path::new(&format!("/proc/{first}/status"))).is_err());

@@ -1,4 +1,4 @@
-//! The checksum of a changed segment: right where it is real, untouched where it is partial.
+//! Checksum of a changed segment: right where real, untouched where partial.
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     capture::{Capture, Captured},
@@ -17,7 +17,7 @@ use crate::{
 const LIMIT: u64 = 30;
 const WORDS: &str = "--attach xdp-native --window-seconds 60";
 
-/// What left the client and what came in behind the guard, ping by ping, each over the limit.
+/// Return each ping over the limit, in front of the guard and behind it.
 fn both_sides(stage: &Stage, family: Family) -> Result<Vec<(Captured, Captured)>> {
     let mut client = stage.client(family, 0)?;
     client.send(&pings(0, LIMIT), &Cut::Whole)?;
@@ -56,7 +56,7 @@ fn real_checksums_are_put_right() -> Result<()> {
     }
     ensure!(tcp(&stage.pair.server, "InErrs")? == 0);
     ensure!(tcp(&stage.pair.server, "InCsumErrors")? == 0);
-    // That counter can count: a segment with a wrong checksum.
+    // Check that the counter counts: a segment with a wrong checksum.
     let sender = Sender::new(&stage.pair)?;
     let mut frame = sender.frame(&Segment {
         source: (Family::V4.client(0), 4711).into(),

@@ -1,4 +1,4 @@
-//! `run --listen`: the companion server inside the daemon, behind the daemon's own guard.
+//! `run --listen`: the companion server in the daemon, behind the daemon's guard.
 use std::{
     fs,
     io::{Read, Write},
@@ -19,7 +19,7 @@ use crate::{
     talk::{pings, round_trip},
 };
 
-/// Connect, also to a server that was just late and refuses connections for a second.
+/// Connect, even to a server that refuses connections for a second after a stall.
 fn connect(pair: &Pair, server: SocketAddr) -> Result<Client> {
     let start = Instant::now();
     loop {
@@ -47,7 +47,8 @@ fn it_serves_and_follows_the_policy() -> Result<()> {
         ensure!(flow.is_some_and(|f| (f.pings_in, f.pongs_out) == (20, 20)), "{flows:?}");
         client.close()?;
     }
-    // The guard only observes: what is not answered is what the server itself does not answer.
+    // The guard only observes: pings without an answer are those that the server itself does not
+    // answer.
     guard.run("policy set --max-ping-rate 25 --window-seconds 600")?;
     std::thread::sleep(Duration::from_millis(1500));
     let server = (Family::V4.server(), PORT).into();
@@ -60,8 +61,8 @@ fn it_serves_and_follows_the_policy() -> Result<()> {
     guard.finish()
 }
 
-/// What a port and a network have of their own, and the allowlist, hold for what the server answers. The
-/// kernel only observes here.
+/// Overrides by port and network, and the allowlist, apply to the server's answers.
+/// The kernel only observes here.
 #[test]
 fn it_follows_ports_networks_and_the_allowlist() -> Result<()> {
     needs_root!();
@@ -96,7 +97,7 @@ fn it_follows_ports_networks_and_the_allowlist() -> Result<()> {
     guard.finish()
 }
 
-/// Offer two subprotocols; the version in the answer.
+/// Offer two subprotocols; return the version in the answer.
 fn version(pair: &Pair, server: SocketAddr) -> Result<String> {
     let mut stream = pair.client.run(|| TcpStream::connect_timeout(&server, WAIT))??;
     stream.set_read_timeout(Some(WAIT))?;
@@ -116,7 +117,8 @@ fn version(pair: &Pair, server: SocketAddr) -> Result<String> {
     Ok(field.with_context(|| head.clone())?.to_owned())
 }
 
-/// The options of `serve`, and the server's section of the daemon's own file, read again with it.
+/// Options of `serve`, and the server's section of the daemon's own file.
+/// It is read again with the file.
 #[test]
 fn it_takes_the_options_of_serve_and_the_daemons_file() -> Result<()> {
     needs_root!();
@@ -136,12 +138,12 @@ fn it_takes_the_options_of_serve_and_the_daemons_file() -> Result<()> {
     let guard = Guard::start(&pair.server, &words)?;
     let server = (Family::V4.server(), PORT).into();
     ensure!(version(&pair, server)? == "v1");
-    // `--max-connections` is the server's: a second one at a time is refused.
+    // `--max-connections` is the server's option: a second simultaneous connection is refused.
     let client = connect(&pair, server)?;
     ensure!(Client::connect(&pair.client, server, ConnectOptions::default()).is_err());
     client.close()?;
 
-    // An error in the server's section keeps the whole file from being taken over.
+    // An error in the server's section prevents the whole file from taking effect.
     with(50, "not a name")?;
     eventually("the error is told", || {
         Ok(guard.log().contains("\"not a name\" is no name of a protocol"))

@@ -1,4 +1,4 @@
-//! What `flows` and `sources` count is what clients sent and servers answered, exactly.
+//! Counts of `flows` and `sources`: exactly what clients sent and servers answered.
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     client::{Client, Cut},
@@ -12,24 +12,25 @@ use crate::{
     talk::{pattern, pings, round_trip, text},
 };
 
-/// No client comes near it.
+/// A limit that no client comes near.
 const UNLIMITED: &str = "--max-ping-rate 100000";
-/// So that 240 pings fit one segment of either IP version, and native XDP still takes it.
+/// Interface MTU: 240 pings fit one segment, and native XDP still takes it.
 const MTU: u32 = 2000;
-/// Bytes of one write.
+/// Length of one write, in bytes.
 const WRITE: usize = 64 * 1024;
-/// Pings in one segment.
+/// Number of pings in one segment.
 const BURST: u64 = 240;
 const BURST_NAME: &str = "240 pings in one segment";
 
-/// npm ws ends a connection that made it queue more than 60 pongs: there the guard takes the burst's
-/// pings away.
+/// Return the number of a burst's pings that the guard defuses.
+/// Only for npm ws: it ends a connection that made it queue more than 60 pongs.
 fn burst_defused(library: Library) -> u64 {
     if library == Library::Ws { BURST } else { 0 }
 }
 
-/// A way to cut frames into segments; returns what it adds to (coalesced segments, split headers),
-/// where that does not hang on the moment.
+/// A way to cut frames into segments;
+/// returns the increase of (coalesced segments, split headers), where that does not depend on
+/// timing.
 type Pattern = fn(&mut Client) -> Result<Option<(u64, u64)>>;
 
 const PATTERNS: [(&str, Pattern); 5] = [
@@ -68,7 +69,7 @@ fn large_message(client: &mut Client) -> Result<Option<(u64, u64)>> {
 fn fragmented_message(client: &mut Client) -> Result<Option<(u64, u64)>> {
     let mut frames = Vec::new();
     for fragment in Frame::fragments(opcode::BINARY, &pattern(10_000, 3), 700) {
-        // Control frames may come inside a message (RFC 6455, 5.4).
+        // Control frames may occur inside a message (RFC 6455, 5.4).
         let last = fragment.fin;
         frames.push(fragment);
         if !last {
@@ -84,7 +85,7 @@ fn pings_in_one_segment(client: &mut Client) -> Result<Option<(u64, u64)>> {
     Ok(Some((1, 0)))
 }
 
-/// One byte of payload in a segment of its own, so that it neither splits nor coalesces.
+/// Send one byte of payload in a separate segment: no split, no coalescing.
 fn settle(client: &mut Client) -> Result<()> {
     let sent = client.sent().messages;
     ensure!(client.wait(WAIT, |r| r.messages == sent), "{} echoes", client.received().messages);
@@ -92,7 +93,7 @@ fn settle(client: &mut Client) -> Result<()> {
     round_trip(client, ".")
 }
 
-/// The flow's counts are the client's own.
+/// Check that the flow's counts equal the client's own.
 fn ensure_exact(flow: &Flow, client: &Client) -> Result<()> {
     let (sent, received) = (client.sent(), client.received());
     ensure!(flow.state == "open" && flow.unsynced_total == 0, "{flow:?}");
@@ -105,14 +106,14 @@ fn ensure_exact(flow: &Flow, client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Every pattern over one connection.
+/// Play every pattern over one connection.
 fn talk(stage: &Stage, library: Library, client: &mut Client) -> Result<()> {
     settle(client)?;
     for (what, pattern) in PATTERNS {
         let before = stage.flow(client)?;
         let defused = if what == BURST_NAME { burst_defused(library) } else { 0 };
         if defused > 0 {
-            // The pings before it, more than 30, count: not one more passes.
+            // The earlier pings, more than 30, count: not one more passes.
             stage.guard.run("policy set --max-ping-rate 30 --window-seconds 600")?;
         }
         let added = pattern(client)
@@ -132,7 +133,7 @@ fn talk(stage: &Stage, library: Library, client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// Every server, both IP versions: flows, sources and the servers' own counts.
+/// Compare flows, sources and servers' counts, for all servers and IP versions.
 fn every_server(options: PairOptions, words: &str) -> Result<()> {
     let stage = Stage::with(&Library::ALL, options, &format!("{UNLIMITED} {words}"))?;
     let mut sent = Vec::new();
@@ -167,7 +168,7 @@ fn counts_are_exact_segment_by_segment() -> Result<()> {
     every_server(options, "--attach xdp-native")
 }
 
-/// Here the guard sees packets of up to 64 KiB that stand for many segments.
+/// With offloads the guard sees packets of up to 64 KiB in place of many segments.
 #[test]
 fn counts_are_exact_with_offloads() -> Result<()> {
     needs_root!();

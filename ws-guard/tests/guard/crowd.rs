@@ -1,4 +1,4 @@
-//! Many connections at once, each counted for itself.
+//! Many simultaneous connections, each counted separately.
 use std::{collections::HashMap, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -15,13 +15,13 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 200;
-/// Addresses of each IP version that share them.
+/// Number of addresses of each IP version that share the connections.
 const CLIENTS: u8 = 10;
-/// Connections that one thread writes to in turn.
+/// Number of connections that one thread writes to in turn.
 const PER_THREAD: usize = 25;
 const ROUNDS: u64 = 4;
 
-/// Each connection sends something else, cut in another way.
+/// Send different messages on each connection, cut in different ways.
 fn talk(number: usize, client: &mut Client) -> Result<()> {
     let n = number as u64;
     for round in 0..ROUNDS {

@@ -1,4 +1,4 @@
-//! Under `defuse` pings past the limit are not answered, and nothing else changes.
+//! `defuse`: pings past the limit are not answered, and nothing else changes.
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
@@ -18,7 +18,8 @@ const ROUNDS: u64 = 30;
 /// Pings between two messages.
 const PINGS: u64 = 40;
 
-/// Pings without end, and between them messages of all sizes, cut in many ways. The messages sent.
+/// Flood with pings, and between them send messages of all sizes, cut in many ways.
+/// Return the messages.
 fn flood_and_talk(client: &mut Client) -> Result<Vec<Vec<u8>>> {
     let mut sent = Vec::new();
     for round in 0..ROUNDS {
@@ -46,7 +47,7 @@ fn flood_and_talk(client: &mut Client) -> Result<Vec<Vec<u8>>> {
     Ok(sent)
 }
 
-/// The same talk without a guard; how many segments of the client were lost.
+/// Play the same talk without a guard; return the number of lost client segments.
 fn without_guard(pair: &Pair, library: Library, family: Family) -> Result<u64> {
     let server = Server::start(&pair.server, library, PORT, None)?;
     let at = server.at(family.server());
@@ -61,15 +62,17 @@ fn without_guard(pair: &Pair, library: Library, family: Family) -> Result<u64> {
     Ok(after.saturating_sub(before))
 }
 
-/// No segment is sent again because an answer takes long on a busy machine, only because it, or what
-/// follows it, was lost.
+/// Raise the minimum retransmission timeout:
+/// no segment is sent again because an answer takes long on a busy machine, only because it, or a
+/// later one, was lost.
 pub fn patient(pair: &Pair) -> Result<()> {
     pair.client.sysctl("net/ipv4/tcp_early_retrans", "0")?;
     pair.client.ip(&format!("route change 10.77.0.0/16 dev {INTERFACE} rto_min 4s"))?;
     pair.client.ip(&format!("-6 route add fd77::/48 dev {INTERFACE} metric 1 rto_min 4s"))
 }
 
-/// One server behind one attach mode. The pace is one at which the talk does not take a minute.
+/// Test one server behind one attach mode.
+/// The pace is one at which the talk does not take a minute.
 fn defuses(library: Library, mode: &str, family: Family, offloads: bool) -> Result<()> {
     let pair = Pair::new(PairOptions { offloads, ..PairOptions::default() })?;
     patient(&pair)?;

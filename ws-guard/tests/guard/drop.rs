@@ -1,4 +1,4 @@
-//! Under `drop` nothing of a connection over the limit reaches the server.
+//! `drop`: nothing of a connection over the limit reaches the server.
 use std::{
     net::SocketAddr,
     thread,
@@ -54,8 +54,8 @@ fn drops(stage: &Stage, family: Family) -> Result<()> {
     ensure!(from(SocketAddr::new(family.client(0), 4711)) > 0, "no new connection is let in");
     ensure!(client.received().messages == 1, "{:?}", client.received().messages);
 
-    // TCP sends again what was dropped, until the source is free; the ping over the limit is
-    // answered not even then.
+    // TCP retransmits dropped segments until the source is free; even then the ping over the limit
+    // is not answered.
     eventually("the source is released", || Ok(!stage.is_throttled(family, 0)?))?;
     ensure!(client.wait(2 * WAIT, |r| r.ended || r.messages == 2), "nothing came afterwards");
     thread::sleep(Duration::from_millis(50));

@@ -1,4 +1,4 @@
-//! `ws-guard events`: only what was asked for, and why a source is throttled.
+//! `ws-guard events`: the requested events, and why a source is throttled.
 use std::{
     net::{SocketAddr, TcpListener},
     process::Command,
@@ -21,7 +21,7 @@ use crate::{
     talk::{pings, round_trip},
 };
 
-/// Over the limit of 30, in segments of a few pings.
+/// Number of pings: over the limit of 30, in segments of a few pings.
 const PINGS: u64 = 100;
 
 fn kinds(events: &[Value]) -> Vec<&str> {
@@ -66,7 +66,7 @@ fn events_say_why_and_only_what_was_asked_for() -> Result<()> {
         ensure!((31..=PINGS).contains(&counted), "{why}");
     }
 
-    // A source's own events, whatever they are about; also of connections that name none.
+    // All events of a source, whatever their subject; also those of connections without a name.
     stage.guard.run(&format!("throttle {calm_name} --for 1h"))?;
     let about = format!("--since 1h --source {calm_name}");
     eventually("it is told", || Ok(kinds(&stage.guard.events(&about)?).contains(&"throttled")))?;
@@ -80,7 +80,7 @@ fn events_say_why_and_only_what_was_asked_for() -> Result<()> {
     ensure!(stage.guard.events("--source 192.0.2.1")?.is_empty(), "nothing is known of it");
     ensure!(stage.guard.events("--since 0s --kind throttled")?.is_empty(), "none is that young");
 
-    // What comes is filtered like what was.
+    // New events are filtered like old ones.
     let mut command = stage.guard.command();
     command.args(["events", "--follow", "--kind", "released", "-o", "json"]);
     let mut follower = Process::spawn("ws-guard events", command)?;
@@ -126,7 +126,7 @@ fn events_are_written_and_the_log_level_changes() -> Result<()> {
         let text = std::fs::read_to_string(&file)?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     };
-    // Every event that there was, once, in order.
+    // Every event once, in order.
     eventually("all are written", || Ok(read()?.len() >= stage.guard.events("")?.len()))?;
     let (written, kept) = (read()?, stage.guard.events("")?);
     ensure!(written[..kept.len()] == kept, "{written:?}\n{kept:?}");
@@ -137,7 +137,7 @@ fn events_are_written_and_the_log_level_changes() -> Result<()> {
     stage.finish_one().map(drop)
 }
 
-/// The same events as log records; and the throttled source as a metric, where that is wanted.
+/// The same events as log records; the throttled source as an optional metric.
 #[test]
 fn events_go_to_a_collector_and_the_worst_sources_to_the_metrics() -> Result<()> {
     needs_root!();

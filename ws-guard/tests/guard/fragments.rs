@@ -1,4 +1,4 @@
-//! Fragments that carry no segment for a protected port pass.
+//! Fragments without a segment for a protected port pass.
 use std::{
     net::{SocketAddr, UdpSocket},
     time::Duration,
@@ -15,11 +15,11 @@ use crate::{
     talk::pattern,
 };
 
-/// Six fragments.
+/// Length of a datagram in bytes: six fragments.
 const DATAGRAM: usize = 8000;
 const DATAGRAMS: u64 = 20;
 
-/// Datagrams from the client, each returned by the server.
+/// Send datagrams from the client, each returned by the server.
 fn there_and_back(stage: &Stage, family: Family) -> Result<()> {
     let bind = |address: SocketAddr| {
         let socket = UdpSocket::bind(address)?;
@@ -53,7 +53,7 @@ fn fragments_of_datagrams_pass() -> Result<()> {
         }
         let status: serde_json::Value = stage.guard.ask("status")?;
         ensure!(status["packets"]["dropped"] == 0, "{mode}: {status}");
-        // Each datagram came in as six packets.
+        // Each datagram arrived as six packets.
         let seen = status["packets"]["seen"].as_u64().context("no count")?;
         ensure!(seen >= 2 * DATAGRAMS * 6, "{mode}: {seen} packets seen");
         stage.finish_one()?;

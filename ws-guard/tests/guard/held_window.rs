@@ -1,5 +1,6 @@
-//! A held window as it is on the wire: what the server advertises behind the guard, what the client is
-//! told in front of it, and how far the client goes. `WS_GUARD_PICTURE=FILE` draws it.
+//! A held window on the wire:
+//! the server's window behind the guard, the client's in front of it, and the client's progress.
+//! `WS_GUARD_PICTURE=FILE` draws it.
 use std::{
     fmt::Write as _,
     net::SocketAddr,
@@ -27,16 +28,16 @@ use crate::{
     stage::{PORT, WAIT, eventually},
 };
 
-/// The default of `--pace`.
+/// Default of `--pace`.
 const RATE: u64 = 16 << 10;
-/// So much is left to send when the connection is released, that the release is to be seen.
+/// Number of pings: enough are left to send at the release for it to be visible.
 const PINGS: u64 = 1_900;
 const HELD: Duration = Duration::from_secs(5);
 
-/// A segment, when it came, in seconds.
+/// A segment, and its time of arrival in seconds.
 type Seen = (f64, Captured);
 
-/// All that is captured until `stop`.
+/// Capture until `stop`.
 fn watch(mut capture: Capture, start: Instant, stop: &AtomicBool) -> Result<Vec<Seen>> {
     let mut seen = Vec::new();
     while !stop.load(Relaxed) {
@@ -47,7 +48,7 @@ fn watch(mut capture: Capture, start: Instant, stop: &AtomicBool) -> Result<Vec<
     Ok(seen)
 }
 
-/// The shift that a SYN or SYN-ACK offers (RFC 7323, 2.2).
+/// Return the shift that a SYN or SYN-ACK offers (RFC 7323, 2.2).
 pub fn shift(options: &[u8]) -> Option<u32> {
     let mut at = 0;
     loop {
@@ -69,7 +70,7 @@ struct Lines {
     offered: Vec<(f64, f64)>,
 }
 
-/// What both sides of the guard saw, from `from` on.
+/// Return what both sides of the guard saw, from `from` on.
 fn lines(client: &[Seen], server: &[Seen], port: u16, from: f64) -> Result<Lines> {
     let of_server = |seen: &&Seen| seen.1.destination.port() == port;
     let answers = |seen: &&Seen| {
@@ -82,13 +83,13 @@ fn lines(client: &[Seen], server: &[Seen], port: u16, from: f64) -> Result<Lines
     let bytes = |seq: u32| f64::from(seq.wrapping_sub(last.ack));
     let edge = |segment: &Captured| segment.ack.wrapping_add(u32::from(segment.window) << shift);
     let mut lines = Lines::default();
-    // Nothing is held yet: both sides have the same one.
+    // Nothing is held yet: both sides have the same edge.
     lines.told.push((0.0, bytes(edge(last))));
     lines.offered.push((0.0, bytes(edge(last))));
     for (time, segment) in client.iter().filter(|seen| seen.0 >= from) {
         let time = time - from;
         if segment.destination.port() == port {
-            // Others have overtaken it between two CPUs: what it says is old.
+            // Others have overtaken it between two CPUs: its window is old.
             let old = lines.acknowledged.last().is_some_and(|last| last.1 > bytes(segment.ack));
             if !old {
                 lines.acknowledged.push((time, bytes(segment.ack)));
@@ -106,7 +107,7 @@ fn lines(client: &[Seen], server: &[Seen], port: u16, from: f64) -> Result<Lines
     Ok(lines)
 }
 
-/// The most that was said up to each point.
+/// Return the running maximum of the points.
 fn highest(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut most = 0.0f64;
     let highest = points.iter().map(|(time, bytes)| {
@@ -116,7 +117,7 @@ fn highest(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     highest.collect()
 }
 
-/// The last value up to a time.
+/// Return the last value up to a time.
 fn at(points: &[(f64, f64)], time: f64) -> f64 {
     points.iter().take_while(|point| point.0 <= time).last().map_or(0.0, |point| point.1)
 }
@@ -149,7 +150,7 @@ fn the_client_goes_up_to_the_held_edge_and_not_beyond() -> Result<()> {
     let lines = lines(&in_front, &behind, port, from)?;
     let release = release - from;
 
-    // The edge in front never moves left of what it was by more than a unit of the scale.
+    // The edge in front never moves left by more than a unit of the scale.
     let told = highest(&lines.told);
     let held: Vec<&(f64, f64)> = lines.told.iter().filter(|point| point.0 < release).collect();
     let unit = f64::from(1 << 14);
@@ -162,7 +163,7 @@ fn the_client_goes_up_to_the_held_edge_and_not_beyond() -> Result<()> {
             point.1
         );
     }
-    // What is granted is the pace's, and less than what the server offered.
+    // The granted bytes are the pace's, and less than the server offered.
     let first = at(&lines.told, 0.5);
     let last = held.last().context("never held")?.1;
     let most = (RATE * (release as u64 + 2)) as f64;
@@ -170,7 +171,7 @@ fn the_client_goes_up_to_the_held_edge_and_not_beyond() -> Result<()> {
     ensure!(last - first <= most, "{} bytes were granted, {most} may be", last - first);
     let offered = at(&lines.offered, release);
     ensure!(offered > last + unit, "the server itself offered {offered}, and the edge was {last}");
-    // The client heeds it, and is told of the server's own edge afterwards.
+    // The client heeds it, and learns the server's own edge afterwards.
     for (time, end) in lines.sent.iter().filter(|point| point.0 < release) {
         let edge = at(&told, *time);
         ensure!(after(edge as u32 + 1, *end as u32), "{end} at {time:.3} s, beyond {edge}");
@@ -186,14 +187,15 @@ fn the_client_goes_up_to_the_held_edge_and_not_beyond() -> Result<()> {
     guard.finish()
 }
 
-/// The inspector calls the window held in front of the guard, for as long as it was, and not behind it.
+/// Check that the inspector reports the held window, only in front of the guard.
+/// It has to do so for the whole time.
 fn check(in_front: &Value, behind: &Value, held: f64) -> Result<()> {
     let of = |flow: &Value, what: &str| flow["of_server"][what].as_u64().unwrap_or(u64::MAX);
     let said = in_front["summary"].as_str().unwrap_or_default();
     let found = of(in_front, "held_window_us") as f64 / 1e6;
     println!("held for {held:.2} s, the inspector: {found:.2} s; {said}");
     ensure!(of(in_front, "held_windows") > 0, "{in_front}");
-    // The client notices the release with its next probe, which a busy machine makes late.
+    // The client notices the release with its next probe, which is late on a busy machine.
     let late = WAIT.as_secs_f64();
     ensure!((held / 2.0..held + late).contains(&found), "{in_front}");
     ensure!(said.contains("as where a guard paces the client"), "{said}");
@@ -202,7 +204,7 @@ fn check(in_front: &Value, behind: &Value, held: f64) -> Result<()> {
     Ok(())
 }
 
-/// The flood begins and the connection is released at the times that are returned, with its port.
+/// Flood and release the connection; return its port, and the times of both.
 fn flood_and_release(node: &Node, guard: &Guard, start: Instant) -> Result<(u16, [f64; 2])> {
     let at = SocketAddr::new(node.pods[0].address(Family::V4), PORT);
     let mut client = Client::connect(&node.pair.client, at, ConnectOptions::default())?;
@@ -230,7 +232,7 @@ const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 70.0;
 const TOP: f64 = 50.0;
 
-/// An SVG of it. Lines are steps: what was said holds until something else is.
+/// Draw an SVG. Lines are steps: a value holds until the next one.
 fn picture(lines: &Lines, release: f64) -> String {
     let ends = [&lines.sent, &lines.told].map(|points| points.last().map_or(0.0, |point| point.0));
     let (time, bytes) = (ends[0].max(ends[1]).ceil(), 400.0 * 1024.0);
@@ -298,7 +300,7 @@ fn picture(lines: &Lines, release: f64) -> String {
     svg
 }
 
-/// A path of steps; points that change nothing to be seen are left out.
+/// Return a path of steps, without points that make no visible change.
 fn steps(points: &[(f64, f64)], x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> String {
     let mut path = String::new();
     let mut last = None;

@@ -1,5 +1,5 @@
-//! Packets larger than a page: jumbo frames, and what offloads put together. Much of them lies in
-//! other buffers than the headers do.
+//! Packets larger than a page: jumbo frames, and merged segments of offloads.
+//! Most of their bytes lie in other buffers than the headers.
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     client::{Client, Cut},
@@ -16,18 +16,18 @@ use crate::{
 };
 
 pub const LIMIT: u64 = 30;
-/// Each round starts its pings, of 14 bytes, one byte later: every byte of a header comes to lie on
-/// the border between two buffers.
+/// Number of rounds, each of which starts its pings, of 14 bytes, one byte later:
+/// every byte of a header falls on the boundary between two buffers once.
 const ROUNDS: u64 = 14;
 const MTU: u32 = 9000;
-/// Before the pings of a round: with them it fills one jumbo frame, and its first page ends among
-/// the pings.
+/// Length of the text before the pings of a round:
+/// together they fill one jumbo frame, whose first page ends among the pings.
 const TEXT: u64 = 2500;
 const PINGS: u64 = 450;
-/// With offloads the guard sees up to 64 KiB at once.
+/// Number of pings with offloads, where the guard sees up to 64 KiB at once.
 const PINGS_OFFLOADED: u64 = 4000;
 
-/// All pings past the limit come deep in large packets, and none of them is answered.
+/// Check that no ping past the limit is answered, deep in large packets.
 pub fn deep_pings(stage: &Stage, mut client: Client, each: u64) -> Result<()> {
     client.send(&pings(0, LIMIT), &Cut::Whole)?;
     round_trip(&mut client, "within the limit")?;
@@ -41,7 +41,7 @@ pub fn deep_pings(stage: &Stage, mut client: Client, each: u64) -> Result<()> {
         sent.push(message.into_bytes());
         let wanted = sent.len() as u64;
         ensure!(client.wait(WAIT, |r| r.ended || r.messages == wanted), "round {round}: no echo");
-        // Two rounds under way have more headers than a trail has room for.
+        // Two rounds in flight have more headers than a trail has room for.
         ensure!(client.drain(WAIT), "round {round}: the server does not acknowledge");
     }
     round_trip(&mut client, "the end")?;

@@ -1,4 +1,4 @@
-//! The limit holds in any window, and ends by itself.
+//! The limit: it holds in any window, and a throttle ends by itself.
 use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
@@ -13,21 +13,21 @@ use crate::{
     talk::{answered, pings, round_trip},
 };
 
-/// The defaults: pings, in any window.
+/// Default limit: pings in any window.
 const LIMIT: u64 = 30;
 const WINDOW: Duration = Duration::from_secs(10);
-/// A window for tests that need many.
+/// Window of tests that need many.
 const SHORT: Duration = Duration::from_secs(2);
-/// The kernel's coarse clock and the way there.
+/// Margin for the kernel's coarse clock and the path.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// Send pings, and wait until all that will be answered is.
+/// Send pings, and wait until all expected answers have come.
 fn ping(client: &mut Client, first: u64, count: u64) -> Result<()> {
     client.send(&pings(first, count), &Cut::Whole)?;
     round_trip(client, "after the pings")
 }
 
-/// Which pings were answered.
+/// Check which pings were answered.
 fn ensure_answered(client: &Client, wanted: impl Iterator<Item = u64>) -> Result<()> {
     let (answered, wanted) = (answered(client), wanted.collect::<Vec<u64>>());
     ensure!(answered == wanted, "answered {answered:?}, not {wanted:?}");
@@ -37,7 +37,7 @@ fn ensure_answered(client: &Client, wanted: impl Iterator<Item = u64>) -> Result
 #[test]
 fn thirty_pings_in_ten_seconds_pass_and_the_next_does_not() -> Result<()> {
     needs_root!();
-    // Python answers each ping by itself.
+    // Python answers each ping separately.
     let stage = Stage::new(Library::Python, PairOptions::default(), "")?;
     for family in Family::BOTH {
         let mut client = stage.client(family, 0)?;
@@ -54,7 +54,7 @@ fn thirty_pings_in_ten_seconds_pass_and_the_next_does_not() -> Result<()> {
         ensure!(stage.source(family, 0)?.defused_total == 1);
         ensure_answered(&client, 0..allowed)?;
     }
-    // A quiet window, and the source is free.
+    // After a quiet window the source is free.
     thread::sleep(WINDOW + MARGIN);
     for family in Family::BOTH {
         let source = stage.source(family, 0)?;
@@ -91,7 +91,8 @@ fn the_window_slides() -> Result<()> {
     stage.finish_one().map(drop)
 }
 
-/// Whoever goes on pinging stays throttled; whoever stops is free one window later.
+/// A source that goes on pinging stays throttled.
+/// One that stops is free one window later.
 #[test]
 fn only_a_quiet_window_ends_a_throttling() -> Result<()> {
     needs_root!();

@@ -14,15 +14,16 @@ use ws_guard_testkit::{
 use crate::{process::Guard, stage::Flow};
 
 const PORT: u16 = 9001;
-/// Small ones: a header in each segment, and more segments under way than the guard has checkpoints.
+/// Length of small messages:
+/// a header in each segment, and more segments in flight than the guard has checkpoints.
 const MESSAGE: usize = 500;
-/// Messages in one write, which TCP cuts where it likes.
+/// Number of messages in one write, which TCP cuts anywhere.
 const TOGETHER: usize = 40;
 const PINGS: u64 = 20;
 const WAIT: Duration = Duration::from_secs(30);
 const DELAY: Duration = Duration::from_millis(5);
 
-/// What a client sends: writes of several messages of one length.
+/// A client's upload: writes of several messages of one length.
 #[derive(Clone, Copy)]
 struct Upload {
     writes: u64,
@@ -32,10 +33,11 @@ struct Upload {
 
 const UPLOAD: Upload = Upload { writes: 20, messages: TOGETHER, length: MESSAGE };
 
-/// Where the guard is.
+/// Position of the guard.
 type Place = fn(&Path) -> &Namespace;
 
-/// A path with a server at its end and a guard, and a client that has connected while the path was good.
+/// A path with a server at its end and a guard, and a connected client.
+/// It connected before the path became bad.
 struct Stage {
     guard: Guard,
     server: Server,
@@ -52,17 +54,17 @@ impl Stage {
         Ok(Stage { guard, server, client, path })
     }
 
-    /// With the guard in the middle of the path: what is lost is lost behind it.
+    /// Set up the guard in the middle of the path: losses happen behind it.
     fn before(path: Path, family: Family, words: &str) -> Result<Stage> {
         Stage::new(path, |path| &path.middle, family, words)
     }
 
-    /// With the guard at the server.
+    /// Set up the guard at the server.
     fn behind(path: Path) -> Result<Stage> {
         Stage::new(path, |path| &path.pair.server, Family::V4, "")
     }
 
-    /// Send what is to be sent, a ping with each write, and see that all of it is echoed and counted.
+    /// Send the upload, a ping with each write; check that all is echoed and counted.
     fn upload(mut self, impairment: Impairment, upload: Upload) -> Result<()> {
         self.path.set(impairment);
         self.send(upload)?;
@@ -114,27 +116,28 @@ fn packets_that_are_lost_before_the_guard() -> Result<()> {
     Stage::behind(Path::new(1)?)?.upload(lost(30), Upload { writes: 5, ..UPLOAD })
 }
 
-/// The server then acknowledges a byte in the middle of what the guard has let through.
+/// Packets lost behind the guard:
+/// the server then acknowledges a byte in the middle of what the guard has let through.
 #[test]
 fn packets_that_are_lost_behind_the_guard() -> Result<()> {
     needs_root!();
     Stage::before(Path::new(1)?, Family::V4, "")?.upload(lost(30), UPLOAD)
 }
 
-/// The guard sees super-packets, of which single segments are lost behind it.
+/// Super-packets that the guard sees, of which single segments are lost behind it.
 #[test]
 fn super_packets_that_are_lost_in_part() -> Result<()> {
     needs_root!();
     for (family, length) in [(Family::V4, 100), (Family::V6, 400)] {
         let stage = Stage::before(Path::merged(1)?, family, "--attach xdp-generic")?;
-        // Some 4,000 segments: about 8 of them.
+        // Some 4,000 segments: about 8 of them are lost.
         let upload = Upload { writes: 20, messages: 300_000 / length, length };
         stage.upload(lost(2), upload)?;
     }
     Ok(())
 }
 
-/// Links behind the guard that take shorter packets, one after the other, and lose nothing.
+/// Links behind the guard with smaller and smaller MTUs, without loss.
 #[test]
 fn paths_that_become_narrower_behind_the_guard() -> Result<()> {
     needs_root!();
@@ -151,7 +154,7 @@ fn paths_that_become_narrower_behind_the_guard() -> Result<()> {
     Ok(())
 }
 
-/// Segments are cut and put together behind the guard, and lost.
+/// Segments cut and merged behind the guard, and lost.
 #[test]
 fn segments_cut_and_merged_behind_the_guard() -> Result<()> {
     needs_root!();
@@ -163,7 +166,7 @@ fn segments_cut_and_merged_behind_the_guard() -> Result<()> {
     Ok(())
 }
 
-/// Pings that were defused come again as pings, and are defused again: the flood is not stalled.
+/// Defused pings, retransmitted as pings and defused again: the flood goes on.
 #[test]
 fn a_flood_on_paths_that_lose() -> Result<()> {
     needs_root!();

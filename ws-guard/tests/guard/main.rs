@@ -1,9 +1,9 @@
-//! The guard on the real kernel, between real clients and servers that other people wrote.
+//! The guard on the real kernel, between real clients and third-party servers.
 //!
-//! Each test starts `ws-guard run` in a server namespace of its own, with its own pin directory and
-//! control socket, and asks the command line what the guard saw; [`stage::Stage::finish`] asserts that
-//! nothing is left behind. What is expected comes from the clients' and the servers' own counts, never
-//! from the guard's code.
+//! Each test starts `ws-guard run` in a separate server namespace, with its own pin directory and
+//! control socket, and asks the command line what the guard saw; [`stage::Stage::finish`] asserts
+//! that nothing is left behind. Expected values are the clients' and the servers' own counts, never
+//! the guard's code.
 //!
 //! `WS_GUARD_OBJECT=FILE` runs all of it against another build of the kernel programs.
 /// Skip, loudly, without root.

@@ -1,4 +1,4 @@
-//! Multipath TCP between two sockets of Linux that both ask for it.
+//! Multipath TCP between two Linux sockets that both ask for it.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,7 +13,7 @@ use crate::process::Guard;
 const PORT: u16 = 9500;
 const OBSERVED: u16 = 9501;
 
-/// What each end says of a connection to `port`: client, server.
+/// Connect to `port`; return the reports of client and server.
 fn connect(pair: &Pair, server: &Process, port: u16) -> Result<(String, String)> {
     let before = server.lines().len();
     let mut command = pair.client.command(tools::python());
@@ -38,7 +38,7 @@ fn both_ends_go_on_with_plain_tcp_where_the_guard_enforces() -> Result<()> {
         println!("skipped: this kernel has no Multipath TCP (CONFIG_MPTCP)");
         return Ok(());
     }
-    // With offloads, so that checksums are partial, and without, so that they are not.
+    // With offloads checksums are partial, without they are not.
     for offload in [true, false] {
         let pair = Pair::new(PairOptions { offloads: offload, ..PairOptions::default() })?;
         let start = |port: u16| {

@@ -1,4 +1,4 @@
-//! Neighbours of a flooder are not hurt.
+//! Neighbours of a flooder: unharmed.
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -20,19 +20,19 @@ use crate::{
     talk::{ensure_echoed, pings, round_trip, text},
 };
 
-/// Some 20,000 pings a second: far beyond any limit, and the machine has time for others.
+/// Some 20,000 pings a second: far beyond any limit, with CPU time for others.
 const FLOOD: Bounds =
     Bounds { pings: 1_000_000, time: Duration::from_secs(60), pause: Duration::from_millis(25) };
-/// A pace at which a talk over the limit does not take a minute.
+/// Pace at which a talk over the limit does not take a minute.
 const FAST: &str = "--pace 256KiB/s";
-/// Half the default window: a heartbeat every 5 s is the custom, the window is 10 s.
+/// Heartbeats a window: one every 5 s is the custom, the default window 10 s.
 const HEARTBEATS_A_WINDOW: u32 = 2;
-/// Tries of what compares times.
+/// Number of tries for comparisons of times.
 const TRIES: u32 = 3;
-/// No two heartbeats come at the same distance: timers and networks jitter.
+/// Jitter: no two heartbeats are equally far apart, as on real networks.
 const JITTER: [u64; 4] = [0, 30, 10, 40];
 
-/// Run `f` while client 0 floods over a connection of its own, never reading.
+/// Run `f` while client 0 floods over a separate connection, never reading.
 fn while_flooding<T>(
     stage: &Stage,
     family: Family,
@@ -51,7 +51,7 @@ fn while_flooding<T>(
         (result, flooding.join())
     });
     let flooded = flooded.map_err(|_| anyhow!("the flooder panicked"))??;
-    // What still waits in its socket would take minutes at the pace.
+    // The bytes left in its socket would take minutes at the pace.
     stage.guard.run("policy set --pace off")?;
     let sent = flooded.pings + u64::from(flooder.send_rest()?);
     ensure!(flooder.drain(WAIT), "the server stopped reading: {}", stage.story(&flooder));
@@ -67,7 +67,7 @@ fn a_client_behind_another_address_never_notices() -> Result<()> {
     let stage = Stage::new(Library::TokioTungstenite, PairOptions::default(), "")?;
     let time = Duration::from_secs(3);
     for family in Family::BOTH {
-        // The machine may be busy with something else in one of the tries.
+        // The machine may be busy during one of the tries.
         let mut swift = false;
         for _ in 0..TRIES {
             let quiet = honest::run(&mut stage.client(family, 1)?, time, || true)?;
@@ -99,7 +99,7 @@ fn a_connection_of_the_same_address_keeps_its_messages() -> Result<()> {
             let mut sent = Vec::new();
             for n in 0..100u64 {
                 let message = text(n as usize * 40, n);
-                // Pings over the limit between them, which change on the way.
+                // Pings over the limit between them, which are changed on the way.
                 let mut frames = pings(n, 3);
                 frames.push(Frame::text(&message));
                 second.send(&frames, &Cut::Every(97))?;
@@ -116,7 +116,7 @@ fn a_connection_of_the_same_address_keeps_its_messages() -> Result<()> {
     stage.finish_one().map(drop)
 }
 
-/// Its heartbeats are answered while another connection of the address is not.
+/// Check that heartbeats are answered while another connection's pings are not.
 fn keeps_its_pongs(jitter: &[u64]) -> Result<()> {
     let window = Duration::from_secs(2);
     let words = format!("--window-seconds {}", window.as_secs());
@@ -148,7 +148,7 @@ fn keeps_its_pongs(jitter: &[u64]) -> Result<()> {
 #[test]
 fn a_neighbour_behind_the_same_address_keeps_its_pongs() -> Result<()> {
     needs_root!();
-    // As evenly as the machine does it.
+    // As evenly as the machine can.
     keeps_its_pongs(&[0])
 }
 

@@ -1,4 +1,4 @@
-//! Under `observe` everything passes and is reported.
+//! `observe`: everything passes and is reported.
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     client::Cut,

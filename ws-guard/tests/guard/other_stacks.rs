@@ -1,4 +1,5 @@
-//! A held window and a TCP that is not Linux's: smoltcp, which probes a closed window with its next byte.
+//! A held window and a TCP other than Linux's:
+//! smoltcp, which probes a closed window with its next byte.
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -26,18 +27,18 @@ use crate::{
 
 /// Port of the client.
 const FROM: u16 = 40_000;
-/// So long nothing is acknowledged where the window is closed; smoltcp probes after a second.
+/// Time without acknowledgements of a closed window; smoltcp probes after a second.
 const CLOSED: Duration = Duration::from_millis(300);
-/// Bytes that the pace lets through in about half a second, where a ping costs 256.
+/// Bytes that pass at the pace in about half a second, where a ping costs 256.
 const STEP: u64 = 4 << 10;
 const STEPS: u64 = 3;
-/// Bytes of the message behind the flood: many segments.
+/// Length of the message after the flood: many segments.
 const LARGE: usize = 40_000;
 
-/// The flood: pings one behind the other, cut anywhere.
+/// The flood: consecutive pings, cut anywhere.
 struct Pings {
     ping: Vec<u8>,
-    /// Bytes of the current one that are written.
+    /// Number of bytes of the current one already written.
     cut: usize,
 }
 
@@ -57,7 +58,7 @@ impl Pings {
         }
     }
 
-    /// Flood until the server has acknowledged so much, or no more for so long.
+    /// Flood until the server has acknowledged `acked`, or nothing for `patience`.
     fn flood(&mut self, tcp: &mut ForeignTcp, acked: u64, patience: Duration) -> Result<bool> {
         while tcp.acked() < acked {
             self.fill(tcp)?;
@@ -70,7 +71,7 @@ impl Pings {
         Ok(true)
     }
 
-    /// The rest of a cut one, and then a message.
+    /// Send the rest of a cut ping, and then a message.
     fn end(self, tcp: &mut ForeignTcp, message: &str) -> Result<()> {
         let rest = if self.cut > 0 { &self.ping[self.cut..] } else { &[] };
         let bytes = [rest, &encode(&[Frame::text(message)])].concat();
@@ -85,14 +86,14 @@ impl Pings {
     }
 }
 
-/// What the client did at the edge that it was told.
+/// The client's behaviour at the edge that it was told.
 #[derive(Debug, Default)]
 struct AtEdge {
-    /// One byte at a closed window, behind whatever is in flight.
+    /// Probes: one byte at a closed window, past whatever is in flight.
     probes: u64,
     /// Segments that used up a window smaller than a full one.
     small: u64,
-    /// Others that ended beyond the edge: by how many bytes, their length, and the last window.
+    /// Others that ended beyond the edge: excess in bytes, length, and last window.
     beyond: Vec<(u32, u32, u32)>,
 }
 
@@ -125,14 +126,15 @@ impl AtEdge {
     }
 }
 
-/// A counter of the guard.
+/// Return a counter of the guard.
 fn counter(stage: &Stage, name: &str) -> Result<u64> {
     let (_, metrics) = get(&stage.pair, "/metrics")?;
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|value| value.parse().ok()).with_context(|| format!("no {name} in {metrics}"))
 }
 
-/// The only connection; it is paced, and the guard has dropped none of its packets.
+/// Return the only connection;
+/// check its pacing, and that the guard has dropped none of its packets.
 fn undisturbed(stage: &Stage, paced: bool) -> Result<Flow> {
     let rows: serde_json::Value = stage.guard.ask("flows")?;
     ensure!(rows[0]["paced"] == paced, "not what was expected: paced {paced}: {rows}");
@@ -144,7 +146,8 @@ fn undisturbed(stage: &Stage, paced: bool) -> Result<Flow> {
     Ok(flow)
 }
 
-/// A flooding smoltcp goes on at the pace, and at full speed after the release. What it did meanwhile.
+/// Check that a flooding smoltcp goes on at the pace, and is free after release.
+/// Return its behaviour meanwhile.
 fn goes_on(stage: &Stage, family: Family) -> Result<AtEdge> {
     let client = SocketAddr::new(address(family, 1), FROM);
     let mut capture = Capture::new(&stage.pair.client)?;
@@ -188,7 +191,7 @@ fn stage(scaling: &str) -> Result<Stage> {
     Stage::on(pair, &[Library::TokioTungstenite], &words)
 }
 
-/// The held edge is the one that the client is told: its probes are beyond it.
+/// Without a scale, the client is told the held edge: its probes are beyond it.
 #[test]
 fn smoltcp_goes_on_without_a_scale() -> Result<()> {
     needs_root!();
@@ -199,7 +202,8 @@ fn smoltcp_goes_on_without_a_scale() -> Result<()> {
     stage.finish().map(drop)
 }
 
-/// The edge that the client is told is rounded down: a probe hardly ever reaches beyond the held one.
+/// With a scale, the edge that the client is told is rounded down:
+/// a probe hardly ever passes the held one.
 #[test]
 fn smoltcp_goes_on_with_a_scale() -> Result<()> {
     needs_root!();

@@ -1,5 +1,5 @@
-//! Under `defuse` the receive window of a connection over the limit is held: its client sends no faster
-//! than the pace, and loses nothing.
+//! `defuse` holds the receive window of a connection over the limit:
+//! its client sends no faster than the pace, and loses nothing.
 use std::{
     thread,
     time::{Duration, Instant},
@@ -22,16 +22,16 @@ use crate::{
 };
 
 const RATE: u64 = 16 << 10;
-/// What a connection may have under way when its window is first held: the server's window until then.
+/// Maximum in flight when a window is first held: the server's window until then.
 const AT_FIRST: u64 = 512 << 10;
 const FLOOD: Bounds =
     Bounds { pings: u64::MAX, time: Duration::from_secs(4), pause: Duration::ZERO };
-/// Bytes of a masked ping.
+/// Length of a masked ping.
 const PING: u64 = PAYLOAD as u64 + 6;
-/// More than a paced connection sends while one waits for its echo.
+/// Length of a message: more than passes at the pace while waiting for its echo.
 const LARGE: usize = 1 << 20;
 
-/// What `flows` says of the client's pacing.
+/// Return the client's `paced` of `flows`.
 fn is_paced(stage: &Stage, client: &Client) -> Result<bool> {
     let flows: Vec<serde_json::Value> = stage.guard.ask("flows")?;
     let name = client.local().to_string();
@@ -39,7 +39,7 @@ fn is_paced(stage: &Stage, client: &Client) -> Result<bool> {
     flow["paced"].as_bool().context("no field paced")
 }
 
-/// Flood over `flooder`; meanwhile a neighbour of the same address is served.
+/// Flood over `flooder`; check that a neighbour of its address is served.
 fn flood_with_neighbour(
     stage: &Stage,
     flooder: &mut Client,
@@ -59,8 +59,8 @@ fn flood_with_neighbour(
     Ok(flooded)
 }
 
-/// A message that is echoed in far less than its time at the pace; it is the client's `nth`. The release
-/// was at `start`.
+/// Send the client's `nth` message, and expect an early echo; return the message.
+/// It takes far less than its time at the pace. The release was at `start`.
 fn full_speed(client: &mut Client, nth: u64, start: Instant) -> Result<Vec<u8>> {
     let large = text(LARGE, nth);
     client.send(&[Frame::text(&large)], &Cut::Whole)?;
@@ -86,7 +86,8 @@ fn paced(mode: &str, library: Library, options: PairOptions, family: Family) -> 
     ensure!(flow.pings_in > 30 && flow.gaps + flow.unsynced_total == 0, "{flow:?}");
     ensure!(lost(&stage.pair.client)? == before, "something was lost: {}", stage.drops());
 
-    // The window is the server's again: all that waits, and a message that would take a minute else.
+    // The window is the server's again: all pending bytes pass, and a message that would otherwise
+    // take a minute.
     let start = Instant::now();
     stage.guard.run("policy set --pace off")?;
     let large = full_speed(&mut flooder, 2, start)?;
@@ -124,7 +125,7 @@ paces! {
     clsact_paces: "clsact";
 }
 
-/// A connection that is older than the guard has a window of unknown scale: it is policed, and lives.
+/// A flooder older than the guard, its scale unknown: policed, and alive.
 #[test]
 fn a_flooder_from_before_the_guard_is_policed() -> Result<()> {
     needs_root!();
@@ -147,7 +148,7 @@ fn a_flooder_from_before_the_guard_is_policed() -> Result<()> {
     let most = AT_FIRST + RATE * (flooded.time.as_secs() + 2);
     ensure!(sent < most, "{sent} of {most} bytes: {}", stage.story(&flooder));
     stage.guard.run("policy set --pace off")?;
-    // Its time-outs have grown, unlike those of a client whose window is held.
+    // Its timeouts have grown, unlike those of a client whose window is held.
     ensure!(flooder.drain(6 * WAIT), "the connection does not go on: {}", stage.guard.log());
     let back = round_trip(&mut flooder, "after the release");
     back.with_context(|| stage.story(&flooder))?;
@@ -155,8 +156,8 @@ fn a_flooder_from_before_the_guard_is_policed() -> Result<()> {
     stage.finish().map(drop)
 }
 
-/// One connection is held for some seconds, with more to send than passes meanwhile, and released;
-/// several times.
+/// Hold and release one connection several times, for some seconds each.
+/// It has more to send than passes meanwhile.
 fn released_after(seconds: &[u64]) -> Result<()> {
     let stage =
         Stage::new(Library::TokioTungstenite, PairOptions::default(), "--window-seconds 60")?;
@@ -179,7 +180,7 @@ fn released_after(seconds: &[u64]) -> Result<()> {
     stage.finish().map(drop)
 }
 
-/// However long the window was held, the client is back at full speed with a probe of its own.
+/// After any time with a held window, one probe brings the client to full speed.
 #[test]
 fn a_release_ends_the_pacing_at_once() -> Result<()> {
     needs_root!();
@@ -194,7 +195,7 @@ fn a_release_ends_the_pacing_at_once_after_minutes() -> Result<()> {
     released_after(&[30, 300])
 }
 
-/// What is decided about the connection later holds from the next segment of the server on.
+/// Later decisions about the connection hold from the server's next segment on.
 #[test]
 fn other_policies_end_the_pacing() -> Result<()> {
     needs_root!();

@@ -1,4 +1,4 @@
-//! The page of the metrics port in a browser, while a client floods.
+//! The page of the metrics port in a browser during a flood.
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -23,24 +23,24 @@ use crate::{
 };
 
 const METRICS: u16 = 9464;
-/// Longer than all of it.
+/// Duration that outlasts the test.
 const LONG: Duration = Duration::from_secs(300);
-/// A pause after each 500 pings: what can be shown needs no busy CPU.
+/// Pause after each 500 pings: the page needs no busy CPU.
 const PAUSE: Duration = Duration::from_millis(50);
-/// As many as may look at once.
+/// Maximum number of simultaneous viewers.
 const VIEWERS: usize = 16;
-/// Where to write pictures for the documentation, if anywhere.
+/// Environment variable with the folder for pictures of the documentation.
 const PICTURES: &str = "PAGE_PICTURES";
 const DESK: (u32, u32) = (1100, 900);
 const PHONE: (u32, u32) = (360, 740);
 
-/// Collected from the first script on: what the policy refused, and what failed.
+/// Collector, from the first script on, of what the policy refused and what failed.
 const WATCH: &str = "window.refused = []; \
     addEventListener('securitypolicyviolation', (e) => refused.push(e.violatedDirective)); \
     addEventListener('error', (e) => refused.push(String(e.message)));";
-/// The text of a part of the page.
+/// Text of a part of the page.
 const CLIENTS: &str = "document.getElementById('clients').innerText";
-/// Lowest ratio of contrast of any text that shows, and where it is (WCAG 2, 1.4.3).
+/// Lowest contrast ratio of any visible text, and its place (WCAG 2, 1.4.3).
 const CONTRAST: &str = r"(() => {
   const light = (color) => {
     const [r, g, b] = color.match(/[\d.]+/g).map((n) => n / 255).map((c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
@@ -60,7 +60,7 @@ const CONTRAST: &str = r"(() => {
 
 /// A guard with a companion server under a flood, and its two clients.
 struct Scene {
-    // Dropped in this order: the guard is unloaded in a namespace that is still there.
+    // Dropped in this order: the guard is unloaded in a namespace that still exists.
     guard: Guard,
     pair: Pair,
 }
@@ -84,7 +84,7 @@ impl Scene {
         Client::connect(&self.pair.client, at, options)
     }
 
-    /// Do it while a client floods and another does not.
+    /// Run `looking` while one client floods and another does not.
     fn play(&self, looking: impl FnOnce(&Browser) -> Result<()>) -> Result<()> {
         let (mut flooder, mut calm) = (self.client(0)?, self.client(1)?);
         calm.send(&pings(0, 3), &Cut::Whole)?;
@@ -110,7 +110,7 @@ impl Scene {
         looking(&browser)
     }
 
-    /// Begin to ask the metrics port for something.
+    /// Begin a request to the metrics port.
     fn ask(&self, path: &str) -> Result<TcpStream> {
         let at = SocketAddr::new(Family::V4.server(), METRICS);
         let mut stream = self.pair.client.run(|| TcpStream::connect_timeout(&at, WAIT))??;
@@ -120,7 +120,7 @@ impl Scene {
     }
 }
 
-/// The line that says how it went.
+/// Read the status line.
 fn status(mut stream: &TcpStream) -> Result<String> {
     let mut head = [0; 15];
     stream.read_exact(&mut head)?;
@@ -195,7 +195,7 @@ fn shows_the_flood(browser: &Browser) -> Result<()> {
     browser.look(DESK.0, DESK.1, false)
 }
 
-/// The curve of pings has its colour.
+/// Check that the curve of pings has its colour.
 fn draws(browser: &Browser, chart: &str, dark: bool) -> Result<()> {
     let [r, g, b] = if dark { [0x58, 0xa6, 0xff] } else { [0x09, 0x69, 0xda] };
     browser.wait(&format!(
@@ -206,7 +206,7 @@ fn draws(browser: &Browser, chart: &str, dark: bool) -> Result<()> {
     ))
 }
 
-/// What is open stays so while figures change.
+/// Check that opened parts stay open while figures change.
 fn goes_on_by_itself(browser: &Browser) -> Result<()> {
     browser.value("document.querySelector('#clients summary').click()")?;
     let pings = "document.querySelectorAll('#clients td')[2].innerText";
@@ -278,9 +278,10 @@ fn can_be_used_with_keys(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
-/// Viewers that take nothing hold nothing up; one more than may look is told so.
+/// Check that viewers that read nothing delay nothing.
+/// One viewer too many is told so.
 fn keeps_viewers_apart(scene: &Scene) -> Result<()> {
-    // The browser has a place.
+    // The browser takes one place.
     let viewers = (1..VIEWERS).map(|_| scene.ask("/page/live")).collect::<Result<Vec<_>>>()?;
     for viewer in &viewers {
         ensure!(status(viewer)? == "200");

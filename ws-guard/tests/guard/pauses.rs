@@ -1,4 +1,4 @@
-//! Pauses of servers: their length by the server's own clock, and the server that is blamed.
+//! Pauses of servers: length by the server's own clock, and attribution.
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -16,13 +16,14 @@ use ws_guard_testkit::{
 
 use crate::stage::{PORT, Stage, WAIT};
 
-/// Where the guard serves metrics.
+/// Port of the guard's metrics.
 const METRICS: u16 = 9102;
-/// Maximum difference to the server's own clock, microseconds...
+/// Maximum difference to the server's own clock, in microseconds...
 const ERROR: u64 = 1_000;
-/// ...in one of so many pauses: on a busy machine a server waits before and behind what its clock sees.
+/// ...in one of this number of pauses:
+/// on a busy machine a server waits before and after its own measurement.
 const TRIES: usize = 12;
-/// Longer than an answer of `/metrics` is kept for others who ask.
+/// Longer than an answer of `/metrics` is cached for other requests.
 const KEPT: Duration = Duration::from_millis(1_100);
 /// Silence of the client before it answers the server's ping.
 const PONDERS: Duration = Duration::from_millis(30);
@@ -60,7 +61,7 @@ fn a_pause_is_measured_and_its_server_blamed() -> Result<()> {
     Ok(())
 }
 
-/// Have the server pause until one pause was measured well; how many that took.
+/// Let the server pause until one was measured well; return the number of pauses.
 fn measure(
     stage: &Stage,
     pausing: &mut Client,
@@ -76,7 +77,7 @@ fn measure(
         let others = other.received().pongs;
         other.send_one(Frame::ping("how are you"))?;
         ensure!(other.wait(WAIT, |r| r.pongs == others + 1), "the other server does not answer");
-        // The unsolicited one, and the answer.
+        // The unsolicited pong, and the answer.
         ensure!(pausing.wait(WAIT, |r| r.pongs == pongs + 2), "the server does not answer");
         let own = stage.server(0).paused(made + 1, WAIT)?;
         let wire = stage.flow(pausing)?.heartbeat_rtt_us.context("no heartbeat was measured")?;
@@ -95,7 +96,7 @@ fn pauses_made(stage: &Stage) -> Result<usize> {
     Ok(lines.iter().filter(|line| line.contains("\"paused\"")).count())
 }
 
-/// A server's ping is timed until its own pong.
+/// Check that a server's ping is timed until its own pong.
 fn answers(stage: &Stage, client: &mut Client, family: Family) -> Result<()> {
     client.send_one(Frame::ping("ask"))?;
     ensure!(client.wait(WAIT, |r| r.pings == 1), "the server does not ping");
@@ -111,10 +112,10 @@ fn answers(stage: &Stage, client: &mut Client, family: Family) -> Result<()> {
     Ok(())
 }
 
-/// Ends are counted by the side that ended first, and pings without a pong with them.
+/// Check that ends are counted by the side that ended first, and unanswered pings.
 fn ends(stage: &Stage, closing: Client, dying: Client, family: Family) -> Result<()> {
     closing.close()?;
-    // The kit's client may send a FIN before its RST.
+    // The test kit's client may send a FIN before its RST.
     dying.reset()?;
     let (mut read, mut found) = (String::new(), false);
     for _ in 0..5 {
@@ -137,7 +138,7 @@ fn labels(family: Family, server: usize) -> String {
     format!("port=\"{}\",server=\"{}\"", PORT as usize + server, family.server())
 }
 
-/// The value of a sample with exactly these labels; 0 where there is none.
+/// Return a sample with exactly these labels; 0 where there is none.
 fn sample(metrics: &str, name: &str, before: &str, labels: &str) -> f64 {
     let wanted = format!("{name}{{{before}{labels}}} ");
     let found = metrics.lines().find_map(|line| line.strip_prefix(&wanted));
@@ -153,7 +154,7 @@ fn bucket(metrics: &str, family: Family, server: usize, bound: &str) -> f64 {
     sample(metrics, "wsguard_heartbeat_seconds_bucket", "", &labels)
 }
 
-/// The page, read a moment after the one before: answers are kept for that long.
+/// Read the page, after the time for which the previous answer is cached.
 fn metrics(stage: &Stage) -> Result<String> {
     thread::sleep(KEPT);
     let at = SocketAddr::new(Family::V4.server(), METRICS);

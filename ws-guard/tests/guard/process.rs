@@ -1,4 +1,4 @@
-//! `ws-guard run` and the command line that asks it.
+//! `ws-guard run`, and the command line that queries it.
 use std::{
     fs,
     path::PathBuf,
@@ -23,17 +23,17 @@ use ws_guard_testkit::{
     process::Process,
 };
 
-/// How long loading and attaching may take: the verifier reads every program.
+/// Time limit for loading and attaching: the verifier reads every program.
 const START: Duration = Duration::from_secs(60);
-/// How long the kernel may take to free what has no holder any more.
+/// Time limit for the kernel to free objects without a holder.
 const FREE: Duration = Duration::from_secs(10);
 
-/// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
+/// A daemon with its own pin directory and control socket; unloaded when dropped.
 pub struct Guard {
     daemon: Mutex<Process>,
-    /// Held by a restart: who asks meanwhile waits for its end.
+    /// Held by a restart: queries meanwhile wait for its end.
     restarting: RwLock<()>,
-    /// Of `run`.
+    /// Arguments of `run`.
     words: Vec<String>,
     namespace: PathBuf,
     pin_dir: PathBuf,
@@ -42,8 +42,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Start it inside `namespace` with these words on the command line, and wait until it is
-    /// attached.
+    /// Start it inside `namespace` with these arguments, and wait until it is attached.
     #[allow(dead_code, reason = "not every test target that has this file does")]
     pub fn start(namespace: &Namespace, words: &str) -> Result<Guard> {
         Guard::start_at(namespace, &["--interface", INTERFACE], words)
@@ -94,7 +93,7 @@ impl Guard {
         self.wait_attached()
     }
 
-    /// Kill the daemon, as a machine short of memory does; what it has pinned stays.
+    /// Kill the daemon, as the OOM killer does; its pins stay.
     #[allow(dead_code, reason = "not every test target that has this file does")]
     pub fn kill(&self) -> Result<()> {
         let mut daemon = self.daemon();
@@ -129,8 +128,8 @@ impl Guard {
         }
     }
 
-    /// Run a subcommand; its words are parted by spaces. In the namespace, as its interfaces can be
-    /// found nowhere else.
+    /// Run a subcommand, with its arguments separated by spaces, in the namespace:
+    /// its interfaces exist nowhere else.
     pub fn run(&self, words: &str) -> Result<Vec<u8>> {
         let _no_restart = self.restarting.read().unwrap_or_else(PoisonError::into_inner);
         self.run_now(words)
@@ -148,7 +147,7 @@ impl Guard {
         Ok(serde_json::from_slice(&self.run_now("status -o json")?)?)
     }
 
-    /// A subcommand in the namespace.
+    /// Return a command in the namespace.
     pub fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.namespace.display())).arg("--");
@@ -157,7 +156,7 @@ impl Guard {
         command
     }
 
-    /// What a subcommand says with `-o json`.
+    /// Return the output of a subcommand with `-o json`.
     pub fn ask<T: DeserializeOwned>(&self, words: &str) -> Result<T> {
         let said = self.run(&format!("{words} -o json"))?;
         serde_json::from_slice(&said).with_context(|| {
@@ -165,7 +164,7 @@ impl Guard {
         })
     }
 
-    /// Its events.
+    /// Return its events.
     #[allow(dead_code, reason = "not every test target that has this file does")]
     pub fn events(&self, words: &str) -> Result<Vec<serde_json::Value>> {
         let said = self.run(&format!("events -o json {words}"))?;
@@ -173,25 +172,25 @@ impl Guard {
         events.collect::<Result<_, _>>().context("a line of JSON an event")
     }
 
-    /// Its control socket.
+    /// Return its control socket.
     #[allow(dead_code, reason = "the adversary shares this file and has no use for it")]
     pub fn socket(&self) -> &std::path::Path {
         &self.socket
     }
 
-    /// What the daemon has logged.
+    /// Return the daemon's log.
     pub fn log(&self) -> String {
         self.daemon().lines().join("\n")
     }
 
-    /// Tell the daemon to end, and do not wait for it.
+    /// Signal the daemon to end, and do not wait for it.
     #[allow(dead_code, reason = "not every test target that has this file does")]
     pub fn signal_end(&self) -> Result<()> {
         self.daemon().signal(Signal::SIGTERM)
     }
 
-    /// End the daemon, unload, and make sure that nothing of it is left: no pin, program, link or
-    /// socket.
+    /// End the daemon, unload, and check that nothing of it is left:
+    /// no pin, program, link or socket.
     pub fn finish(mut self) -> Result<()> {
         let programs = self.programs()?;
         ensure!(programs.len() >= 2, "two programs at least hold its maps: {programs:?}");
@@ -213,7 +212,7 @@ impl Guard {
         }
     }
 
-    /// Ids of the programs that use the maps pinned here.
+    /// Return the ids of the programs that use the maps pinned here.
     fn programs(&self) -> Result<Vec<u32>> {
         let entries = fs::read_dir(&self.pin_dir)?.flatten();
         let maps: Vec<u32> =
@@ -251,7 +250,7 @@ fn attached(status: &serde_json::Value) -> bool {
     status["interfaces"][0]["egress"].is_string()
 }
 
-/// Ids of the links that hold one of these programs.
+/// Return the ids of the links that hold one of these programs.
 fn links(programs: &[u32]) -> Vec<u32> {
     let all = loaded_links().flatten();
     all.filter(|link| programs.contains(&link.program_id())).map(|link| link.id()).collect()

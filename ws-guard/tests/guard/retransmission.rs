@@ -1,4 +1,4 @@
-//! A ping that was defused is defused again when its bytes come again.
+//! Retransmission: a defused ping is defused again.
 use std::{
     net::SocketAddr,
     thread,
@@ -22,14 +22,14 @@ use crate::{
 };
 
 const LIMIT: u64 = 30;
-/// How often TCP and we shall send the same bytes.
+/// Number of times that TCP and the test send the same bytes.
 const COPIES: usize = 3;
-/// First bytes of a frame, with FIN (RFC 6455, 5.2).
+/// First byte of a ping with FIN (RFC 6455, 5.2).
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
-/// The server's TCP takes nothing while its address is gone, and the programs in front of it see
-/// everything.
+/// Remove or restore the server's address:
+/// without it, its TCP takes nothing, and the programs in front of it see everything.
 fn take_address(stage: &Stage, family: Family, away: bool) -> Result<()> {
     let (verb, more) = if away { ("del", "") } else { ("add", "nodad") };
     let server = &stage.pair.server;
@@ -41,13 +41,13 @@ fn take_address(stage: &Stage, family: Family, away: bool) -> Result<()> {
     }
 }
 
-/// The segments with payload that `from` sent.
+/// Return the segments with payload from `from`.
 fn data(capture: &mut Capture, from: SocketAddr) -> Vec<Captured> {
     let all = capture.take().into_iter();
     all.filter(|segment| segment.source == from && !segment.payload.is_empty()).collect()
 }
 
-/// Wait until TCP has sent the same first bytes so often.
+/// Wait until TCP has sent the same first bytes [`COPIES`] times.
 fn copies(capture: &mut Capture, from: SocketAddr) -> Result<Vec<Captured>> {
     let (mut seen, deadline) = (Vec::<Captured>::new(), Instant::now() + WAIT);
     loop {
@@ -61,7 +61,8 @@ fn copies(capture: &mut Capture, from: SocketAddr) -> Result<Vec<Captured>> {
     }
 }
 
-/// The ping is sent by TCP until it was seen [`COPIES`] times, then up to each of `cuts` by us.
+/// Check that a retransmitted ping is defused each time.
+/// TCP sends it until it was seen [`COPIES`] times, then we send it up to each of `cuts`.
 fn defused_again(stage: &Stage, family: Family, cuts: &[usize]) -> Result<()> {
     let mut client = stage.client(family, 0)?;
     client.send(&pings(0, LIMIT), &Cut::Whole)?;
@@ -100,7 +101,7 @@ fn defused_again(stage: &Stage, family: Family, cuts: &[usize]) -> Result<()> {
     round_trip(&mut client, "it goes on")?;
     ensure!(answered(&client).into_iter().eq(0..LIMIT), "{:?}", answered(&client));
     let (flow, source) = (stage.flow(&client)?, stage.source(family, 0)?);
-    // Counted once, however often it came.
+    // Counted once, despite retransmissions.
     ensure!((flow.pings_in, flow.defused) == (LIMIT + 1, 1), "{flow:?}");
     ensure!((source.pings_total, source.defused_total) == (LIMIT + 1, 1), "{source:?}");
     ensure!(flow.frames_in == client.sent().frames && flow.state == "open", "{flow:?}");
@@ -163,7 +164,7 @@ fn a_retransmitted_ping_within_the_limit_stays_a_ping() -> Result<()> {
     stage.finish_one().map(drop)
 }
 
-/// A lost stream of one-byte segments gets through when it comes again.
+/// A lost stream of one-byte segments gets through when it is retransmitted.
 #[test]
 fn lost_one_byte_segments_get_through() -> Result<()> {
     needs_root!();

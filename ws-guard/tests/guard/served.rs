@@ -1,5 +1,5 @@
-//! `run --listen`: what the companion server of a guard tells, and takes, behind its own guard: its
-//! connections, topics, health and telemetry.
+//! `run --listen`: reports and commands of a guard's companion server.
+//! Behind its own guard: connections, topics, health and telemetry.
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -34,7 +34,7 @@ fn connect(pair: &Pair, family: Family) -> Result<Client> {
     Client::connect(&pair.client, (family.server(), PORT).into(), ConnectOptions::default())
 }
 
-/// Send a request and read all of the answer; its status and its body.
+/// Send a request and read the whole answer; return its status and its body.
 fn exchange(mut stream: impl Read + Write, request: &str) -> Result<(u16, String)> {
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
@@ -44,7 +44,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<(u16, String
     Ok((status, body.to_owned()))
 }
 
-/// Ask the port for health checks, from the client's side of the network.
+/// Query the port for health checks, from the client's side of the network.
 pub fn get(pair: &Pair, path: &str) -> Result<(u16, String)> {
     let at = SocketAddr::new(Family::V4.server(), HEALTH);
     let stream = pair.client.run(|| TcpStream::connect_timeout(&at, WAIT))??;
@@ -63,14 +63,14 @@ fn publish(guard: &Guard, body: &Value) -> Result<(u16, String)> {
     )
 }
 
-/// The next message that came.
+/// Return the next message.
 fn message(client: &Client) -> Result<String> {
     ensure!(client.wait(WAIT, |r| !r.kept.is_empty()), "{}: no message", client.local());
     let (_, bytes) = client.received().kept.pop_front().context("a message")?;
     Ok(String::from_utf8(bytes)?)
 }
 
-/// The connection of `client`, as `connections` lists it.
+/// Return the connection of `client`, as `connections` lists it.
 fn listed(guard: &Guard, client: &Client) -> Result<Value> {
     let all: Vec<Value> = guard.ask("connections")?;
     let peer = client.local().to_string();
@@ -94,7 +94,7 @@ fn its_connections_and_topics_behind_the_guard() -> Result<()> {
         client.send_one(Frame::ping("p"))?;
         ensure!(client.wait(WAIT, |r| r.pongs == 1), "no pong");
 
-        // What the server says of the connection, and what the kernel says of the same one.
+        // The server's view of the connection, and the kernel's.
         let view = listed(&guard, &client)?;
         let said = [&view["state"], &view["messages_in"], &view["pings_in"], &view["topics"]];
         ensure!(said == [&json!("idle"), &json!(1), &json!(1), &json!(["news"])], "{view}");
@@ -118,7 +118,7 @@ fn its_connections_and_topics_behind_the_guard() -> Result<()> {
     guard.finish()
 }
 
-/// One port says how both are, and one collector gets the numbers of both.
+/// One port reports the health of both, and one collector gets the numbers of both.
 #[test]
 fn health_and_telemetry_of_guard_and_server() -> Result<()> {
     needs_root!();
@@ -144,7 +144,7 @@ fn health_and_telemetry_of_guard_and_server() -> Result<()> {
     client.close()?;
     eventually("it lets others in", || Ok(get(&pair, "/readyz")?.0 == 200))?;
 
-    // Whoever is there at the end is told, and so is who asks.
+    // Clients connected at the end are told, and requests as well.
     let mut last = connect(&pair, Family::V4)?;
     guard.signal_end()?;
     ensure!(last.wait(WAIT, |r| r.close.is_some()), "no close frame");

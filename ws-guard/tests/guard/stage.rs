@@ -1,4 +1,4 @@
-//! Two namespaces, a server, a guard in front of it, and what it says about a client.
+//! Two namespaces, a server, a guard in front of it, and reports about a client.
 use std::{
     fs,
     net::IpAddr,
@@ -16,15 +16,15 @@ use ws_guard_testkit::{
 
 use crate::process::Guard;
 
-/// Where the first server listens; others at the ports behind it.
+/// Port of the first server; others listen on the ports after it.
 pub const PORT: u16 = 9001;
-/// For what must come, on a busy machine.
+/// Time limit for expected events on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(10);
 
-/// Another congestion control for clients that flood.
+/// Set another congestion control for clients that flood.
 ///
-/// BBR takes the pace for a policer's, and keeps to it long after (tcp_bbr.c, `lt_bw`): what a flooder
-/// had left does not arrive in time.
+/// BBR takes the pace for a policer's, and keeps to it long after (tcp_bbr.c, `lt_bw`): a flooder's
+/// remaining bytes do not arrive in time.
 pub fn replace_bbr(pair: &Pair) -> Result<()> {
     pair.client.sysctl("net/ipv4/tcp_congestion_control", "reno")
 }
@@ -61,24 +61,24 @@ pub struct Source {
 
 /// Servers and their guard.
 pub struct Stage {
-    // Dropped in this order: the guard is unloaded in a namespace that is still there.
+    // Dropped in this order: the guard is unloaded in a namespace that still exists.
     pub guard: Guard,
     servers: Vec<Server>,
     pub pair: Pair,
 }
 
 impl Stage {
-    /// One server, and a guard with these words on its command line.
+    /// Start one server, and a guard with these arguments.
     pub fn new(library: Library, options: PairOptions, words: &str) -> Result<Stage> {
         Stage::with(&[library], options, words)
     }
 
-    /// Servers on ports from [`PORT`], all behind one guard.
+    /// Start servers on ports from [`PORT`], all behind one guard.
     pub fn with(libraries: &[Library], options: PairOptions, words: &str) -> Result<Stage> {
         Stage::on(Pair::new(options)?, libraries, words)
     }
 
-    /// As [`Stage::with`], in namespaces that are there.
+    /// Do as [`Stage::with`], in existing namespaces.
     pub fn on(pair: Pair, libraries: &[Library], words: &str) -> Result<Stage> {
         let ports = PORT..PORT + libraries.len() as u16;
         let listed: Vec<String> = ports.clone().map(|port| port.to_string()).collect();
@@ -90,7 +90,7 @@ impl Stage {
         Ok(Stage::of(pair, servers, guard))
     }
 
-    /// A guard in front of these servers, which may be younger than their connections.
+    /// Make a stage of servers and a guard, which may be younger than connections.
     pub fn of(pair: Pair, servers: Vec<Server>, guard: Guard) -> Stage {
         Stage { guard, servers, pair }
     }
@@ -107,12 +107,12 @@ impl Stage {
         Client::connect(&self.pair.client, at, options)
     }
 
-    /// Server number `n`.
+    /// Return server number `n`.
     pub fn server(&self, n: usize) -> &Server {
         &self.servers[n]
     }
 
-    /// What the guard says about the client's connection.
+    /// Return the guard's row for the client's connection.
     pub fn flow(&self, client: &Client) -> Result<Flow> {
         let name = client.local().to_string();
         let flows: Vec<Flow> = self.guard.ask("flows")?;
@@ -120,20 +120,20 @@ impl Stage {
         found.cloned().with_context(|| format!("no flow of {name} among {flows:?}"))
     }
 
-    /// What the guard says about client number `n`; nothing counted when it does not know it.
+    /// Return the guard's row for client `n`, with zero counts for an unknown one.
     pub fn source(&self, family: Family, n: u8) -> Result<Source> {
         let sources: Vec<Source> = self.guard.ask("sources")?;
         let name = source_name(family.client(n));
         Ok(sources.into_iter().find(|source| source.source == name).unwrap_or_default())
     }
 
-    /// What was dropped and why, for messages.
+    /// Describe drops and their reasons, for messages.
     pub fn drops(&self) -> String {
         let status = self.guard.ask::<serde_json::Value>("status");
         status.map_or_else(|error| format!("{error:#}"), |status| status["drops"].to_string())
     }
 
-    /// What the guard and the client's own TCP say about its connection, for messages.
+    /// Describe the connection as the guard and the client's TCP see it, for messages.
     pub fn story(&self, client: &Client) -> String {
         let port = format!("sport = :{}", client.local().port());
         let told = self.pair.client.command("ss").args(["-Htnoi", &port]).output();
@@ -141,7 +141,7 @@ impl Stage {
         format!("{:?}, drops {}, the client's TCP {told:?}", self.flow(client), self.drops())
     }
 
-    /// The names that `throttled` lists.
+    /// Return the names that `throttled` lists.
     pub fn throttled(&self) -> Result<Vec<String>> {
         let sources: Vec<Source> = self.guard.ask("throttled")?;
         ensure!(sources.iter().all(|source| source.state == "throttled"), "{sources:?}");
@@ -152,8 +152,8 @@ impl Stage {
         Ok(self.throttled()?.contains(&source_name(family.client(n))))
     }
 
-    /// Stop the servers, unload the guard, and make sure that nothing is left. What the servers
-    /// counted, in their order.
+    /// Stop the servers, unload the guard, and check that nothing is left.
+    /// Return the servers' counts, in their order.
     pub fn finish(self) -> Result<Vec<Totals>> {
         let Stage { pair, guard, servers } = self;
         let totals = servers.into_iter().map(Server::stop).collect::<Result<Vec<Totals>>>()?;
@@ -164,13 +164,13 @@ impl Stage {
         Ok(totals)
     }
 
-    /// As [`Stage::finish`], for one server.
+    /// Do as [`Stage::finish`], for one server.
     pub fn finish_one(self) -> Result<Totals> {
         self.finish()?.pop().context("there is a server")
     }
 }
 
-/// How the guard names the source at an address: the address, or its /64.
+/// Return the guard's name for the source at an address: the address, or its /64.
 pub fn source_name(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -181,7 +181,7 @@ pub fn source_name(address: IpAddr) -> String {
     }
 }
 
-/// Wait until `done` says so.
+/// Wait until `done` returns true.
 pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + WAIT;
     while !done()? {

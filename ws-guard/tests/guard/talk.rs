@@ -1,4 +1,4 @@
-//! What clients say, and whether the answers are intact.
+//! Messages of clients, and checks that the answers are intact.
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     client::{Client, Cut},
@@ -7,13 +7,13 @@ use ws_guard_testkit::{
 
 use crate::stage::WAIT;
 
-/// Bytes that differ from place to place and from message to message.
+/// Return bytes that differ from place to place and from message to message.
 pub fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand(seed);
     (0..length).map(|_| random()).collect()
 }
 
-/// A xorshift generator: the same bytes each time.
+/// Return a xorshift generator: the same bytes each time.
 fn fastrand(seed: u64) -> impl FnMut() -> u8 {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     move || {
@@ -24,25 +24,25 @@ fn fastrand(seed: u64) -> impl FnMut() -> u8 {
     }
 }
 
-/// Letters and digits, so that it is UTF-8.
+/// Return letters and digits, so that it is UTF-8.
 pub fn text(length: usize, seed: u64) -> String {
     pattern(length, seed).into_iter().map(|byte| char::from(b'a' + byte % 26)).collect()
 }
 
-/// Pings numbered from `first`, so that each pong can be told from the others.
+/// Return pings numbered from `first`, so that each pong can be identified.
 pub fn pings(first: u64, count: u64) -> Vec<Frame> {
     (first..first + count).map(|n| Frame::ping(n.to_be_bytes())).collect()
 }
 
-/// The numbers of the pings that pongs answer, in their order.
+/// Return the numbers of the pings that pongs answer, in their order.
 pub fn answered(client: &Client) -> Vec<u64> {
     let received = client.received();
     let number = |payload: &Vec<u8>| payload.first_chunk::<8>().map(|n| u64::from_be_bytes(*n));
     received.pong_payloads.iter().filter_map(number).collect()
 }
 
-/// Send one text message and wait for its echo: all that was sent before has been answered then,
-/// as far as it will be.
+/// Send one text message and wait for its echo:
+/// everything sent before has been answered then, as far as it will be.
 pub fn round_trip(client: &mut Client, payload: &str) -> Result<()> {
     let before = client.received().messages;
     client.send(&[Frame::new(opcode::TEXT, payload)], &Cut::Whole)?;
@@ -56,7 +56,7 @@ pub fn round_trip(client: &mut Client, payload: &str) -> Result<()> {
     Ok(())
 }
 
-/// The messages echoed so far are these, byte by byte, and no others.
+/// Check that the messages echoed so far are exactly these, byte by byte.
 pub fn ensure_echoed(client: &Client, sent: &[Vec<u8>]) -> Result<()> {
     let received = client.received();
     ensure!(

@@ -1,5 +1,6 @@
-//! WebSockets inside TLS: real servers and clients of OpenSSL, records followed and counted. What is
-//! expected comes from a client that takes its own records apart.
+//! WebSockets inside TLS:
+//! real servers and clients of OpenSSL, records followed and counted. Expected values come from a
+//! client that parses its own records.
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
@@ -21,7 +22,7 @@ use ws_guard_testkit::{
 
 use crate::{process::Guard, stage::Source};
 
-/// A server's version of TLS and its ciphers, in the order of their ports.
+/// TLS version and ciphers of each server, in the order of their ports.
 const SERVERS: [(&str, &str, Cipher); 4] = [
     ("1.3", "-", Cipher::Tls13),
     ("1.2", "ECDHE-RSA-AES128-GCM-SHA256", Cipher::Gcm12),
@@ -30,7 +31,7 @@ const SERVERS: [(&str, &str, Cipher); 4] = [
 ];
 const PORT: u16 = 9443;
 
-/// What the client says of itself.
+/// The client's report about itself.
 #[derive(Clone, Debug, Deserialize)]
 struct Said {
     local: String,
@@ -70,7 +71,7 @@ struct Stage {
     pair: Pair,
 }
 
-/// A client that has said what it has to say, and stays connected until it is dropped.
+/// A client that has sent everything, and stays connected until it is dropped.
 struct Client {
     child: Child,
     said: Said,
@@ -78,14 +79,14 @@ struct Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Its standard input ends, and it with it.
+        // The client ends with its standard input.
         self.child.stdin.take();
         let _ = self.child.wait();
     }
 }
 
 impl Stage {
-    /// Servers with each of [`SERVERS`]' ciphers, behind a guard with these words.
+    /// Start servers with [`SERVERS`]' ciphers, behind a guard with these arguments.
     fn new(words: &str) -> Result<Stage> {
         let pair = Pair::new(PairOptions { clients: 8, ..PairOptions::default() })?;
         let dir = tempfile::tempdir()?;
@@ -158,7 +159,7 @@ impl Stage {
     }
 }
 
-/// Read the one line that a client says.
+/// Read the one-line report of a client.
 fn said(mut child: Child) -> Result<Client> {
     let mut line = String::new();
     let mut stdout = child.stdout.take().context("its output is captured")?;
@@ -192,7 +193,7 @@ fn every_record_is_counted_under_each_cipher() -> Result<()> {
                 ensure!(said.lengths == [cipher.length(bytes)], "{cipher:?}: {:?}", said.lengths);
                 ensure!(said.pongs == 60 && !said.silent, "{said:?}");
                 ensure!(flow.tls && flow.state == "open", "{flow:?}");
-                // A ClientHello that a busy machine sends twice is not believed.
+                // A ClientHello retransmitted by a busy machine is not believed.
                 certain += u32::from(!flow.request_unseen);
                 ensure!(flow.frames_in == said.records, "{said:?}, but {flow:?}");
                 let none = [flow.violations, flow.unsynced_total, flow.pings_in, flow.defused];
@@ -217,7 +218,7 @@ fn a_flood_is_paced_and_dropped_where_configured() -> Result<()> {
     ensure!(row.state == "throttled" && row.dropped_total == 0, "{row:?}");
     ensure!(flow.paced && !watched.said.silent, "{flow:?}");
 
-    // A terminator reports a client without a connection: it is throttled, and may come again.
+    // A terminator's report of a client without a connection: it is throttled, and may come again.
     let answer = stage.report(2, 31)?;
     ensure!(answer.contains(&Family::V4.client(2).to_string()), "{answer}");
     let again = stage.client(2, 0, json!({"pings": 10}))?;
@@ -228,20 +229,20 @@ fn a_flood_is_paced_and_dropped_where_configured() -> Result<()> {
     println!("reported: {row:?}");
     ensure!(row.state == "throttled" && row.defused_total == 0, "{row:?}");
 
-    // The operator says so.
+    // By the operator's policy.
     stage.guard.run(&format!("policy set --for-port {PORT} --action drop"))?;
     let dropped = stage.client(4, 0, json!({"pings": 2000, "patience": 2}))?;
     let row = stage.source(4)?;
     println!("dropped: {:?}, {row:?}", dropped.said);
     ensure!(dropped.said.pongs < 310 && dropped.said.silent, "{:?}", dropped.said);
     ensure!(row.state == "throttled" && row.dropped_total > 0, "{row:?}");
-    // The other ports still only slow down, and only who floods.
+    // The other ports still only slow down, and only flooders.
     let other = stage.client(5, 1, json!({"pings": 2000}))?;
     ensure!(other.said.pongs == 2000 && stage.flow(&other)?.paced, "{:?}", other.said);
     let neighbour = stage.client(5, 1, json!({"pings": 20}))?;
     ensure!(!stage.flow(&neighbour)?.paced, "the neighbour of the same address is paced");
 
-    // What it cannot see: pings that share a record.
+    // A limit of the method: pings that share a record.
     let together = stage.client(6, 0, json!({"pings": 2000, "coalesce": 100}))?;
     println!("together: {:?}, {:?}", together.said, stage.source(6)?);
     ensure!(together.said.pongs == 2000 && stage.source(6)?.state != "throttled");
@@ -249,7 +250,7 @@ fn a_flood_is_paced_and_dropped_where_configured() -> Result<()> {
     stage.guard.finish()
 }
 
-/// A connection that was there before the guard is followed after a few records.
+/// A connection older than the guard is followed after a few records.
 #[test]
 fn a_connection_from_before_is_joined() -> Result<()> {
     needs_root!();
@@ -269,8 +270,8 @@ fn a_connection_from_before_is_joined() -> Result<()> {
     stage.guard.finish()
 }
 
-/// People and machines that chat, and how near the default limit they come.
-/// `WS_GUARD_CHAT_SECONDS` says for how long.
+/// Chatting people and machines, and how near the default limit they are.
+/// `WS_GUARD_CHAT_SECONDS` sets the duration.
 #[test]
 fn chat_is_no_flood() -> Result<()> {
     needs_root!();
@@ -312,8 +313,8 @@ fn chat_is_no_flood() -> Result<()> {
     stage.guard.finish()
 }
 
-/// Clients that do no harm, all of them taken for flooders: what they feel of being paced.
-/// `WS_GUARD_CHAT_SECONDS` says for how long they are measured.
+/// Harmless clients, all of them taken for flooders: the effects of pacing on them.
+/// `WS_GUARD_CHAT_SECONDS` sets the duration of the measurement.
 #[test]
 fn a_false_positive_is_bearable() -> Result<()> {
     needs_root!();
@@ -321,7 +322,7 @@ fn a_false_positive_is_bearable() -> Result<()> {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(12);
-    // Whatever they say is too much, so that each of them is over the limit all the time.
+    // Any message is too much, so that each of them is over the limit all the time.
     const ANY: &str = "--max-record-rate 2 --record-bytes 22-16000";
     let profiles = [
         ("a person in haste, a word or two at a time", [0.4, 1.5], [1, 3]),

@@ -1,4 +1,4 @@
-//! `ws-guard top` as a person uses it, in a terminal, during a flood.
+//! `ws-guard top`, used by a person in a terminal during a flood.
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -22,15 +22,15 @@ use crate::{
     talk::{pings, round_trip},
 };
 
-/// Longer than all of it.
+/// Duration that outlasts the test.
 const LONG: Duration = Duration::from_secs(300);
-/// The flooder is paced, but never held for seconds.
+/// Pace at which the flooder is never held for seconds.
 const FAST: &str = "--pace 1000000B/s";
-/// A pause after each 500 pings: what can be shown needs no busy CPU.
+/// Pause after each 500 pings: the display needs no busy CPU.
 const PAUSE: Duration = Duration::from_millis(50);
 const SMALL: (u16, u16) = (80, 24);
 const LARGE: (u16, u16) = (200, 60);
-/// Line of the first client, behind the figures and the heading.
+/// Line of the first client, below the figures and the heading.
 const FIRST: usize = 5;
 
 /// The guard under a flood, and the names of its two clients.
@@ -38,7 +38,7 @@ struct Scene<'a> {
     stage: &'a Stage,
     flooder: String,
     calm: String,
-    /// End point of the calm one.
+    /// End point of the calm client.
     calm_end: String,
 }
 
@@ -104,7 +104,7 @@ impl Scene<'_> {
         })
     }
 
-    /// What is on the screen before a key is pressed.
+    /// Check the screen before a key is pressed.
     fn looks(&self, tmux: &Tmux, (width, height): (u16, u16)) -> Result<()> {
         let screen = tmux.wait("an event", |screen| screen.contains("limit 30 in 10 s"))?;
         println!("{screen}");
@@ -123,7 +123,7 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Order, filter, pause, details.
+    /// Check order, filter, pause and details.
     fn finds(&self, tmux: &Tmux) -> Result<()> {
         tmux.press("s")?;
         tmux.wait_for("WINDOW▼")?;
@@ -149,7 +149,7 @@ impl Scene<'_> {
         tmux.wait("it goes on", |screen| !screen.contains("PAUSED") && screen != paused).map(drop)
     }
 
-    /// The calm client, which is still selected, is throttled, released, allowed.
+    /// Throttle, release and allow the calm client, which is still selected.
     fn changes(&self, tmux: &Tmux) -> Result<()> {
         let calm = &self.calm;
         let is_throttled = || self.stage.is_throttled(Family::V4, 1);
@@ -170,13 +170,13 @@ impl Scene<'_> {
         tmux.wait_for(&format!("{calm} is allowed"))?;
         let allowed = self.stage.guard.ask::<Value>("allow")?;
         ensure!(allowed[0]["network"] == calm.as_str(), "{allowed}");
-        // What the daemon refuses is shown.
+        // Refusals of the daemon are shown.
         tmux.type_text("ty")?;
         tmux.wait_for("is on the allowlist")?;
         self.stage.guard.run(&format!("allow {calm} --remove")).map(drop)
     }
 
-    /// By NO_COLOR; ended by SIGTERM.
+    /// Check NO_COLOR, and the end by SIGTERM.
     fn without_colour(&self, tmux: &Tmux) -> Result<()> {
         self.start(tmux, &["env", "NO_COLOR=1"])?;
         let screen = tmux.screen_with_colours()?;
@@ -188,7 +188,7 @@ impl Scene<'_> {
         tmux.ensure_given_back()
     }
 
-    /// The daemon ends under it: the pins are read, and nothing can be changed.
+    /// End the daemon: the pins are read, and nothing can be changed.
     fn without_daemon(&self, tmux: &Tmux) -> Result<()> {
         self.start(tmux, &[])?;
         self.stage.guard.signal_end()?;
@@ -205,7 +205,7 @@ impl Scene<'_> {
         tmux.ensure_given_back()
     }
 
-    /// For scripts.
+    /// Check the output for scripts.
     fn once(&self) -> Result<()> {
         let once: Value = self.stage.guard.ask("top --once")?;
         let first = &once["rows"][0];
@@ -237,7 +237,7 @@ impl Scene<'_> {
     }
 }
 
-/// The command line of a view of this guard.
+/// Return the command line of a view of this guard.
 fn words(guard: &Guard) -> Result<Vec<String>> {
     let command = guard.command();
     let words = [command.get_program()].into_iter().chain(command.get_args());
@@ -245,7 +245,7 @@ fn words(guard: &Guard) -> Result<Vec<String>> {
     words.chain([Some("top".into())]).collect::<Option<_>>().context("a word that is no text")
 }
 
-/// The number in a column of a row.
+/// Return the number in a column of a row.
 fn cell(row: &str, column: usize) -> Option<f64> {
     row.split_whitespace().nth(column)?.parse().ok()
 }
@@ -254,12 +254,12 @@ fn positive(value: &Value) -> bool {
     value.as_f64().is_some_and(|value| value > 0.0)
 }
 
-/// Escape sequences that set a colour.
+/// Count the escape sequences that set a colour.
 fn colours(screen: &str) -> usize {
     attributes(screen, |code| matches!(code, 30..=38 | 40..=48 | 90..=97 | 100..=107))
 }
 
-/// Escape sequences that set such an attribute of text.
+/// Count the escape sequences that set such an attribute of text.
 fn attributes(screen: &str, wanted: impl Fn(u8) -> bool) -> usize {
     let codes = screen.split("\u{1b}[").skip(1).filter_map(|rest| rest.split_once('m'));
     let sets = |code: &str| code.parse().is_ok_and(&wanted);

@@ -1,4 +1,4 @@
-//! Clients that come through a VXLAN tunnel of the kernel's own.
+//! Clients behind a VXLAN tunnel of the kernel.
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,7 @@ use crate::{
     talk::{answered, pings, round_trip},
 };
 
-/// Inside, whatever is outside.
+/// Address inside the tunnel, whatever is outside.
 const CLIENT: &str = "10.78.0.1";
 const SERVER: &str = "10.78.0.2";
 /// Less than the tunnel's headers leave of 1,500 bytes.
@@ -24,15 +24,15 @@ const MTU: u32 = 1400;
 const PINGS: u64 = 80;
 const PINGS_OFFLOADED: u64 = 3800;
 
-/// What the tunnel is made of.
+/// Properties of a tunnel.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
-    /// What it goes over. Over IPv6 it has checksums of its own.
+    /// Outer IP version. Over IPv6 the tunnel has separate checksums.
     outer: Family,
-    /// Of the interface below it...
+    /// Offloads of the interface below it...
     offloads: bool,
-    /// ...and of its own: with those below alone, the outer checksum is partial and the inner one
-    /// is not.
+    /// ...and of the tunnel itself:
+    /// with those below alone, the outer checksum is partial and the inner one is not.
     inner_offloads: bool,
 }
 
@@ -48,7 +48,7 @@ const KINDS: [Kind; 5] = [
     kind(Family::V6, true, false),
 ];
 
-/// A tunnel between the two namespaces.
+/// Make a tunnel between the two namespaces.
 fn make_tunnel(pair: &Pair, kind: Kind) -> Result<()> {
     let outer = kind.outer;
     let ends = [

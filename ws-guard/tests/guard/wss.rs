@@ -1,5 +1,6 @@
-//! `run --listen` with TLS: what the server sees inside is charged to the sources of the kernel, which
-//! then acts on the floods of `wss://` that it cannot read.
+//! `run --listen` with TLS:
+//! frames that the server decrypts are charged to the sources of the kernel, which then acts on the
+//! floods of `wss://` that it cannot read.
 use std::{
     net::SocketAddr,
     path::Path,
@@ -23,7 +24,7 @@ const PORT: u16 = 9443;
 const LIMIT: u64 = 30;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// A certificate for any name: names are not tested.
+/// Write a certificate for any name: names are not tested.
 fn certify(folder: &Path) -> Result<String> {
     let made = rcgen::generate_simple_self_signed(vec!["ws-guard.test".into()])?;
     let path = |name: &str| folder.join(name).display().to_string();
@@ -32,8 +33,8 @@ fn certify(folder: &Path) -> Result<String> {
     Ok(format!("--tls-certificate {} --tls-key {}", path("chain.pem"), path("key.pem")))
 }
 
-/// Ping over TLS as client number `n`, up to `most` times; how many were answered. Wait for each
-/// answer, or do not where `how` is `hurry`.
+/// Ping over TLS as client number `n`, up to `most` times;
+/// return the number of answers. Wait for each answer, or do not where `how` is `hurry`.
 fn ping(pair: &Pair, family: Family, n: u8, most: u64, how: &str) -> Result<u64> {
     let mut command = pair.client.command(tools::python());
     command.arg(tools::foreign().join("wss_flood.py"));
@@ -52,7 +53,7 @@ fn source(guard: &Guard, family: Family, n: u8) -> Result<Source> {
     Ok(sources.into_iter().find(|source| source.source == name).unwrap_or_default())
 }
 
-/// Pings of client number `n` that the server says it got.
+/// Return the pings of client number `n` in the server's log.
 fn decrypted(access_log: &Path, family: Family, n: u8) -> Result<u64> {
     let client = SocketAddr::new(family.client(n), 0).to_string();
     let client = client.trim_end_matches('0');
@@ -81,18 +82,18 @@ fn over_ipv6_as_well() -> Result<()> {
     })
 }
 
-/// There is nothing to defuse inside TLS: on a port that is marked, the connection is paced, and loses
-/// nothing.
+/// Inside TLS nothing can be defused:
+/// on a port that is marked, the connection is paced, and loses nothing.
 #[test]
 fn defuse_paces_on_a_port_that_is_marked() -> Result<()> {
     needs_root!();
-    // Records alone do not do it here.
+    // Records alone do not cause it here.
     let words = format!("--port {PORT}/tls --max-record-rate 0 --action defuse");
     let paced = |source: &Source| source.paced == 1 && source.dropped_total == 0;
     Family::BOTH.into_iter().try_for_each(|family| flood(family, &words, paced))
 }
 
-/// On one that is not, the sources are counted, and the server's own limit is what is left.
+/// On an unmarked port the sources are counted; only the server's limit applies.
 #[test]
 fn defuse_alone_leaves_it_to_the_server() -> Result<()> {
     needs_root!();
@@ -118,13 +119,14 @@ fn start(pair: &Pair, folder: &Path, words: &str) -> Result<Guard> {
     )
 }
 
-/// Client 0 floods, and is acted on within a window; client 1 keeps to the limit, and is served.
+/// Check that flooding client 0 is acted on within a window.
+/// Client 1, within the limit, is served.
 fn flood(family: Family, words: &str, acted_on: fn(&Source) -> bool) -> Result<()> {
     let pair = Pair::new(PairOptions { clients: 2, ..PairOptions::default() })?;
     let folder = tempfile::tempdir()?;
     let guard = start(&pair, folder.path(), words)?;
 
-    // What keeps to the limit is answered, and counted once.
+    // Pings within the limit are answered, and counted once.
     ensure!(
         ping(&pair, family, 1, 20, "patiently")? == 20,
         "20 pings keep to the limit of {LIMIT}"
@@ -151,7 +153,7 @@ fn flood(family: Family, words: &str, acted_on: fn(&Source) -> bool) -> Result<(
     ensure!(ping(&pair, family, 1, 5, "patiently")? == 5, "the calm client is cut off as well");
     eventually("those are charged too", || Ok(source(&guard, family, 1)?.pings_total >= 25))?;
     ensure!(source(&guard, family, 1)?.dropped_total == 0, "of the calm client");
-    // What waits in the flooder's TCP would come at the pace, long after its process has ended.
+    // Bytes left in the flooder's TCP would arrive at the pace, long after its process has ended.
     guard.run("policy set --pace off")?;
     let access_log = folder.path().join("access.jsonl");
     let [mut charged, mut seen] = [[0; 2]; 2];

@@ -54,7 +54,7 @@ fn events_outside_a_runtime_are_an_error_not_a_panic() -> Result<()> {
     Ok(())
 }
 
-/// Without the debug log the verifier takes every log call out of the programs.
+/// Without the debug log the verifier removes every log call from the programs.
 #[test]
 fn the_debug_log_costs_nothing_when_off() -> Result<()> {
     needs_root!();

@@ -31,8 +31,8 @@ fn an_interface_made_anew_is_attached_afresh() -> Result<()> {
     })?
 }
 
-/// Packets of tun, WireGuard or a tunnel's interface begin with IP: read as Ethernet they would pass
-/// unseen.
+/// Packets of tun, WireGuard or a tunnel's interface begin with IP:
+/// read as Ethernet they would pass unseen.
 #[test]
 fn an_interface_without_ethernet_is_refused() -> Result<()> {
     needs_root!();
@@ -92,7 +92,7 @@ fn interfaces_are_seen_coming_and_going() -> Result<()> {
             }
             assert!(names.contains(&(true, "d0".into())), "{names:?}");
             namespace.ip("link set d0 up")?;
-            // Before Linux 6.2 only what is down can be renamed.
+            // Before Linux 6.2 only interfaces that are down can be renamed.
             namespace.ip("link set d0 down")?;
             namespace.ip("link set d0 name d2")?;
             namespace.ip("link del d2")?;
@@ -108,7 +108,8 @@ fn interfaces_are_seen_coming_and_going() -> Result<()> {
     })?
 }
 
-/// The kernel says "deleted" of a port that leaves its bridge, in a message of the bridge's family.
+/// The kernel reports a port that leaves its bridge as "deleted".
+/// The message is of the bridge's family.
 #[test]
 fn leaving_a_bridge_is_not_going_away() -> Result<()> {
     needs_root!();
@@ -120,7 +121,7 @@ fn leaving_a_bridge_is_not_going_away() -> Result<()> {
             namespace.ip("link add br0 type bridge")?;
             namespace.ip("link set v0 master br0")?;
             namespace.ip("link set v0 nomaster")?;
-            // What was told before this one has come when it has.
+            // Earlier notifications have arrived once this one has.
             namespace.ip("link add last0 type veth peer name last1")?;
             let mut appeared = Vec::new();
             while !appeared.contains(&"last0".to_owned()) {

@@ -1,6 +1,6 @@
-//! Loading, attaching, pinning and taking over, on the real kernel. Each test has namespaces and a
-//! pin directory of its own, and leaves nothing behind but the mounted BPF file system, where that
-//! was missing.
+//! Loading, attaching, pinning and taking over, on the real kernel.
+//! Each test has separate namespaces and a separate pin directory, and leaves nothing behind but
+//! the mounted BPF file system, where that was missing.
 //!
 //! `WS_GUARD_OBJECT=FILE` runs all of it against another build of the kernel programs.
 /// Skip, loudly, without root.
@@ -49,10 +49,10 @@ use ws_guard::guard::{
 use ws_guard_common::maps::{Counter, Tunnels};
 use ws_guard_testkit::{netns::Namespace, no_tcx_reason};
 
-/// Small, so that a full table is soon reached.
+/// Sizes of small tables, soon full.
 const SIZES: TableSizes =
     TableSizes { flows: 4096, sources: 16384, pending: 1024, rules: 64, opening: 4096 };
-/// Protected in these tests; without a listener.
+/// Protected port of these tests; without a listener.
 const PORT: u16 = 9999;
 
 /// A pin directory, emptied when dropped.
@@ -100,7 +100,7 @@ impl Drop for PinDir {
     }
 }
 
-/// A namespace with a veth pair `v0`, `v1` in it.
+/// Make a namespace with a veth pair `v0`, `v1` in it.
 fn veth(label: &str, mtu: u32) -> Result<Namespace> {
     let namespace = Namespace::new(label)?;
     namespace.ip(&format!("link add v0 mtu {mtu} type veth peer name v1 mtu {mtu}"))?;
@@ -109,12 +109,12 @@ fn veth(label: &str, mtu: u32) -> Result<Namespace> {
     Ok(namespace)
 }
 
-/// The TC hook that the guard prefers here: TCX, or clsact where the kernel has none.
+/// Return the TC hook that the guard prefers here: TCX, or else clsact.
 fn preferred_tc() -> Mode {
     if no_tcx_reason().is_none() { Mode::Tcx } else { Mode::Clsact }
 }
 
-/// Ways to attach that this kernel has, one of each kind.
+/// Return the ways to attach that this kernel has, one of each kind.
 fn attach_modes() -> Vec<AttachMode> {
     let mut modes = vec![AttachMode::Auto, AttachMode::Clsact];
     if no_tcx_reason().is_none() {
@@ -132,7 +132,8 @@ fn counter(maps: &Maps, counter: Counter) -> Result<u64> {
     Ok(maps.counters()?.events[counter as usize])
 }
 
-/// Wait until `done` says so; a link or program goes a moment after its last reference.
+/// Wait until `done` returns true.
+/// A link or program goes a moment after its last reference.
 fn eventually(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(5);
     while !done() {

@@ -17,11 +17,11 @@ use ws_guard_testkit::{
 
 use crate::{PORT, PinDir, counter, takeover::connect_until};
 
-/// Maps without entries that a takeover could lose, and the counters.
+/// Maps whose entries a takeover could lose, and the counters.
 const SHARED: [&str; 4] = [name::FLOWS, name::SOURCES, name::RULES, name::POLICY];
 
 impl PinDir {
-    /// Programs of an earlier schema in it.
+    /// Pin programs of an earlier schema in it.
     fn older(&self, schema: u32) -> Result<Older> {
         let mut older = Older::load(schema, &self.0)?;
         older.programs.set_policy(Policy { generation: 1, ..Policy::default() })?;
@@ -38,7 +38,7 @@ impl PinDir {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    /// One schema note, and no map that waits for its place.
+    /// Check that there is one schema note, and no map in waiting.
     fn is_clean(&self) -> Result<()> {
         let names = self.names()?;
         let notes = names.iter().filter(|name| name.starts_with("schema-"));
@@ -49,7 +49,7 @@ impl PinDir {
     }
 }
 
-/// The counted part of SYNs that a client sends while a daemon takes over an earlier schema's pins.
+/// Report the share of counted SYNs in the takeover of an earlier schema's pins.
 /// With the same layout of counters it is all of them.
 fn gap_in_packets(schema: u32) -> Result<()> {
     let pair = Pair::new(PairOptions::default())?;
@@ -81,7 +81,7 @@ fn gap_in_packets(schema: u32) -> Result<()> {
     if pins.id(name::COUNTERS)? == counters {
         assert_eq!(counted, sent);
     } else {
-        // What the old programs counted between the last reading and their replacement is lost.
+        // Counts of the old programs between the last reading and their replacement are lost.
         assert!(counted <= sent && counted > sent - sent / 10, "{counted} of {sent}");
     }
     assert_eq!(maps.ports()?, [PORT]);
@@ -103,7 +103,7 @@ fn pin_another(path: &Path) -> Result<()> {
     Ok(map.pin(path).map(drop)?)
 }
 
-/// Before the notes change, and between the two.
+/// Interrupted before the notes change, and between the two.
 #[test]
 fn an_interrupted_takeover_is_completed() -> Result<()> {
     needs_root!();

@@ -41,7 +41,7 @@ fn every_mode_attaches_and_unloads() -> Result<()> {
     Ok(())
 }
 
-/// TCX came with Linux 6.6; before, it is refused by name.
+/// TCX came with Linux 6.6; older kernels refuse it by name.
 #[test]
 fn tcx_attaches_or_says_what_is_missing() -> Result<()> {
     needs_root!();
@@ -82,7 +82,7 @@ fn a_foreign_xdp_program_stays_and_tc_is_used() -> Result<()> {
     })?
 }
 
-/// Two guards on one interface with clsact keep their filters apart.
+/// Two guards with clsact on one interface keep their filters apart.
 #[test]
 fn guards_with_clsact_keep_apart() -> Result<()> {
     needs_root!();
@@ -126,7 +126,8 @@ fn only_our_own_clsact_qdisc_is_removed() -> Result<()> {
     Ok(())
 }
 
-/// The program takes packets in several buffers, without which drivers refuse it at such an MTU.
+/// The program accepts multi-buffer packets.
+/// Without that, drivers refuse it at such an MTU.
 #[test]
 fn a_large_mtu_is_no_hindrance_to_native_xdp() -> Result<()> {
     needs_root!();
@@ -136,7 +137,7 @@ fn a_large_mtu_is_no_hindrance_to_native_xdp() -> Result<()> {
     Ok(())
 }
 
-/// A pod's interface has no use for XDP: an XDP mode, which holds for uplinks, means TC there.
+/// A pod's interface has no use for XDP: such a mode, for uplinks, means TC there.
 #[test]
 fn every_mode_attaches_to_a_pod() -> Result<()> {
     needs_root!();
@@ -165,7 +166,7 @@ fn every_mode_attaches_to_a_pod() -> Result<()> {
 fn an_interface_with_a_dot_in_its_name() -> Result<()> {
     needs_root!();
     let namespace = veth("dot", 1500)?;
-    // Before Linux 6.2 only what is down can be renamed.
+    // Before Linux 6.2 only interfaces that are down can be renamed.
     namespace.ip("link set v1 down")?;
     namespace.ip("link set v1 name eth0.100")?;
     namespace.ip("link set eth0.100 up")?;

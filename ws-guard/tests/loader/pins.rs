@@ -66,7 +66,7 @@ fn other_table_sizes_leave_the_pinned_ones() -> Result<()> {
     Ok(())
 }
 
-/// Names and ids of everything of ours in the kernel.
+/// Return names and ids of all ws-guard objects in the kernel.
 fn of_ours() -> Vec<(u32, String)> {
     let programs = loaded_programs().flatten();
     let programs = programs.map(|p| (p.id(), p.name_as_str().unwrap_or_default().to_owned()));
@@ -109,7 +109,7 @@ fn unload_leaves_nothing_in_the_kernel() -> Result<()> {
 fn a_failed_first_load_leaves_nothing() -> Result<()> {
     needs_root!();
     let pins = PinDir::new();
-    // A table of no entries is refused by the kernel.
+    // The kernel refuses a table without entries.
     let sizes = TableSizes { flows: 0, ..SIZES };
     let error = Guard::load(&LoadOptions { sizes, ..pins.options() }).err();
     let error = error.context("no entries")?.to_string();
@@ -119,7 +119,7 @@ fn a_failed_first_load_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Run `f` with a mount namespace of its own, in which /sys/fs/bpf is no BPF file system.
+/// Run `f` in a separate mount namespace, without a BPF file system.
 fn without_bpffs<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let inside = scope.spawn(|| {
@@ -154,7 +154,7 @@ fn a_missing_bpffs_is_mounted_and_the_throttle_map_pinned() -> Result<()> {
         let removed = unload(&options.pin_dir)?;
         ensure!(removed.iter().any(|path| path == THROTTLE_MAP), "{removed:?}");
         ensure!(!Path::new(THROTTLE_MAP).exists());
-        // A foreign map of that name stays, and is no reason not to load.
+        // A foreign map of that name stays, and does not prevent loading.
         let theirs: HashMap<MapData, u32, u32> = HashMap::create(1, 0)?;
         theirs.pin(THROTTLE_MAP)?;
         drop(Guard::load(&options)?);

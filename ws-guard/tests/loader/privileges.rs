@@ -61,7 +61,7 @@ fn missing_capabilities_are_named() -> Result<()> {
 #[test]
 fn the_capabilities_that_are_asked_for_suffice() -> Result<()> {
     needs_root!();
-    // Makes bpffs, which is what CAP_SYS_ADMIN is for.
+    // Mounts bpffs, which needs CAP_SYS_ADMIN.
     drop(PinDir::new().load()?);
     let keep = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
     let dropped: Vec<Capability> =
@@ -75,7 +75,7 @@ fn the_capabilities_that_are_asked_for_suffice() -> Result<()> {
             }
             ensure!(missing_capabilities(Path::new(DEFAULT_PIN_DIR)) == []);
             let attachment = pins.load()?.attach("v0", mode)?;
-            // Taking over, showing and unloading ask for no more.
+            // Taking over, showing and unloading need no more.
             ensure!(pins.load()?.attach("v0", mode)? == attachment);
             ensure!(pinned_attachments(&pins.0)? == [attachment]);
             unload(&pins.0)?;

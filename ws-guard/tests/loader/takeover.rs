@@ -48,7 +48,8 @@ fn a_restart_keeps_links_and_entries() -> Result<()> {
     })?
 }
 
-/// One SYN each, as no packet is lost on a veth pair and each is answered by RST.
+/// Connect until `stop`; return the number of SYNs, one each:
+/// no packet is lost on a veth pair, and each is answered by RST.
 pub fn connect_until(client: &Namespace, stop: &AtomicBool) -> Result<u64> {
     let server = SocketAddr::new(Family::V4.server(), PORT);
     client.run(|| {
@@ -64,8 +65,8 @@ pub fn connect_until(client: &Namespace, stop: &AtomicBool) -> Result<u64> {
     })?
 }
 
-/// Every SYN that a client sends while daemons come and go is counted: by the old programs or by
-/// the new ones.
+/// Check that every SYN is counted while daemons start and stop.
+/// The old programs count it, or the new ones.
 fn no_packet_unguarded(modes: &[AttachMode]) -> Result<()> {
     let pair = Pair::new(PairOptions::default())?;
     let pins = PinDir::new();
@@ -95,7 +96,7 @@ fn no_packet_unguarded(modes: &[AttachMode]) -> Result<()> {
     if modes.len() == 1 {
         assert_eq!(counted, sent);
     } else {
-        // While two hooks guard at once a packet may be counted by both.
+        // While two hooks guard simultaneously a packet may be counted by both.
         assert!(counted >= sent, "{counted} of {sent}");
     }
     pair.server.run(|| unload(&pins.0))??;
@@ -135,10 +136,11 @@ fn no_packet_is_unguarded_while_the_mode_changes() -> Result<()> {
     ])
 }
 
-/// The pin directory and the mode of the daemon that [`killed_daemon`] is.
+/// Variables with the pin directory and the mode of [`killed_daemon`].
 const DAEMON: [&str; 2] = ["WSG_TEST_PIN_DIR", "WSG_TEST_ATTACH"];
 
-/// Not a test but the process that the next one starts and kills: takes over again and again.
+/// Daemon process, itself no test: the next test starts and kills it.
+/// It takes over again and again.
 #[test]
 #[ignore = "started by a_daemon_may_die_at_any_moment"]
 fn killed_daemon() -> Result<()> {
@@ -153,8 +155,8 @@ fn killed_daemon() -> Result<()> {
     }
 }
 
-/// SIGKILL at a moment that differs from round to round: the next daemon takes over what is there,
-/// and no packet goes uncounted.
+/// Send SIGKILL at a moment that differs from round to round:
+/// the next daemon takes over, and no packet goes uncounted.
 fn killed_at_any_moment(mode: AttachMode) -> Result<()> {
     let pair = Pair::new(PairOptions::default())?;
     let pins = PinDir::new();

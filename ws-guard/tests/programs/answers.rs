@@ -1,4 +1,4 @@
-//! Requests that come again, and answers that do not begin where a segment does.
+//! Retransmitted requests, and answers that do not begin where a segment does.
 use ws_guard_common::{flow::state, frame::opcode, maps::Counter::*};
 use ws_guard_testkit::{
     frame::{Frame, encode},
@@ -28,17 +28,17 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Offset of a request in front of the frames.
+/// Return the offset of a request in front of the frames.
 fn request() -> i64 {
     -(REQUEST.len() as i64)
 }
 
-/// A connection since its SYN-ACK, the request of which is to come first.
+/// Start a connection since its SYN-ACK, whose request is to come first.
 pub fn accepted(name: &'static str) -> Case {
     syn_ack(case(name), request())
 }
 
-/// Requests that the server has not got.
+/// Requests that the server has not received.
 fn repeated() -> Vec<Case> {
     let pieces = |case: Case| {
         case.client_at(request(), &REQUEST[..40])
@@ -116,8 +116,8 @@ fn repeated() -> Vec<Case> {
     ]
 }
 
-/// Answers that leave together: the client's window was closed, or the server had nothing to send them
-/// for.
+/// Answers that leave together:
+/// the client's window was closed, or the server had no occasion to send them.
 fn in_one_segment() -> Vec<Case> {
     let together = |name, first: &'static [u8], answer: &'static [u8]| {
         let earlier =
@@ -152,7 +152,7 @@ fn in_one_segment() -> Vec<Case> {
     ]
 }
 
-/// A connection on which the server has answered a request for an upgrade with a page.
+/// Start a connection whose request for an upgrade was answered with a page.
 fn refused(name: &'static str) -> Case {
     const FURTHER: u32 = (SWITCHING.len() - HTTP.len()) as u32;
     let answered = accepted(name).request().answer(HTTP);
@@ -162,7 +162,7 @@ fn refused(name: &'static str) -> Case {
         .counts(&[(FlowsOpened, 0)])
 }
 
-/// Requests that were not read.
+/// Unread requests.
 fn hidden() -> Vec<Case> {
     let short = REQUEST.len() - 1;
     vec![
@@ -222,11 +222,11 @@ fn hidden() -> Vec<Case> {
     ]
 }
 
-/// Answers to a request hidden behind the body of another one, behind other bytes of the server's.
+/// Answers to a request hidden behind another's body, after other server bytes.
 fn answers_to_hidden() -> Vec<Case> {
     let body = |bytes: usize| [HTTP, &b"HHTTP/1.1 ".repeat(bytes / 10)].concat();
     let page = [HTTP, b"HTTP/1.1 101 <br>"].concat();
-    // Far enough from any other place of the text that only a word of its own tells.
+    // Far enough from any other place of the text that only a separate word tells.
     let mut cases: Vec<Case> =
         (0..10).map(|n| behind("a 101 at any place", [b'.'; 70][..60 + n].into(), 9000)).collect();
     cases.extend([
@@ -247,7 +247,7 @@ fn answers_to_hidden() -> Vec<Case> {
     cases
 }
 
-/// The answers, of which the second one is to a hidden request, in segments of `size` bytes.
+/// Send the answers, the second to a hidden request, in segments of `size` bytes.
 fn answered(name: &'static str, text: Vec<u8>, size: usize) -> Case {
     const POST: &[u8] = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello";
     let before = (text.len() as u32).wrapping_sub(SWITCHING.len() as u32);
@@ -262,7 +262,7 @@ fn answered(name: &'static str, text: Vec<u8>, size: usize) -> Case {
     })
 }
 
-/// A 101 behind `text`: its flow has limits.
+/// Send a 101 behind `text`: its flow has limits.
 fn behind(name: &'static str, text: Vec<u8>, size: usize) -> Case {
     answered(name, [&text, SWITCHING].concat(), size)
         .client(pings(31))
@@ -271,8 +271,8 @@ fn behind(name: &'static str, text: Vec<u8>, size: usize) -> Case {
         .counts(&[(FlowsOpened, 1), (RequestsUnseen, 1), (Pings, 31)])
 }
 
-/// A connection with a request hidden behind a POST, and what looks like another one in a frame behind
-/// it: the flow begins there.
+/// Start a connection with a request hidden behind a POST.
+/// A frame behind it looks like another one: the flow begins there.
 fn decoy(name: &'static str) -> Case {
     let first = request() - 80;
     syn_ack(case(name), first)
@@ -320,7 +320,7 @@ fn uploads() -> Vec<Case> {
     ]
 }
 
-/// Requests for a page, in two segments, of which the server has not got one.
+/// Requests for a page, in two segments, one of which the server has not received.
 fn pages() -> Vec<Case> {
     let (begin, end) = PAGE.split_at(20);
     let first = request() - PAGE.len() as i64;
@@ -364,7 +364,7 @@ fn pages() -> Vec<Case> {
     ]
 }
 
-/// What the server says comes before its answer to a request for a page.
+/// Move the server's bytes to before its answer to a request for a page.
 fn before_a_page(packet: &mut Packet) {
     packet.seq = packet.seq.wrapping_sub(HTTP.len() as u32);
 }
@@ -372,7 +372,7 @@ fn before_a_page(packet: &mut Packet) {
 /// Connections older than the guard, and flows that are out of sync.
 fn unknown() -> Vec<Case> {
     let pong = encode(&[Frame { mask: None, ..Frame::new(opcode::PONG, []) }]);
-    // No eight headers in a row: one in eight is split.
+    // Never eight headers in a row: one in eight is split.
     let torn = [&pings(6)[..], &[0x89]].concat();
     vec![
         case("the pongs of a connection older than the guard")

@@ -1,4 +1,4 @@
-//! Requests with bodies, and what looks like a request or an answer where there is none.
+//! Requests with bodies, and bytes that look like requests or answers.
 
 use ws_guard_common::{flow::state, maps::Counter::*};
 use ws_guard_testkit::packets::{REQUEST, SWITCHING, flag::SYN};
@@ -16,8 +16,8 @@ fn request() -> i64 {
     -(REQUEST.len() as i64)
 }
 
-/// A connection since its SYN-ACK, of which `before` bytes come in front of the upgrade, and an answer of
-/// `answered` bytes in front of the 101.
+/// Start a connection since its SYN-ACK, with bytes before the upgrade.
+/// `before` of the client's come in front of it, and an answer of `answered` in front of the 101.
 fn begun(name: &'static str, before: usize, answered: usize) -> Case {
     let earlier = move |packet: &mut _| back(packet, answered);
     syn_ack(case(name), request() - before as i64).with(earlier)
@@ -27,13 +27,13 @@ fn back(packet: &mut ws_guard_testkit::packets::Packet, bytes: usize) {
     packet.seq = packet.seq.wrapping_sub(bytes as u32);
 }
 
-/// The answer in front of the 101, when the server has the client's bytes up to `acked`.
+/// Send the answer before the 101, after the client's bytes up to `acked`.
 fn answered(case: Case, acked: i64, answer: &[u8]) -> Case {
     let length = answer.len() + SWITCHING.len();
     case.server(acked, answer).with(move |packet| back(packet, length))
 }
 
-/// A request and its body in segments of 100 bytes, in an upload's order.
+/// Send a request and its body in segments of 100 bytes, in an upload's order.
 fn post(case: Case, head: &'static [u8]) -> Case {
     let from = request() - (head.len() + BODY) as i64;
     let body = from + head.len() as i64;
@@ -41,22 +41,23 @@ fn post(case: Case, head: &'static [u8]) -> Case {
     (0..3).fold(case, |case, n| case.client_at(body + 100 * n, [b'x'; 100]))
 }
 
-/// An upload, its answer, and whatever the server says in it.
+/// Send an upload and its answer, which contains `text`.
 fn uploaded(name: &'static str, head: &'static [u8], text: &[u8]) -> Case {
     let answer = [HTTP, text].concat();
     let case = begun(name, head.len() + BODY, answer.len());
     answered(post(case, head), request(), &answer)
 }
 
-/// Framing and data of a chunked body.
+/// Return framing and data of a chunked body.
 fn chunks() -> Vec<u8> {
     let one = |size: usize| [format!("{size:x}\r\n").into_bytes(), vec![b'x'; size]].concat();
     let chunks = [1, 16, 3, 200].map(|size| [one(size), b"\r\n".to_vec()].concat());
     [chunks.concat(), b"0\r\n\r\n".to_vec()].concat()
 }
 
-/// A chunked upload in segments of `size` bytes, the first of which has the head, and then `more`. The server
-/// has the bytes in front of the upgrade when it answers.
+/// Send a chunked upload in segments of `size` bytes, and then `more`.
+/// The first segment has the head. The server has the bytes in front of the upgrade when it
+/// answers.
 fn in_chunks(name: &'static str, size: usize, text: &[u8], more: fn(Case, i64) -> Case) -> Case {
     let all = [CHUNKED, &chunks()].concat();
     let (from, answer) = (request() - all.len() as i64, [HTTP, text].concat());
@@ -69,7 +70,7 @@ fn in_chunks(name: &'static str, size: usize, text: &[u8], more: fn(Case, i64) -
     answered(more(case, from + CHUNKED.len() as i64), request(), &answer)
 }
 
-/// Its upgrade is read, and has limits.
+/// Expect that its upgrade is read, and has limits.
 fn upgrades(case: Case) -> Case {
     case.open().client(pings(31)).defused(&[180]).leaves(state::OPEN).counts(&[
         (DroppedEarly, 0),
@@ -79,7 +80,7 @@ fn upgrades(case: Case) -> Case {
     ])
 }
 
-/// Its answer opens no flow, and no later byte is dropped.
+/// Expect that its answer opens no flow, and no later byte is dropped.
 fn opens_nothing(case: Case) -> Case {
     case.client_at(request(), PAGE)
         .client_at(request() + PAGE.len() as i64, b"and more")
@@ -206,14 +207,14 @@ fn again() -> Vec<Case> {
     ]
 }
 
-/// A request with a body, as long as the one for an upgrade.
+/// Return a request with a body, as long as the one for an upgrade.
 fn decoy_post() -> Vec<u8> {
     let (head, end) = ("POST / HTTP/1.1\r\nContent-Length: 4000\r\nA: ", "\r\n\r\n");
     let fill = "a".repeat(REQUEST.len() - head.len() - end.len());
     [head, &fill, end].concat().into_bytes()
 }
 
-/// Segments in whose place others come.
+/// Segments replaced by others.
 fn replaced() -> Vec<Case> {
     let found =
         |case: Case| case.answer(SWITCHING).counts(&[(FlowsOpened, 1), (RequestsUnseen, 1)]);
@@ -286,7 +287,8 @@ fn replaced() -> Vec<Case> {
     ]
 }
 
-/// Requests for an upgrade that announce a body: some servers read it, others take it for frames.
+/// Requests for an upgrade that announce a body.
+/// Some servers read it, others take it for frames.
 fn bodied() -> Vec<Case> {
     let upgrade = |method: &str, length: usize| {
         let text = String::from_utf8_lossy(REQUEST).replacen("GET", method, 1);

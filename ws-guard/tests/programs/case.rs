@@ -15,8 +15,8 @@ use ws_guard_testkit::{
 
 pub const PROTECTED: u16 = 80;
 
-/// The connections that a row may use: the second shares the first one's address, the others have
-/// one each.
+/// Number of connections that a row may use:
+/// the second shares the first one's address, the others have one each.
 pub const CONNECTIONS: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,8 @@ pub enum Family {
     V6,
 }
 
-/// Which connection `index` is. Sequence numbers wrap soon after the handshake.
+/// Return connection number `index`.
+/// Sequence numbers wrap soon after the handshake.
 pub fn connection(family: Family, index: usize) -> Connection {
     let host = if index < 2 { 1 } else { index };
     let (client, server) = match family {
@@ -42,26 +43,26 @@ pub fn connection(family: Family, index: usize) -> Connection {
     }
 }
 
-/// Changes a packet before it is built.
+/// Edit of a packet before it is built.
 pub type Edit = Box<dyn Fn(&mut Packet)>;
-/// Changes its bytes afterwards.
+/// Edit of its bytes afterwards.
 pub type EditBytes = Box<dyn Fn(&mut Vec<u8>)>;
 
 /// One of a server's figures.
 pub type Figure = fn(&Server) -> u64;
 
-/// Changes a flow.
+/// Edit of a flow.
 pub type EditFlow = Box<dyn Fn(&mut Flow)>;
 
-/// What a packet looks like behind the program.
+/// Outcome of a packet behind the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It passes as it came.
+    /// It passes unchanged.
     Passes,
-    /// It passes, the PINGs at these payload offsets are PONGs, and the checksum is as it would be had
-    /// it been built so.
+    /// It passes with PONGs for the PINGs at these payload offsets.
+    /// Its checksum is as if built so.
     Defused(Vec<usize>),
-    /// It passes with other TCP options, and its checksum is as it would be had it been built so.
+    /// It passes with other TCP options, and a checksum as if built so.
     Options(Vec<u8>),
     /// The same with another receive window.
     Window(u16),
@@ -72,7 +73,7 @@ pub enum Fate {
 pub struct Sent {
     pub connection: usize,
     pub from_client: bool,
-    /// Bytes behind the request or the answer; before them for negative numbers.
+    /// Offset in bytes behind the request or the answer; negative before them.
     pub at: i64,
     pub acked: i64,
     pub payload: Vec<u8>,
@@ -85,16 +86,16 @@ pub enum Step {
     Packet(Sent),
     /// An operator throttles the source of the first connection.
     Throttle,
-    /// He bans it.
+    /// The operator bans it.
     Ban,
-    /// He releases it.
+    /// The operator releases it.
     Release,
     /// A terminator reports this number of pings of it.
     Report(u32),
     Wait(Duration),
-    /// The first connection's flow is different, as another CPU or other programs would make it.
+    /// Another CPU or other programs change the first connection's flow.
     Flow(EditFlow),
-    /// Another CPU is at its trail, or is no more.
+    /// Another CPU is at its trail, or has left it.
     TrailBusy(bool),
     /// Number of unanswered requests of other connections from the first one's address.
     Requests(u16),
@@ -107,28 +108,28 @@ pub struct Case {
     /// A rule, for this address or that of the first two connections.
     pub rule: Option<(Option<&'static str>, Rule)>,
     pub steps: Vec<Step>,
-    /// What the counters grow by.
+    /// Increments of the counters.
     pub counts: Vec<(Counter, u64)>,
-    /// Figures of the server at the end: what they are, where they are, and their values.
+    /// Figures of the server at the end: name, accessor, and value.
     pub figures: Vec<(&'static str, Figure, u64)>,
-    /// Which violations the client's frames have, one each.
+    /// Violations of the client's frames, one each.
     pub violations: Vec<Violation>,
     /// State of the first connection's flow at the end; `None` when it must have none.
     pub state: Option<Option<u8>>,
-    /// Who the first connection's limits are about at the end, and how that is known.
+    /// Client of the first connection at the end, and how it was identified.
     pub client: Option<(String, u8)>,
-    /// Why it cannot be played at TC.
+    /// Reason why it cannot be played at TC.
     pub xdp_only: Option<&'static str>,
-    /// What each packet is inside of, and whether that is IPv6.
+    /// Tunnel around each packet, and whether that is over IPv6.
     pub tunnel: Option<(Tunnel, bool)>,
-    /// The one address family that it is about.
+    /// The only address family to play it in.
     pub family: Option<Family>,
     at: [i64; CONNECTIONS],
     answered: [i64; CONNECTIONS],
     current: usize,
 }
 
-/// At most `limit` pings in any `window_ms`.
+/// Return a rate of at most `limit` pings in any `window_ms`.
 pub fn rate(limit: u32, window_ms: u32) -> Rate {
     Rate::new(limit, window_ms, 0).expect("a limit and a window in range")
 }
@@ -163,8 +164,9 @@ pub fn case(name: &'static str) -> Case {
     }
 }
 
-/// Many times as many requests as their table has room for. What was looked up once stays longer, and on a
-/// busy machine, where each CPU has a list of its own, longer still.
+/// Number of requests, many times the size of their table.
+/// An entry that was looked up once stays longer, and on a busy machine, where each CPU has its own
+/// list, longer still.
 pub const FLOOD: u16 = 2_000;
 
 pub fn pings(count: usize) -> Vec<u8> {
@@ -181,7 +183,7 @@ impl Case {
         self
     }
 
-    /// What follows is of this connection.
+    /// Continue with this connection.
     pub fn on(mut self, connection: usize) -> Case {
         self.current = connection;
         self
@@ -201,19 +203,19 @@ impl Case {
         self
     }
 
-    /// A segment of the client at some place of its stream.
+    /// Send a segment of the client at this offset of its stream.
     pub fn client_at(self, at: i64, payload: impl Into<Vec<u8>>) -> Case {
         self.packet(true, at, 0, payload.into())
     }
 
-    /// The client's next segment.
+    /// Send the client's next segment.
     pub fn client(mut self, payload: impl Into<Vec<u8>>) -> Case {
         let (payload, at) = (payload.into(), self.at[self.current]);
         self.at[self.current] += payload.len() as i64;
         self.client_at(at, payload)
     }
 
-    /// The server's next segment, which acknowledges the client's bytes up to `acked`.
+    /// Send the server's next segment, with the client's bytes up to `acked` taken.
     pub fn server(mut self, acked: i64, payload: impl Into<Vec<u8>>) -> Case {
         let (payload, at) = (payload.into(), self.answered[self.current]);
         self.answered[self.current] += payload.len() as i64;
@@ -224,12 +226,12 @@ impl Case {
         self.client_at(-(REQUEST.len() as i64), REQUEST)
     }
 
-    /// The server's answer to the request.
+    /// Send the server's answer to the request.
     pub fn answer(self, head: impl Into<Vec<u8>>) -> Case {
         self.packet(false, -(SWITCHING.len() as i64), 0, head.into())
     }
 
-    /// Request and answer.
+    /// Send request and answer.
     pub fn open(self) -> Case {
         self.request().answer(SWITCHING)
     }
@@ -249,13 +251,13 @@ impl Case {
         self
     }
 
-    /// The first two connections are a trusted proxy's.
+    /// Make the first two connections a trusted proxy's.
     pub fn proxied(mut self) -> Case {
         self.policy.proxies = 1;
         self
     }
 
-    /// The first connection's client is this one.
+    /// Expect this client for the first connection.
     pub fn client_is(mut self, address: &str, identity: u8) -> Case {
         self.client = Some((address.into(), identity));
         self
@@ -294,19 +296,19 @@ impl Case {
         last.expect("a packet before it is described")
     }
 
-    /// The latest packet is different.
+    /// Edit the latest packet.
     pub fn with(mut self, edit: impl Fn(&mut Packet) + 'static) -> Case {
         self.last().edits.push(Box::new(edit));
         self
     }
 
-    /// The latest packet's bytes are different.
+    /// Edit the latest packet's bytes.
     pub fn bytes(mut self, edit: impl Fn(&mut Vec<u8>) + 'static) -> Case {
         self.last().edit_bytes = Some(Box::new(edit));
         self
     }
 
-    /// What becomes of the latest packet; it passes unchanged unless something else is said.
+    /// Expect this outcome of the latest packet; it passes unchanged unless set.
     pub fn fate(mut self, fate: Fate) -> Case {
         self.last().fate = fate;
         self
@@ -320,14 +322,14 @@ impl Case {
         self.fate(Fate::Defused(at.to_vec()))
     }
 
-    /// The first source has a rule.
+    /// Set a rule for the first source.
     pub fn rule(mut self, rule: Rule) -> Case {
         self.policy.rules = 1;
         self.rule = Some((None, rule));
         self
     }
 
-    /// An address has a rule.
+    /// Set a rule for an address.
     pub fn rule_of(mut self, address: &'static str, rule: Rule) -> Case {
         self.policy.rules = 1;
         self.rule = Some((Some(address), rule));
@@ -354,7 +356,7 @@ impl Case {
         self
     }
 
-    /// Every packet comes in a tunnel, over IPv6 if `v6`.
+    /// Put every packet in a tunnel, over IPv6 if `v6`.
     pub fn inside(mut self, tunnel: Tunnel, v6: bool) -> Case {
         self.tunnel = Some((tunnel, v6));
         self

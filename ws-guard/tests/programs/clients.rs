@@ -1,4 +1,4 @@
-//! Whose pings they are: the peer's, or those of the client that a trusted proxy names.
+//! Attribution of pings: to the peer, or to the client that a trusted proxy names.
 use ws_guard_common::{
     forwarded::preface,
     maps::{Counter::*, identity},
@@ -10,18 +10,18 @@ use crate::case::{Case, Family, case, pings};
 pub const CLIENT: &str = "198.51.100.7";
 pub const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
-/// The usual request with these lines in it.
+/// Return the usual request with these additional lines.
 pub fn request(fields: &str) -> Vec<u8> {
     let (lines, end) = REQUEST.split_at(REQUEST.len() - 2);
     [lines, fields.as_bytes(), end].concat()
 }
 
-/// The usual request of a client, as a proxy hands it on.
+/// Return the usual request of a client, as forwarded by a proxy.
 pub fn of(client: &str) -> Vec<u8> {
     request(&format!("X-Forwarded-For: {client}\r\n"))
 }
 
-/// A header of version 2 of the PROXY protocol, for IPv4.
+/// Return a PROXY protocol header, version 2, for IPv4.
 pub fn v2(source: [u8; 4], length: u8) -> Vec<u8> {
     let mut header = [&preface::V2[..], &[0x21, 0x11, 0, length]].concat();
     header.extend(source);
@@ -30,17 +30,17 @@ pub fn v2(source: [u8; 4], length: u8) -> Vec<u8> {
 }
 
 impl Case {
-    /// The request, which ends where frames begin.
+    /// Send the request, which ends where frames begin.
     pub fn asks(self, head: &[u8]) -> Case {
         self.client_at(-(head.len() as i64), head)
     }
 
-    /// Request and answer.
+    /// Send request and answer.
     pub fn opens(self, head: &[u8]) -> Case {
         self.asks(head).answer(SWITCHING)
     }
 
-    /// The same, the request in segments of `bytes` bytes.
+    /// Send the same, the request in segments of `bytes` bytes.
     pub fn opens_in_pieces(mut self, head: &[u8], bytes: usize) -> Case {
         let mut at = -(head.len() as i64);
         for piece in head.chunks(bytes) {
@@ -50,16 +50,17 @@ impl Case {
         self.answer(SWITCHING)
     }
 
-    /// The server accepts the connection, whose first `bytes` bytes come before the frames.
+    /// Accept the connection; its first `bytes` bytes come before the frames.
     pub fn accepted(self, bytes: usize) -> Case {
         self.server(-(bytes as i64), []).with(|packet| {
             packet.flags |= flag::SYN;
-            // It takes up a number, and the segments of cases acknowledge what is behind the answer.
+            // A SYN uses up a number, and the segments of cases acknowledge the byte after the
+            // answer.
             packet.seq = packet.seq.wrapping_sub(1);
         })
     }
 
-    /// A connection that begins with `preface`, in one segment with the request.
+    /// Begin the connection with `preface`, in one segment with the request.
     pub fn prefaced(self, preface: &[u8]) -> Case {
         let head = [preface, REQUEST].concat();
         self.accepted(head.len()).opens(&head)

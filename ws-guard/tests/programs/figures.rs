@@ -1,4 +1,4 @@
-//! Figures by server: heartbeats, ends of connections, segments of note.
+//! Figures by server: heartbeats, ends of connections, notable segments.
 use std::time::Duration;
 
 use ws_guard_common::{
@@ -39,19 +39,19 @@ fn pong(payload: &str) -> Vec<u8> {
     encode(&[Frame::new(opcode::PONG, payload)])
 }
 
-/// A control frame of a server.
+/// Return a control frame of a server.
 fn of_server(opcode: u8, payload: &str) -> Vec<u8> {
     encode(&[Frame { mask: None, ..Frame::new(opcode, payload) }])
 }
 
 impl Case {
-    /// Numbers of pings that were answered, of clients and of the server.
+    /// Expect these numbers of answered pings, of clients and of the server.
     fn answered(self, clients: u64, servers: u64) -> Case {
         self.figure("clients' heartbeats", |server| server.heartbeats[CLIENT].count(), clients)
             .figure("the server's", |server| server.heartbeats[SERVER].count(), servers)
     }
 
-    /// How many connections ended, all of them so.
+    /// Expect this number of ended connections, all of this kind.
     fn ended(self, end: Option<End>, count: u64) -> Case {
         let figures: [fn(&Server) -> u64; End::COUNT] = [
             |server| server.ended[0],
@@ -154,13 +154,14 @@ fn ends() -> Vec<Case> {
     ]
 }
 
-/// Let a flow make room, as five minutes of silence would: a virtual machine may be younger than that.
+/// Let a flow make room, as five minutes of silence would.
+/// A virtual machine may be younger than that.
 fn makes_room(flow: &mut Flow) {
     flow.state = state::CLOSED;
     flow.flags |= SERVER_DONE;
 }
 
-/// Connections the end of which was not seen.
+/// Connections whose end was not seen.
 fn silence() -> Vec<Case> {
     let again = |case: Case| syn_ack(case, 1_000);
     let full = |case: Case| case.on(1).open().on(2).open().on(3).open();

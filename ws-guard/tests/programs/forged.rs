@@ -1,4 +1,4 @@
-//! Segments that the server's TCP does not take, or takes for something else than they look like.
+//! Segments that the server's TCP discards, or takes for something else.
 use std::time::Duration;
 
 use ws_guard_common::{
@@ -64,14 +64,14 @@ fn not_taken() -> Vec<Case> {
     ]
 }
 
-/// Where frames begin is unknown, and the client keeps back the pongs that would tell of its pings.
+/// Streams out of sync, whose client withholds the pongs that tell of pings.
 fn out_of_step() -> Vec<Case> {
     let payload = || vec![0; 1000];
     let segments =
         |case: Case, count: u32| (0..count).fold(case, |case, _| case.client(payload()).shut());
     let unsynced = |name| segments(case(name).open().server(1000, []), 17);
     vec![
-        unsynced("what passes out of step is limited")
+        unsynced("what passes out of sync is limited")
             .client(payload())
             .shut()
             .dropped()
@@ -125,7 +125,7 @@ fn out_of_step() -> Vec<Case> {
     ]
 }
 
-/// RST and FIN that the guard sees and the server throws away.
+/// RST and FIN that the guard sees and the server discards.
 fn endings() -> Vec<Case> {
     vec![
         case("a RST in the right place, and data all the same")
@@ -181,7 +181,7 @@ fn endings() -> Vec<Case> {
     ]
 }
 
-/// The server's SYN-ACK, in front of its answer.
+/// Send the server's SYN-ACK, in front of its answer.
 pub fn syn_ack(case: Case, acked: i64) -> Case {
     case.server(acked, []).with(|packet| {
         packet.flags = SYN | ACK;
@@ -193,7 +193,7 @@ pub fn syn_ack(case: Case, acked: i64) -> Case {
 const UPLOAD: &[u8] = b"POST /upload HTTP/1.1\r\nContent-Length: 9000\r\n\r\n";
 pub const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
 
-/// A connection on which the server has answered a request for a page.
+/// Start a connection on which the server has answered a request for a page.
 pub fn kept_alive(name: &'static str) -> Case {
     let request = -(REQUEST.len() as i64);
     let first = request - PAGE.len() as i64;
@@ -206,12 +206,12 @@ pub fn kept_alive(name: &'static str) -> Case {
     )
 }
 
-/// Acknowledge what the server sent in front of its 101.
+/// Acknowledge the server's bytes in front of its 101.
 fn before_the_answer(packet: &mut Packet) {
     packet.ack = packet.ack.wrapping_sub(SWITCHING.len() as u32);
 }
 
-/// Requests on connections that are kept alive, and refused ones.
+/// Requests on kept-alive connections, and refused ones.
 fn later_requests() -> Vec<Case> {
     let request = -(REQUEST.len() as i64);
     let upgrade = |case: Case| case.open();
@@ -295,7 +295,7 @@ fn later_requests() -> Vec<Case> {
     ]
 }
 
-/// SYNs, and what looks like the beginning of a connection.
+/// SYNs, and segments that look like the beginning of a connection.
 fn beginnings() -> Vec<Case> {
     let request = -(REQUEST.len() as i64);
     vec![

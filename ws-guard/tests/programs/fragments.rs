@@ -1,5 +1,6 @@
-//! Segments that come in fragments. Linux puts them together before TCP sees them, so they must not
-//! go by uncounted; what is no segment to a protected port must go by.
+//! Fragmented segments.
+//! Linux reassembles them before TCP sees them, so they must not pass uncounted; everything but
+//! segments to a protected port must pass.
 use ws_guard_common::{
     flow::state,
     maps::{Counter::*, UNREADABLE_PASSES, action},
@@ -11,8 +12,8 @@ use ws_guard_testkit::{
 
 use crate::case::{Case, Family, case, pings};
 
-/// The part of a packet that is the fragment from byte `from` up to byte `to` of its IP payload, or
-/// to the end.
+/// Cut a packet to a fragment: bytes `from` up to `to` of its IP payload.
+/// To the end without `to`.
 fn cut(from: usize, to: Option<usize>) -> impl Fn(&mut Vec<u8>) {
     move |bytes| {
         let all = carried(bytes).expect("an IP packet");
@@ -21,7 +22,7 @@ fn cut(from: usize, to: Option<usize>) -> impl Fn(&mut Vec<u8>) {
     }
 }
 
-/// A fragment of 30 pings with a TCP header, on an open connection.
+/// Send a fragment of 30 pings with a TCP header, on an open connection.
 fn fragment(name: &'static str, from: usize, to: Option<usize>) -> Case {
     case(name).open().client(pings(30)).bytes(cut(from, to))
 }
@@ -48,7 +49,7 @@ fn either_version() -> Vec<Case> {
         dropped(fragment("a first fragment with TCP's header cut", 0, Some(16))),
         passes(fragment("a later fragment", 104, None)),
         passes(fragment("a fragment in the middle", 104, Some(152))),
-        // What Linux discards and others may take: a second one at the same place.
+        // Discarded by Linux, though others may take it: a second one at the same place.
         fragment("first fragments that overlap", 0, Some(104))
             .dropped()
             .client_at(0, pings(30))
@@ -72,7 +73,7 @@ fn either_version() -> Vec<Case> {
                 bytes[at] = 17;
             })
             .counts(&[(Seen, 1), (Unparsed, 0)]),
-        // What the first fragment acknowledges is known, though not what follows in others.
+        // The acknowledgement of a first fragment is known, though not the bytes in the others.
         case("a server's first fragment acknowledges")
             .open()
             .client("")
@@ -84,13 +85,13 @@ fn either_version() -> Vec<Case> {
     ]
 }
 
-/// A first fragment with `length` bytes of options behind the fragment header, in a packet that
-/// ends after `end` bytes of IP payload, where that is said; what follows is Ethernet's padding.
+/// Send a first fragment with `length` bytes of options behind its header.
+/// The packet ends after `end` bytes of IP payload, where given; Ethernet's padding follows.
 fn first(name: &'static str, length: usize, end: Option<u16>) -> Case {
     case(name).only(Family::V6).open().client(pings(30)).bytes(move |bytes| {
         let headers = [(header::FRAGMENT, 8), (header::DESTINATION, length)];
         *bytes = extend(bytes, &headers).expect("IPv6");
-        // There are more.
+        // More fragments follow.
         bytes[57] = 1;
         if let Some(end) = end {
             bytes[18..20].copy_from_slice(&end.to_be_bytes());
@@ -98,8 +99,8 @@ fn first(name: &'static str, length: usize, end: Option<u16>) -> Case {
     })
 }
 
-/// RFC 8200, 4.5, forbids a first fragment without all headers; who takes it all the same finds TCP
-/// in the second one.
+/// First fragments without all headers, which RFC 8200, 4.5, forbids;
+/// a host that accepts them finds TCP in the second one.
 fn ipv6() -> Vec<Case> {
     let hidden = |case: Case| {
         case.dropped().counts(&[(Unparsed, 1), (DroppedHeaders, 1), (DroppedFragment, 0)])

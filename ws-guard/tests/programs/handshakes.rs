@@ -1,4 +1,4 @@
-//! What opens a flow, and what does not.
+//! Handshakes that open a flow, and those that do not.
 use ws_guard_common::{
     flow::state,
     maps::{Counter::*, FLOWS_FAIL_CLOSED, action},
@@ -15,10 +15,10 @@ const H2C: &[u8] =
 const DEFLATE: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
-/// How much longer the ordinary answer is.
+/// Difference in length to the ordinary answer.
 const LONGER: u32 = (SWITCHING.len() - DEFLATE.len()) as u32;
 
-/// The request with these bytes behind it, in one segment.
+/// Return the request with these bytes behind it, in one segment.
 fn request_and(more: Vec<u8>) -> Vec<u8> {
     [REQUEST, &more].concat()
 }
@@ -124,7 +124,7 @@ fn answers() -> Vec<Case> {
     ]
 }
 
-/// Frames that come before the answer.
+/// Frames before the answer.
 fn early_frames() -> Vec<Case> {
     let request = -(REQUEST.len() as i64);
     vec![

@@ -7,7 +7,7 @@ use ws_guard_testkit::{
 
 use crate::case::{Case, Family, case, pings, text};
 
-/// The 31st ping, in a packet that looks as `edit` says.
+/// Send the 31st ping, in a packet changed by `edit`.
 fn defused_in(name: &'static str, edit: impl Fn(&mut Packet) + 'static) -> Case {
     counted(case(name).open().client(pings(31)).with(edit))
 }
@@ -16,7 +16,7 @@ fn counted(case: Case) -> Case {
     case.defused(&[180]).counts(&[(Pings, 31), (Defused, 1), (Rewritten, 1), (Unparsed, 0)])
 }
 
-/// The same behind these tags: VLAN identifiers, the outer one first.
+/// Send the same behind these tags: VLAN identifiers, the outer one first.
 fn defused_behind_tags(name: &'static str, tags: &'static [(u16, u16)]) -> Case {
     counted(case(name).open().client(pings(31)).bytes(tagged(tags)))
 }
@@ -25,7 +25,7 @@ fn tagged(tags: &'static [(u16, u16)]) -> impl Fn(&mut Vec<u8>) {
     |bytes| *bytes = tag(bytes, tags).expect("an Ethernet frame")
 }
 
-/// A packet with these IPv6 extension headers.
+/// Send a packet with these IPv6 extension headers.
 fn with_extensions(case: Case, headers: &'static [(u8, usize)]) -> Case {
     case.only(Family::V6).bytes(extended(headers))
 }
@@ -34,12 +34,12 @@ fn extended(headers: &'static [(u8, usize)]) -> impl Fn(&mut Vec<u8>) {
     |bytes| *bytes = extend(bytes, headers).expect("IPv6")
 }
 
-/// As [`defused_in`], behind extension headers.
+/// Do as [`defused_in`], behind extension headers.
 fn defused_behind(name: &'static str, headers: &'static [(u8, usize)]) -> Case {
     counted(with_extensions(case(name).open().client(pings(31)), headers))
 }
 
-/// A packet in which a router has yet to send the segment on: RFC 8200, 4.4.
+/// Add a routing header that is not at its last hop yet (RFC 8200, 4.4).
 fn routed_on(bytes: &mut Vec<u8>) {
     extended(&[(ROUTING, 24)])(bytes);
     bytes[54 + 3] = 1;
@@ -74,7 +74,7 @@ fn extensions() -> Vec<Case> {
         defused_behind("each extension header", &EACH),
         defused_behind("an atomic fragment", &[(FRAGMENT, 8)]),
         defused_behind("eight extension headers", &[OPTIONS; 8]),
-        // More than is linear at TC, and than the programs make so at first.
+        // More than is linear at TC, and than the programs linearise at first.
         defused_behind("long extension headers", &[(DESTINATION, 1000); 2]),
         // RFC 4302, 2.2: its length is in words of 4 bytes, less 2.
         counted(case("an authentication header").only(Family::V6).open().client(pings(31)).bytes(
@@ -103,7 +103,7 @@ fn extensions() -> Vec<Case> {
         ping("extension headers before something else")
             .bytes(|bytes| {
                 extended(&[OPTIONS; 8])(bytes);
-                // The last one says: UDP.
+                // The last one announces UDP.
                 bytes[14 + 40 + 7 * 8] = 17;
             })
             .counts(&[(Seen, 1), (Unparsed, 0)]),
@@ -162,7 +162,7 @@ fn usual() -> Vec<Case> {
         }),
         defused_behind_tags("a VLAN tag", &[(CUSTOMER_TAG, 5)]),
         defused_behind_tags("a service tag and a VLAN tag", &[(SERVICE_TAG, 5), (CUSTOMER_TAG, 6)]),
-        // Linux takes off any number of these.
+        // Linux removes any number of these.
         defused_behind_tags("four priority tags", &[PRIORITY; 4]),
         case("five tags")
             .open()

@@ -20,7 +20,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Headers of the PROXY protocol with fields behind the addresses: the request begins right behind them.
+/// PROXY protocol headers with fields behind the addresses.
+/// The request begins right behind them.
 fn lengths() -> Vec<Case> {
     let with_fields = |bytes: usize, byte: u8| {
         let name = format!("PROXY protocol with {bytes} bytes {byte} of fields, and early pings");
@@ -43,13 +44,14 @@ fn allow() -> Rule {
     Rule { flags: Rule::ALLOW, ..Rule::default() }
 }
 
-/// 10.77.0.66 is exempt, and two other sources fill the table: who comes now is charged to its /24.
+/// Fill the table with two other sources, and exempt 10.77.0.66:
+/// a new source is charged to its /24.
 fn full(name: &'static str) -> Case {
     let case = case(name).proxied().only(Family::V4).rule_of("10.77.0.66", allow());
     case.report(1).on(2).open().client(pings(1))
 }
 
-/// Who is exempt, and whom that does not exempt.
+/// Exemptions, and sources that they do not include.
 fn exempt() -> Vec<Case> {
     vec![
         case("a proxy is exempt: its clients are not")
@@ -79,8 +81,9 @@ fn exempt() -> Vec<Case> {
     ]
 }
 
-/// Requests in the body of another one, which the server answers before it has all of it: so the
-/// connection, which a proxy uses for the next client, has a request that is none.
+/// Requests in the body of another one, which the server answers early.
+/// It has not got all of the body then: on the connection, which a proxy uses for the next client,
+/// part of a body looks like a request.
 fn bodies() -> Vec<Case> {
     let post = |length: usize| {
         format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").into_bytes()
@@ -122,7 +125,7 @@ fn bodies() -> Vec<Case> {
     ]
 }
 
-/// What comes between a request and its answer.
+/// Segments between a request and its answer.
 fn between() -> Vec<Case> {
     let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
     let header = [v2([198, 51, 100, 7], 32), vec![4; 20]].concat();

@@ -1,5 +1,6 @@
-//! The kernel programs on packets built by hand: one table, played at both client-side hooks and in
-//! both address families; and what they cost the verifier.
+//! The kernel programs on packets built by hand:
+//! one table, played at both client-side hooks and in both address families; and their cost to the
+//! verifier.
 mod answers;
 mod bodies;
 mod case;
@@ -9,9 +10,9 @@ mod forged;
 mod fragments;
 mod handshakes;
 mod headers;
-mod held;
 mod impostors;
 mod mptcp;
+mod out_of_order;
 mod paced;
 mod play;
 mod requests;
@@ -32,24 +33,24 @@ use ws_guard_testkit::{
     skip_reason,
 };
 
-/// Rows fill these tables.
+/// Sizes of tables that rows can fill.
 const SIZES: [(&str, u32); 3] = [(name::FLOWS, 3), (name::SOURCES, 2), (name::PENDING, 64)];
 const PROGRAMS: [&str; 4] =
     [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS, program::CONTROL];
 
-/// Loaded once: the verifier takes seconds.
+/// Programs loaded once: the verifier takes seconds.
 static LOADED: LazyLock<Mutex<Programs>> = LazyLock::new(|| {
     let programs = Programs::load(&object(), &PROGRAMS, &SIZES);
     Mutex::new(programs.unwrap_or_else(|error| panic!("{error:#}")))
 });
 
-/// The programs, or `None`, said aloud, where they cannot be loaded.
+/// Return the programs, or print why they cannot be loaded.
 fn programs() -> Option<MutexGuard<'static, Programs>> {
     if let Some(reason) = skip_reason() {
         println!("skipped: {reason}");
         return None;
     }
-    // A row that failed left the maps as they were; each begins by emptying them.
+    // A failed row leaves the maps as they were; each row begins by emptying them.
     Some(LOADED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -61,7 +62,7 @@ fn table() -> Vec<Case> {
     cases.extend(handshakes::cases());
     cases.extend(requests::cases());
     cases.extend(streams::cases());
-    cases.extend(held::cases());
+    cases.extend(out_of_order::cases());
     cases.extend(throttling::cases());
     cases.extend(clients::cases());
     cases.extend(impostors::cases());

@@ -1,10 +1,10 @@
-//! Multipath TCP is not agreed to where the guard enforces.
+//! Multipath TCP: not agreed to where the guard enforces.
 use ws_guard_common::maps::{Counter::*, LIMITS_CLASSES, Rule, TLS, action};
 use ws_guard_testkit::packets::flag;
 
 use crate::case::{Case, Fate, case};
 
-/// MSS, SACK permitted and timestamps, NOP and window scale: what Linux puts in front.
+/// Linux's options in front: MSS, SACK permitted, timestamps, NOP, window scale.
 const BEFORE: [u8; 20] = [2, 4, 5, 0xB4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
 /// MP_CAPABLE, version 1, in a SYN (RFC 8684, 3.1).
 const CAPABLE: [u8; 4] = [30, 4, 0x01, 0x81];
@@ -19,7 +19,7 @@ fn syn(case: Case, options: &[u8], payload: &[u8]) -> Case {
     })
 }
 
-/// `options` with those of MPTCP under another number.
+/// Expect `options` with those of MPTCP under another number.
 fn refused(options: &[u8], at: &[usize]) -> Fate {
     let mut options = options.to_vec();
     at.iter().for_each(|at| options[*at] = 31);

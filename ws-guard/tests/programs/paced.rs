@@ -1,8 +1,8 @@
-//! The receive window of a connection over its limit is held at egress, and its edge kept at ingress.
+//! Pacing: the receive window is held at egress, and its edge kept at ingress.
 //!
-//! Offsets are those behind the request. Each row sends 32 pings, two of them over the limit; a bucket
-//! holds 1,024 bytes, and is filled by so many a second: a row takes milliseconds, and a unit of the
-//! window 128.
+//! Offsets count from the end of the request. Each row sends 32 pings, two of them over the limit;
+//! a bucket holds 1,024 bytes, and is refilled at the same number a second: a row takes
+//! milliseconds, and a unit of the window is 128 bytes.
 use std::time::Duration;
 
 use ws_guard_common::{
@@ -20,16 +20,16 @@ use ws_guard_testkit::{
 use crate::case::{Case, Fate, case, pings};
 
 const RATE: u32 = 1024;
-/// Bytes of the pings, two each over the limit.
+/// Length of the pings, two of which are over the limit.
 const PINGS: i64 = 32 * 6;
-/// What Linux puts into a SYN-ACK: MSS, SACK permitted, NOP and a window scale of 7.
+/// Linux's options in a SYN-ACK: MSS, SACK permitted, NOP and a window scale of 7.
 const SCALED: [u8; 12] = [2, 4, 5, 0xB4, 4, 2, 1, 1, 1, 3, 3, 7];
 /// The header of a frame that does not end in a row.
 const LONG: [u8; 8] = [0x82, 0x80 | 126, 0x70, 0, 0, 0, 0, 0];
-/// What the first segment after the pings offers, and so the edge: its window is 10 units.
+/// The edge, offered by the first segment after the pings: its window is 10 units.
 const EDGE: i64 = PINGS + (10 << 7);
 
-/// The SYN-ACK of a server that agrees to window scaling with these options.
+/// Send the SYN-ACK of a server that agrees to window scaling with these options.
 fn accepts(case: Case, options: &'static [u8]) -> Case {
     case.server(0, []).with(move |packet| {
         packet.flags = flag::SYN | flag::ACK;
@@ -39,7 +39,7 @@ fn accepts(case: Case, options: &'static [u8]) -> Case {
     })
 }
 
-/// A connection over its limit whose server agreed to window scaling with these options.
+/// Start a connection over its limit, with these window scaling options.
 fn over(name: &'static str, options: Option<&'static [u8]>) -> Case {
     let new = case(name).policy(|policy| policy.pace = RATE);
     let new = match options {
@@ -49,7 +49,7 @@ fn over(name: &'static str, options: Option<&'static [u8]>) -> Case {
     new.open().client(pings(32)).defused(&[180, 186])
 }
 
-/// Segments of many small frames, by two connections of a source.
+/// Send segments of many small frames, on two connections of a source.
 fn first_windows() -> Case {
     // Each costs a quarter of the first windows.
     const MANY: usize = 500;
@@ -68,12 +68,12 @@ fn first_windows() -> Case {
         .counts(&[(DroppedPoliced, 2), (Pings, 7 * MANY as u64)])
 }
 
-/// A segment of the server that offers a window.
+/// Send a segment of the server that offers a window.
 fn offers(case: Case, acked: i64, window: u16) -> Case {
     case.server(acked, []).with(move |packet| packet.window = window)
 }
 
-/// [`over`], with the edge at [`EDGE`].
+/// Start as [`over`], with the edge at [`EDGE`].
 fn held(name: &'static str) -> Case {
     offers(over(name, Some(&SCALED)), PINGS, 10)
 }
@@ -82,7 +82,7 @@ fn paced(windows: u64) -> [(Counter, u64); 3] {
     [(Paced, 1), (WindowsHeld, windows), (Defused, 2)]
 }
 
-/// A frame that ends long behind the edge, up to the edge.
+/// Return a frame that ends long past the edge, cut at the edge.
 fn up_to_edge() -> Vec<u8> {
     [&[0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0][..], &[0; 1272]].concat()
 }
@@ -141,7 +141,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Where the scale comes from.
+/// Sources of the scale.
 fn scales() -> Vec<Case> {
     let none = |name| over(name, Some(&[2, 4, 5, 0xB4]));
     let unknown = |name| over(name, None);
@@ -165,7 +165,7 @@ fn scales() -> Vec<Case> {
             .client([0; 500])
             .dropped()
             .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
-        // So that many connections of one source do not get more than a held window would give them.
+        // Many connections of one source must not get more than a held window would give them.
         offers(unknown("and for that not ten times a second"), PINGS, 200)
             .client(LONG)
             .client([0; 3000])
@@ -199,7 +199,7 @@ fn scales() -> Vec<Case> {
     ]
 }
 
-/// Nothing beyond the edge passes, however it is cut, and what lies before the edge still does.
+/// Segments beyond the edge: none passes, however cut; those before it still do.
 fn beyond() -> Vec<Case> {
     const SIZES: [usize; 8] = [2, 3, 9, 127, 128, 129, 1400, 3000];
     let mut whole = held("whole segments of any size beyond the edge");
@@ -218,7 +218,8 @@ fn beyond() -> Vec<Case> {
     let mut rows: Vec<Case> = rows
         .into_iter()
         .zip([3 * sizes, 2 * sizes])
-        // The edge is where it was: up to it all passes, and a server that offers no more opens nothing.
+        // The edge is unchanged: up to it everything passes, and a server that offers no more opens
+        // nothing.
         .map(|(row, dropped)| {
             offers(row.client(up_to_edge()), PINGS, 10).counts(&[
                 (Paced, 1),
@@ -228,8 +229,8 @@ fn beyond() -> Vec<Case> {
             ])
         })
         .collect();
-    // With what selective acknowledgements make of it (RFC 2018): a hole before the edge stays, what is
-    // sent behind it is beyond.
+    // With selective acknowledgements (RFC 2018): a hole before the edge stays, and later bytes are
+    // beyond it.
     rows.push(
         held("a sender that leaves a gap before the edge, and sends beyond it")
             .client(&up_to_edge()[..600])
@@ -245,9 +246,9 @@ fn beyond() -> Vec<Case> {
     rows
 }
 
-/// What a client may send to move the edge, or to pass it.
+/// Segments of clients that try to move the edge, or to pass it.
 fn liars() -> Vec<Case> {
-    // As the server would send it, but it comes in from outside.
+    // As the server would send it, but arriving from outside.
     let forged = |packet: &mut ws_guard_testkit::packets::Packet| {
         std::mem::swap(&mut packet.from, &mut packet.to);
         std::mem::swap(&mut packet.seq, &mut packet.ack);
@@ -299,7 +300,7 @@ fn liars() -> Vec<Case> {
     ]
 }
 
-/// A server that takes back what it offered (RFC 9293, 3.8.6: it should not).
+/// Servers that shrink the window they offered (RFC 9293, 3.8.6: they should not).
 fn shrunk() -> Vec<Case> {
     let filled = |case: Case| {
         case.client(up_to_edge()).client_at(EDGE, [0; 9]).dropped().counts(&[
@@ -309,7 +310,7 @@ fn shrunk() -> Vec<Case> {
         ])
     };
     vec![
-        // The edge that is kept stays, and the server's TCP has its own.
+        // The kept edge stays, and the server's TCP has its own.
         filled(offers(
             offers(held("a server shrinks its window while it is held"), PINGS, 1),
             PINGS,
@@ -343,7 +344,7 @@ fn shrunk() -> Vec<Case> {
     ]
 }
 
-/// What comes between.
+/// Races with other CPUs, programs and segments.
 fn races() -> Vec<Case> {
     let reset = offers(over("a reset is not what sets the edge", Some(&SCALED)), PINGS, 0)
         .with(|packet| packet.flags = flag::RST)
@@ -354,7 +355,7 @@ fn races() -> Vec<Case> {
         .defused(&[0, 6]);
     vec![
         offers(offers(reset, PINGS, 10), PINGS, 200).fate(Fate::Window(18)).counts(&paced(1)),
-        // Half the bucket pays for what the pings count as beyond their bytes.
+        // Half the bucket pays for the pings' cost beyond their bytes.
         offers(offers(ended, PINGS + 12, 10), PINGS + 12, 200).fate(Fate::Window(14)).counts(&[
             (Paced, 2),
             (WindowsHeld, 1),
@@ -370,12 +371,12 @@ fn races() -> Vec<Case> {
     ]
 }
 
-/// The window of a segment in a tunnel, and both its checksums.
+/// Send a segment in a tunnel, and expect its window and both its checksums.
 pub fn inside(name: &'static str, tunnel: Tunnel, v6: bool) -> Case {
     offers(held(name).inside(tunnel, v6), PINGS, 200).fate(Fate::Window(18)).counts(&paced(1))
 }
 
-/// Who is paced.
+/// Policies with and without pacing.
 fn policies() -> Vec<Case> {
     let with = |name, action, pace| {
         over(name, Some(&SCALED))

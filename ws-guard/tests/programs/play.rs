@@ -1,4 +1,4 @@
-//! Plays a row at one hook, in one address family.
+//! Player of a row at one hook, in one address family.
 use std::{net::IpAddr, thread};
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,7 @@ use ws_guard_testkit::{
 
 use crate::case::{Case, Family, Fate, PROTECTED, Sent, Step, connection};
 
-/// Where the client's packets are seen.
+/// Hook at which the client's packets are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Xdp,
@@ -36,7 +36,7 @@ const TC_SHOT: u32 = 2;
 /// TC_ACT_UNSPEC: the next program decides.
 const TC_UNSPEC: u32 = u32::MAX;
 
-/// Play all of a row, and compare what became of each packet, of the counters and of the flow.
+/// Play a row, and compare each packet's outcome, the counters and the flow.
 pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) -> Result<()> {
     programs.forget()?;
     programs.set_ports(&[PROTECTED])?;
@@ -103,7 +103,7 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     Ok(())
 }
 
-/// The first connection's source, as the policy groups addresses.
+/// Return the first connection's source, as the policy groups addresses.
 fn source(family: Family) -> IpAddr {
     match (family, connection(family, 0).client.ip()) {
         (Family::V6, IpAddr::V6(ip)) => std::net::Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
@@ -111,7 +111,7 @@ fn source(family: Family) -> IpAddr {
     }
 }
 
-/// The number that the latest SYN-ACK of a connection gave the server's first byte.
+/// Return the server's first sequence number by the connection's latest SYN-ACK.
 fn began(steps: &[Step], connection: usize, family: Family) -> Option<u32> {
     steps.iter().rev().find_map(|step| match step {
         Step::Packet(sent) if sent.connection == connection && !sent.from_client => {
@@ -123,7 +123,7 @@ fn began(steps: &[Step], connection: usize, family: Family) -> Option<u32> {
     })
 }
 
-/// A request acknowledges the SYN-ACK, where there was one.
+/// Build a packet. A request acknowledges the SYN-ACK, where there was one.
 fn packet(sent: &Sent, began: Option<u32>, family: Family) -> Packet {
     let connection = connection(family, sent.connection);
     let (at, acked) = (sent.at as u32, sent.acked as u32);
@@ -186,11 +186,11 @@ fn send(
     }
 }
 
-/// Requests of so many connections besides those of the row, in two pieces each: the kernel is slower to
-/// forget what was looked up once.
+/// Send requests of this number of other connections, in two pieces each.
+/// The kernel is slower to forget an entry that was looked up once.
 fn requests(programs: &Programs, count: u16, hook: Hook, family: Family) -> Result<()> {
     let mut other = connection(family, 0);
-    // None of them is the row's own.
+    // None of them belongs to the row.
     for port in (10_000..).take(count.into()) {
         other.client.set_port(port);
         let (begin, rest) = REQUEST.split_at(REQUEST.len() / 2);
@@ -209,8 +209,9 @@ fn compare(run: &Run, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// `bytes` with PONGs in place of the PINGs at these payload offsets, and the checksum that the
-/// segment would have been built with: of its kind, full or partial. It is at the end of `bytes`.
+/// Return `bytes` with PONGs in place of the PINGs at these payload offsets.
+/// The segment at the end of `bytes` gets the checksum that it would have been built with: of its
+/// kind, full or partial.
 fn defused(bytes: &[u8], packet: &Packet, at: &[usize]) -> Result<Vec<u8>> {
     let mut packet = packet.clone();
     for at in at {
@@ -221,14 +222,14 @@ fn defused(bytes: &[u8], packet: &Packet, at: &[usize]) -> Result<Vec<u8>> {
     rebuilt(bytes, &packet)
 }
 
-/// `bytes` with the segment of another packet of the same size at their end.
+/// Return `bytes` with the segment of another packet of the same size at their end.
 fn rebuilt(bytes: &[u8], packet: &Packet) -> Result<Vec<u8>> {
     let (built, len) = (packet.build()?, packet.tcp_len());
     let unchanged = &bytes[..bytes.len() - len];
     Ok([unchanged, &built[built.len() - len..]].concat())
 }
 
-/// The receive window of what came out.
+/// Return the receive window of the output.
 fn packet_window(run: &Run, packet: &Packet) -> Result<u16> {
     let tcp = run.packet.len().checked_sub(packet.tcp_len()).context("a shorter packet")?;
     let field = run.packet.get(tcp + 14..tcp + 16).context("a shorter packet")?;

@@ -8,7 +8,8 @@ const PLAIN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 impl Case {
-    /// Pings before the answer do not pass, whatever was forgotten, and then the answer comes.
+    /// Expect that pings before the answer do not pass, whatever was forgotten;
+    /// then send the answer.
     fn remembered(self) -> Case {
         self.client_at(0, pings(3))
             .dropped()
@@ -18,7 +19,7 @@ impl Case {
             .counts(&[(DroppedEarly, 1), (RequestsUnseen, 0), (Pings, 3)])
     }
 
-    /// They pass, and the flow says that it did not see the request.
+    /// Expect that they pass, and that the flow says it did not see the request.
     fn forgotten(self) -> Case {
         self.client_at(0, pings(3)).answer(SWITCHING).leaves(state::OPEN).counts(&[
             (DroppedEarly, 0),
@@ -27,7 +28,7 @@ impl Case {
         ])
     }
 
-    /// Another request than the one for an upgrade, and its answer.
+    /// Send a request without an upgrade, and its answer.
     fn not_found(self) -> Case {
         let at = REQUEST.len() + PLAIN.len();
         self.client_at(-(at as i64), PLAIN).answer(NOT_FOUND)
@@ -80,7 +81,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// What proves that a request is on a connection.
+/// Proofs that a request is on a connection.
 fn proofs() -> Vec<Case> {
     vec![
         case("an acknowledgement with the number that the request named proves it")

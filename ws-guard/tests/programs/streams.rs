@@ -1,4 +1,4 @@
-//! Frames in a stream, however it is cut, repeated or lost.
+//! Frames in a stream that is cut, repeated or lost.
 use ws_guard_common::{
     flow::state,
     frame::Violation,
@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A header of 14 bytes: binary, masked, of a 64 bit length.
+/// Return a header of 14 bytes: binary, masked, with a 64-bit length.
 fn long(length: u64) -> Vec<u8> {
     let mut header = vec![0x82, 0xFF];
     header.extend(length.to_be_bytes());
@@ -211,7 +211,7 @@ fn lost() -> Vec<Case> {
             .client_at(191, pings(1))
             .leaves(state::OPEN)
             .counts(&[(FlowsUnsynced, 1), (FlowsResynced, 1), (Frames, 1), (Pings, 1)]),
-        case("a flood without step is found anywhere in a segment")
+        case("a flood out of sync is found anywhere in a segment")
             .open()
             .server(100, "")
             .client_at(100, [&[0xFF; 77][..], &pings(40)].concat())
@@ -305,7 +305,7 @@ fn ends() -> Vec<Case> {
     ]
 }
 
-/// One of each kind, behind what it takes.
+/// One of each kind, after its preconditions.
 fn violations() -> Vec<Case> {
     let kind =
         |name, bytes: Vec<u8>, kinds: &[Violation]| case(name).open().client(bytes).violates(kinds);

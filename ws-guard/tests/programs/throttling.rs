@@ -1,4 +1,4 @@
-//! Who is throttled, and what is done about it.
+//! Throttled sources, and the action taken.
 use std::time::Duration;
 
 use ws_guard_common::{
@@ -113,7 +113,7 @@ fn actions() -> Vec<Case> {
         .dropped()
         .client("")
         .dropped()
-        // So that the server need not keep a connection that its client has left.
+        // The server need not keep a connection that its client has left.
         .client("")
         .with(|packet| packet.flags = flag::RST | flag::ACK)
         .on(1)
@@ -131,12 +131,12 @@ fn actions() -> Vec<Case> {
     ]
 }
 
-/// A rule with an action of its own.
+/// Return a rule with a separate action.
 fn acts(action: u8) -> Rule {
     Rule { flags: own::ACTION, limits: Limits { action, ..Limits::default() } }
 }
 
-/// A rule with a limit of its own.
+/// Return a rule with a separate limit.
 fn allows(limit: u32) -> Rule {
     let limits = Limits { rate: rate(limit, 1), ..Limits::default() };
     Rule { flags: own::LIMIT, limits }
@@ -251,7 +251,7 @@ fn climbing() -> Vec<Case> {
     ]
 }
 
-/// `limit` frames of one class in a window, and the action.
+/// Set a limit of `limit` frames of one class in a window, and the action.
 fn limited(class: Class, limit: u32, action: u8) -> impl Fn(&mut Policy) {
     move |policy| {
         policy.flags |= LIMITS_CLASSES;
@@ -303,7 +303,7 @@ fn floods() -> Vec<Case> {
                 .counts(&[(Throttled, 1), (FramesOver, 1), (Defused, 0), (DroppedThrottled, 0)]),
         );
     }
-    // Or TCP, which merges what it has to send again, would be over the limit for good.
+    // Or TCP, which merges segments for retransmission, would be over the limit for good.
     cases.push(
         case("what was dropped for its frames passes when it comes again in the next window")
             .policy(limited(Class::Pong, 5, action::DROP))

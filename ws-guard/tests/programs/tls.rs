@@ -10,11 +10,11 @@ use ws_guard_testkit::packets::SWITCHING;
 
 use crate::case::{Case, case, rate};
 
-/// A record of `length` bytes.
+/// Return a record of `length` bytes.
 fn record(kind: u8, length: usize) -> Vec<u8> {
     let mut bytes = vec![kind, 3, 3];
     bytes.extend((length as u16).to_be_bytes());
-    // What looks like ping headers is none here.
+    // Bytes that look like ping headers, which are none here.
     bytes.extend((0..length).map(|at| [0x89, 0x80][at % 2]));
     bytes
 }
@@ -23,28 +23,29 @@ fn data(length: usize) -> Vec<u8> {
     record(content::APPLICATION_DATA, length)
 }
 
-/// What no record begins with. As a record it would reach far behind the segment.
+/// Return bytes that begin no record.
+/// As a record they would reach far past the segment.
 fn noise() -> Vec<u8> {
     let mut bytes = vec![0x89, 0x80, 0, 0xFF, 0xFF];
     bytes.resize(240, 0x55);
     bytes
 }
 
-/// The client's first record.
+/// Return the client's first record.
 fn client_hello() -> Vec<u8> {
     let mut hello = record(content::HANDSHAKE, 300);
     (hello[2], hello[5]) = (1, 1);
     hello
 }
 
-/// The server's, as long as the answer that rows otherwise begin with.
+/// Return the server's first record, as long as the usual answer of rows.
 fn server_hello() -> Vec<u8> {
     let mut hello = record(content::HANDSHAKE, SWITCHING.len() - 5);
     hello[5] = 2;
     hello
 }
 
-/// A row on a TLS port: 5 small records in any 10 s, from 23 to 148 bytes.
+/// Start a row on a TLS port: 5 small records in any 10 s, from 23 to 148 bytes.
 fn tls(name: &'static str, action: u8) -> Case {
     case(name).policy(move |policy: &mut Policy| {
         policy.flags = TLS | LIMITS_CLASSES | MAY_BAN;
@@ -54,7 +55,7 @@ fn tls(name: &'static str, action: u8) -> Case {
     })
 }
 
-/// Before the client's records.
+/// Offset before the client's records.
 const BEFORE: i64 = -305;
 
 fn open(case: Case) -> Case {
@@ -70,7 +71,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// What opens a flow, and what does not.
+/// Beginnings that open a flow, and others that do not.
 fn beginnings() -> Vec<Case> {
     let hello = client_hello();
     vec![
@@ -121,7 +122,7 @@ fn beginnings() -> Vec<Case> {
     ]
 }
 
-/// What is counted.
+/// Records that are counted.
 fn records() -> Vec<Case> {
     let two = [data(23), data(148)].concat();
     let mut cut = open(tls("headers cut everywhere", action::DEFUSE));
@@ -147,7 +148,7 @@ fn records() -> Vec<Case> {
             .client(data(31))
             .client_at(0, [data(30), data(31)].concat())
             .counts(&[(Records, 2), (SmallRecords, 2), (Throttled, 0)]),
-        open(tls("a header that is none: out of step, and nothing is changed", action::DROP))
+        open(tls("a header that is none: out of sync, and nothing is changed", action::DROP))
             .client(data(30))
             .client(noise())
             .client(noise())
@@ -165,7 +166,7 @@ fn records() -> Vec<Case> {
     ]
 }
 
-/// What too many come to.
+/// Consequences of too many records.
 fn limits() -> Vec<Case> {
     let five = data(30).repeat(5);
     let observe = Rule {
@@ -194,9 +195,9 @@ fn limits() -> Vec<Case> {
             .client(data(30))
             .client(data(30))
             .counts(&[(Throttled, 1), (DroppedThrottled, 0)]),
-        // A known limit: never three application data records in a row, so never in step again.
+        // A known limit: never three application data records in a row, so never in sync again.
         open(tls(
-            "small records out of step, of a source that kept to the limit: pass",
+            "small records out of sync, of a source that kept to the limit: pass",
             action::DROP,
         ))
         .client(noise())
@@ -246,7 +247,7 @@ fn limits() -> Vec<Case> {
     ]
 }
 
-/// Without `drop`, no segment is held back; then as for frames.
+/// Actions without `drop`: no segment is held back; then as for frames.
 fn passive() -> Vec<Case> {
     let urgent = |case: Case| case.client(data(30)).with(|packet| packet.urgent = Some(1));
     vec![
@@ -284,7 +285,7 @@ fn joined() -> Vec<Case> {
             .client([vec![0xAB; 90], data(30), data(31), data(32)].concat())
             .leaves(state::OPEN)
             .counts(&[(FlowsJoined, 1), (Records, 3)]),
-        tls("a server that sends something else is no stranger", action::DEFUSE)
+        tls("a server that sends something else is not picked up midstream", action::DEFUSE)
             .server(0, b"HTTP/1.1 200 OK\r\n\r\n")
             .client([data(30), data(31), data(32)].concat())
             .leaves_no_flow(),

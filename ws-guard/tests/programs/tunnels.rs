@@ -1,4 +1,4 @@
-//! Segments inside other packets: followed where the operator said so, and not looked at elsewhere.
+//! Segments inside other packets: followed as configured, and otherwise ignored.
 use std::ops::Range;
 
 use ws_guard_common::maps::{
@@ -21,11 +21,11 @@ use crate::{
 };
 
 const VXLAN: Tunnel = Tunnel::Vxlan(4789);
-/// With 12 bytes of options.
+/// A Geneve tunnel with 12 bytes of options.
 const GENEVE: Tunnel = Tunnel::Geneve(6081, 12);
 const NOT_LOOKED_AT: [(Counter, u64); 3] = [(Seen, 1), (Protected, 0), (Unparsed, 0)];
 
-/// The 31st ping is defused, inside and out.
+/// Expect that the 31st ping is defused, inside and out.
 fn followed(name: &'static str, tunnel: Tunnel, v6: bool) -> Case {
     case(name).inside(tunnel, v6).open().client(pings(31)).defused(&[180]).counts(&[
         (Tracked, 1),
@@ -35,12 +35,12 @@ fn followed(name: &'static str, tunnel: Tunnel, v6: bool) -> Case {
     ])
 }
 
-/// One ping that is not followed.
+/// Expect that one ping passes without being followed.
 fn passes(name: &'static str, tunnel: Tunnel) -> Case {
     case(name).inside(tunnel, false).client(pings(1)).counts(&NOT_LOOKED_AT)
 }
 
-/// The fragment of an IP packet that is this part of it.
+/// Cut an IP packet to a fragment, this part of it.
 fn cut(part: Range<usize>) -> impl Fn(&mut Vec<u8>) {
     move |bytes| {
         let parts = [part.clone()];

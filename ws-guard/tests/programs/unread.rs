@@ -1,4 +1,4 @@
-//! Bytes that may hide frames, of clients that let nothing out that would show them.
+//! Bytes that may hide frames, of clients that suppress all telltale answers.
 //!
 //! Without a pace 16 KiB of them pass.
 use std::time::Duration;
@@ -13,44 +13,44 @@ use crate::{
 };
 
 const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\n\r\n";
-/// Bytes of each segment behind it.
+/// Length of each segment after it.
 const SEGMENT: usize = 1000;
-/// Number of those that pass.
+/// Number of such segments that pass.
 const PASS: i64 = 17;
 
 impl Case {
-    /// The latest packet says that its sender has no room.
+    /// Close the window of the latest packet's sender.
     pub fn shut(self) -> Case {
         self.with(|packet| packet.window = 0)
     }
 }
 
-/// Smallest window with room.
+/// Smallest window that counts as room.
 const ANSWER_ROOM: u16 = 9000;
-/// Number of segments that pass in front of an answer that is not taken: 4 KiB of the connection, 512 KiB of
-/// its source, and one at a pace of next to nothing.
+/// Number of segments that pass in front of an answer that is not taken:
+/// 4 KiB of the connection, 512 KiB of its source, and one at a pace of next to nothing.
 const SHARED: i64 = 5 + 525 + 1;
 
-/// The latest packet has a window into which no segment of jumbo frames fits.
+/// Set a window on the latest packet into which no segment of jumbo frames fits.
 fn narrow(case: Case) -> Case {
     case.with(|packet| packet.window = ANSWER_ROOM - 1)
 }
 
-/// Place of the upload: its end is in front of the request that is answered.
+/// Offset of the upload: its end is in front of the request that is answered.
 const FIRST: i64 = -2_000_000;
 
-/// Place of the segment with this number.
+/// Return the offset of the segment with this number.
 fn place(number: i64) -> i64 {
     FIRST + UPLOAD.len() as i64 + number * SEGMENT as i64
 }
 
-/// A connection since its SYN-ACK with the head of an upload.
+/// Start a connection since its SYN-ACK with the head of an upload.
 fn upload(name: &'static str) -> Case {
     syn_ack(case(name), FIRST).client_at(FIRST, UPLOAD)
 }
 
-/// The same behind SYNs with these window scales, each at its place in front of the first byte; the SYN-ACK has
-/// one as well.
+/// Start the same behind SYNs with these window scales.
+/// Each is at its offset in front of the first byte; the SYN-ACK has one as well.
 fn scaled(name: &'static str, syns: &[(i64, u8)]) -> Case {
     let syn = |case: Case, &(place, shift): &(i64, u8)| {
         case.client_at(place, [])
@@ -62,17 +62,17 @@ fn scaled(name: &'static str, syns: &[(i64, u8)]) -> Case {
         .client_at(FIRST, UPLOAD)
 }
 
-/// The latest packet has the window of 64 KiB that Linux offers with a scale of 7.
+/// Set a window of 64 KiB on the latest packet, Linux's offer with a scale of 7.
 fn linux(case: Case) -> Case {
     case.with(|packet| packet.window = 502)
 }
 
-/// The first segments of the upload, each with `edit`.
+/// Send the first segments of the upload, each with `edit`.
 fn segments(case: Case, count: i64, edit: fn(Case) -> Case) -> Case {
     (0..count).fold(case, |case, number| edit(case.client_at(place(number), [b'x'; SEGMENT])))
 }
 
-/// The next one is dropped, and opens no flow.
+/// Expect that the next one is dropped, and opens no flow.
 fn is_last(case: Case, count: i64, edit: fn(Case) -> Case) -> Case {
     edit(case.client_at(place(count), [b'x'; SEGMENT]))
         .dropped()
@@ -84,7 +84,7 @@ fn open(case: Case) -> Case {
     case
 }
 
-/// Uploads, in which a request for an upgrade may be hidden.
+/// Uploads that may hide a request for an upgrade.
 fn uploads() -> Vec<Case> {
     let ahead = |case: Case, window: u16| {
         case.client_at(place(60), []).with(move |packet| packet.window = window)
@@ -170,10 +170,11 @@ fn takes_answer(packet: &mut Packet) {
     packet.ack = packet.ack.wrapping_add((HTTP.len() + SWITCHING.len()) as u32);
 }
 
-/// An upload of this number of segments and one more, whose client does not acknowledge the server's
-/// answer.
+/// Send an upload of this number of segments and one more.
+/// Its client does not acknowledge the server's answer.
 fn unheard(name: &'static str, count: i64) -> Case {
-    let case = upload(name).policy(|policy| policy.pace = 1).server(place(0), HTTP);
+    let case = scaled(name, &[(FIRST - 1, 7)]).policy(|policy| policy.pace = 1);
+    let case = case.server(place(0), HTTP);
     segments(case, count, open).client_at(place(count), [b'x'; SEGMENT])
 }
 

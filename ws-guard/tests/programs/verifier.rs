@@ -1,7 +1,7 @@
-//! The verifier's work for each program, held by a table of kernels.
+//! The verifier's work for each program, limited by a table of kernels.
 //!
-//! The kernel gives up at 1,000,000 instructions, and each release counts a little differently: what
-//! is near the limit here may not load elsewhere.
+//! The kernel gives up at 1,000,000 instructions, and each release counts a little differently: a
+//! program near the limit here may not load elsewhere.
 use std::collections::BTreeMap;
 
 use aya::util::KernelVersion;
@@ -9,34 +9,34 @@ use serde::Deserialize;
 
 use crate::{PROGRAMS, programs};
 
-/// How far what is measured may be from what the table says, in percent, before the table is stale.
+/// Difference between measurement and table, in percent, that makes it stale.
 const TOLERANCE: u32 = 15;
 
-/// Of one program on one kernel, in instructions.
+/// Work for one program on one kernel, in instructions.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Work {
     /// Processed when the table was written.
     instructions: u32,
-    /// May be processed.
+    /// Maximum.
     budget: u32,
 }
 
 /// By kernel, as in `6.12`.
 type Kernels = BTreeMap<String, Work>;
 
-/// What the table says of a program on this kernel.
+/// Return the table's entry for a program on this kernel.
 fn known(kernels: &Kernels) -> Option<Work> {
     kernels.get(&this_kernel()).copied()
 }
 
-/// Major and minor version of the kernel that runs.
+/// Return major and minor version of the running kernel.
 fn this_kernel() -> String {
     let code = KernelVersion::current().expect("uname works").code();
     format!("{}.{}", code >> 16, code >> 8 & 0xFF)
 }
 
-/// What speaks against `found` instructions of a program with these `kernels` in the table.
+/// Check `found` instructions of a program against its `kernels` in the table.
 fn verdict(found: u32, kernels: &Kernels) -> Result<(), String> {
     let largest = kernels.values().map(|work| work.budget).max().unwrap_or(0);
     let Some(Work { instructions, budget }) = known(kernels) else {

@@ -1,8 +1,9 @@
-//! What clients write about themselves to be charged as another, through proxies and without.
+//! Forged identities:
+//! headers by which clients try to be charged as another, through proxies and without.
 //!
 //! A flooder sends each kind of header, line and preface, which name an honest client or an address
-//! that is exempt. It has to be charged all the same, and no other source: told by its pongs, by those
-//! of the honest client, and by what `throttled` lists.
+//! that is exempt. It has to be charged all the same, and no other source: shown by its pongs, by
+//! those of the honest client, and by the list of `throttled`.
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,15 +23,15 @@ use crate::{
 
 /// Pings of the flooder.
 const FLOOD: usize = 100;
-/// Pings of the honest client, before the attempts and after each: more than a share, and all of them
-/// fewer than a limit.
+/// Pings of the honest client, before the attempts and after each:
+/// more than a share, and in total fewer than a limit.
 const BEFORE: u64 = 8;
 const AFTER: u64 = 2;
 const WAIT: Duration = Duration::from_secs(10);
 /// An exempt network.
 const EXEMPT: &str = "203.0.113.7";
 
-/// What the flooder is taken for.
+/// Identity that the guard gives the flooder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
     /// Its own address.
@@ -41,10 +42,10 @@ enum Taken {
     Refused,
 }
 
-/// One attempt: the lines of the request, in which `VICTIM` and `EXEMPT` are addresses.
+/// One attempt: request lines, in which `VICTIM` and `EXEMPT` are addresses.
 type Attempt = (&'static str, Taken);
 
-/// Through a proxy that appends to `X-Forwarded-For`.
+/// Attempts through a proxy that appends to `X-Forwarded-For`.
 const APPENDED: [Attempt; 12] = [
     ("X-Forwarded-For: VICTIM\r\n", Taken::Itself),
     ("X-Forwarded-For: EXEMPT\r\nX-Forwarded-For: VICTIM\r\n", Taken::Itself),
@@ -60,7 +61,7 @@ const APPENDED: [Attempt; 12] = [
     ("MANY", Taken::Itself),
 ];
 
-/// Straight to the server, from an address that is no trusted proxy.
+/// Attempts directly to the server, from an address that is no trusted proxy.
 const STRAIGHT: [Attempt; 4] = [
     ("X-Forwarded-For: VICTIM\r\n", Taken::Itself),
     ("X-Forwarded-For: EXEMPT\r\n", Taken::Itself),
@@ -68,12 +69,12 @@ const STRAIGHT: [Attempt; 4] = [
     ("X-A: PROXY TCP4 VICTIM 10.77.0.1 1 2\r\n", Taken::Itself),
 ];
 
-/// Where the flooder's requests go.
+/// Path of the flooder's requests.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// Through a trusted proxy.
     Proxy(Front),
-    /// To the server, from an address that is no trusted proxy.
+    /// Directly to the server, from an address that is no trusted proxy.
     Straight,
 }
 
@@ -85,7 +86,7 @@ impl Way {
         }
     }
 
-    /// Of attempt number `n`, from 1.
+    /// Return the flooder's address for attempt number `n`, from 1.
     fn flooder(self, family: Family, n: u16) -> IpAddr {
         match self {
             Way::Proxy(_) => Reach::Public.client(family, n),
@@ -133,7 +134,7 @@ impl Scene {
         Client::connect_with(from, to, options, lines, &Cut::Whole)
     }
 
-    /// All pings of the honest client are answered.
+    /// Ping as the honest client, and check that all pings are answered.
     fn ping_honestly(&mut self, pings: u64) -> Result<()> {
         let honest = self.honest.as_mut().context("the honest client")?;
         let wanted = honest.sent().pings + pings;
@@ -143,11 +144,11 @@ impl Scene {
         Ok(())
     }
 
-    /// Attempt number `n`, from 1.
+    /// Play attempt number `n`, from 1.
     fn attempt(&mut self, n: u16, (lines, taken): Attempt) -> Result<()> {
         let victim = self.way.victim(self.family).to_string();
         let lines = lines.replace("VICTIM", &victim).replace("EXEMPT", EXEMPT);
-        // What takes long to read.
+        // Lines that take long to read.
         let lines = lines.replace("LONG", &"x".repeat(600)).replace("MANY", &"A: b\r\n".repeat(90));
         let address = self.way.flooder(self.family, n);
         let mut flooder = match self.connect(address, &lines) {
@@ -164,7 +165,7 @@ impl Scene {
         let own = source_name(address);
         let right = match taken {
             Taken::Itself | Taken::Refused => *source == own,
-            // That of the proxy, and of one port of it.
+            // A source of the proxy, and of one port of it.
             Taken::Connection => *source != own && source.contains("77"),
         };
         ensure!(right, "{source} is throttled");

@@ -1,11 +1,10 @@
-//! What the guard takes for the client, compared with what nginx and HAProxy take for it.
+//! The guard's view of the client, compared with that of nginx and HAProxy.
 //!
 //! Requests with odd forwarding headers go from a trusted peer to a guarded server, and the same
 //! headers to nginx (`real_ip_recursive on`) and HAProxy (`hdr_ip`), which answer with the address
 //! that they conclude. Each list goes to the guard twice more: as `Forwarded`, which neither of
-//! Debian's releases reads, and as both headers at once; and next to a `Forwarded` that disagrees, so
-//! that neither can be believed. The rules are the same, but for these places, where they differ on
-//! purpose:
+//! Debian's releases reads, and as both headers at once; and next to a `Forwarded` that disagrees,
+//! so that neither can be believed. The rules are the same, except where they differ on purpose:
 //!
 //! - Where every hop is a trusted proxy, nginx concludes the leftmost that it could read, which a
 //!   client can forge. The guard takes the rightmost, as HAProxy does.
@@ -38,11 +37,11 @@ use crate::{
 
 const NGINX: u16 = PORT + 1;
 const HAPROXY: u16 = PORT + 2;
-/// Requests from each family's peer.
+/// Number of requests from each family's peer.
 const REQUESTS: usize = 150;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// As `private` means it.
+/// Networks of `private`.
 const TRUSTED: [&str; 9] = [
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -54,7 +53,7 @@ const TRUSTED: [&str; 9] = [
     "::1/128",
     "fe80::/10",
 ];
-/// Hops that are no trusted proxies, as proxies write them; `%` is a number of their own.
+/// Hops that are no trusted proxies, as proxies write them; `%` is a unique number.
 const CLIENTS: [&str; 7] = [
     "198.51.100.%",
     "203.0.113.%:4711",
@@ -64,7 +63,7 @@ const CLIENTS: [&str; 7] = [
     "::ffff:198.51.100.%",
     "[::ffff:203.0.113.%]:80",
 ];
-/// Hops that are.
+/// Hops that are trusted proxies.
 const PROXIES: [&str; 9] = [
     "10.1.2.%",
     "172.16.0.%:80",
@@ -89,25 +88,25 @@ const UNREADABLE: [&str; 9] = [
     "\"198.51.100.7\"",
 ];
 
-/// Lists of which nginx concludes something else on purpose, or by an oversight of its own: what it
-/// concludes, or `peer`, and what the guard does, or `connection`.
+/// Lists from which nginx concludes something else, on purpose or by an oversight:
+/// its conclusion, or `peer`, and the guard's, or `connection`.
 const DIFFERENT: [(&str, &str, &str); 7] = [
     // For nginx a blank separates hops as a comma does; RFC 9110, 5.6.1 has commas only.
     ("198.51.100.7 198.51.100.8", "198.51.100.8", "connection"),
     // A tab is white space as well (RFC 9110, 5.6.3); not for nginx.
     ("198.51.100.7,\t198.51.100.8", "peer", "198.51.100.8"),
-    // Empty elements count for nothing (RFC 9110, 5.6.1); nginx skips them but at a line's beginning.
+    // Empty elements are ignored (RFC 9110, 5.6.1); nginx skips them except at a line's beginning.
     ("198.51.100.7\r\nX-Forwarded-For:", "peer", "198.51.100.7"),
     (",198.51.100.7", "peer", "198.51.100.7"),
     // Some readers take an octet with a leading zero for octal.
     ("198.51.100.07", "198.51.100.7", "connection"),
-    // IPv6 has brackets also without a port (RFC 7239, 6); Debian's nginx reads none of those.
+    // IPv6 has brackets even without a port (RFC 7239, 6); Debian's nginx reads none of those.
     ("[2001:db8:7::1]", "peer", "2001:db8:7::/64"),
     // A port may be obfuscated (RFC 7239, 6.3).
     ("198.51.100.7:_hidden", "peer", "198.51.100.7"),
 ];
 
-/// Names a client that no list has.
+/// A client that no list has.
 const OTHER: &str = "Forwarded: for=192.0.2.77\r\n";
 
 /// One hop of a list.
@@ -135,7 +134,7 @@ impl Hop {
         Hop { text: text.to_owned(), address: address.map(|address| address.to_canonical()) }
     }
 
-    /// As an element of `Forwarded`, with other parameters around it.
+    /// Format it as an element of `Forwarded`, with other parameters around it.
     fn forwarded(&self, rng: &mut Rng) -> String {
         if self.text.is_empty() {
             return String::new();
@@ -152,11 +151,11 @@ impl Hop {
     }
 }
 
-/// A list of hops, how it is written, and how its request is cut.
+/// A list of hops, its notation, and the cuts of its request.
 #[derive(Clone, Debug)]
 struct Request {
     hops: Vec<Hop>,
-    /// Lines of `X-Forwarded-For`, and of `Forwarded` that say the same.
+    /// Lines of `X-Forwarded-For`, and equivalent ones of `Forwarded`.
     listed: String,
     forwarded: String,
     padding: String,
@@ -173,7 +172,7 @@ impl Request {
         let listed = lines(&hops, &names, rng, |hop, _| hop.text.clone());
         let names = ["Forwarded", "forwarded", "FORWARDED"];
         let forwarded = lines(&hops, &names, rng, Hop::forwarded);
-        // Of a few the head has 60 KiB, in lines that every server takes.
+        // A few have a head of 60 KiB, in lines that every server takes.
         let long = if rng.u8(..10) == 0 { 15 } else { 0 };
         let padding = (0..long).map(|n| format!("X-Pad-{n}: {}\r\n", "x".repeat(4080))).collect();
         let cut = match rng.u8(..3) {
@@ -188,13 +187,13 @@ impl Request {
         Request { hops, listed, forwarded, padding, cut }
     }
 
-    /// The rightmost hop that is not empty.
+    /// Return the rightmost hop that is not empty.
     fn last(&self) -> Option<&Hop> {
         self.hops.iter().rev().find(|hop| !hop.text.is_empty())
     }
 }
 
-/// Write hops into lines of a header, several in some; the header's name in any of its spellings.
+/// Write hops into lines of a header, several in some, its name in any spelling.
 fn lines(
     hops: &[Hop],
     names: &[&str],
@@ -215,7 +214,7 @@ fn lines(
     if hops.is_empty() { text } else { text + "\r\n" }
 }
 
-/// Who a request comes from, as each of them sees it.
+/// The client of a request, as each of them concludes.
 #[derive(Debug)]
 struct Conclusions {
     nginx: IpAddr,
@@ -226,7 +225,7 @@ struct Conclusions {
     disagreeing: Flow,
 }
 
-/// Everything that is asked.
+/// The guard and the proxies under comparison.
 struct Asked {
     stage: Stage,
     proxies: Vec<Proxy>,
@@ -255,7 +254,7 @@ impl Asked {
         Client::connect_with(self.stage.edge.proxy(), self.at(PORT), options, lines, cut)
     }
 
-    /// What the proxy at this port concludes.
+    /// Return the conclusion of the proxy at this port.
     fn proxy(&self, port: u16, lines: &str) -> Result<IpAddr> {
         let at = self.at(port);
         let mut stream =
@@ -290,7 +289,7 @@ impl Asked {
         requests.iter().zip(&opened).map(of).collect()
     }
 
-    /// Guarded connections: with either header, with both, and with two that disagree.
+    /// Open guarded connections: with each header, with both, and with two that differ.
     fn open(&self, request: &Request) -> Result<[Client; 4]> {
         let Request { listed, forwarded, padding, cut, .. } = request;
         let open = |lines: &[&str]| self.guarded(&format!("{padding}{}", lines.concat()), cut);
@@ -312,7 +311,7 @@ impl Asked {
     }
 }
 
-/// nginx that answers with the client's address.
+/// Configure nginx to answer with the client's address.
 fn telling_nginx(at: SocketAddr) -> String {
     let trusted = TRUSTED.map(|network| format!("    set_real_ip_from {network};\n")).concat();
     format!(
@@ -329,7 +328,7 @@ fn telling_nginx(at: SocketAddr) -> String {
     )
 }
 
-/// HAProxy that does.
+/// Configure HAProxy to answer with the client's address.
 fn telling_haproxy(at: SocketAddr) -> String {
     let lines = format!(
         "frontend tell
@@ -353,7 +352,7 @@ fn is_trusted(address: IpAddr) -> bool {
     }
 }
 
-/// What the guard has to conclude, going by nginx: identity and source.
+/// Derive the guard's expected conclusion from nginx's: identity and source.
 fn expected(request: &Request, nginx: IpAddr, peer: IpAddr) -> (&'static str, Option<String>) {
     let Some(last) = request.last() else { return ("peer", Some(source_name(peer))) };
     if nginx == peer {
@@ -372,7 +371,7 @@ fn compare(request: &Request, said: &Conclusions, peer: IpAddr) -> Result<()> {
     }
     let alone = if request.hops.is_empty() { "forwarded" } else { "connection" };
     ensure!(said.disagreeing.identity == alone, "not {alone}: {request:?} {said:?}");
-    // Where HAProxy's rule is the same, it has to say the same.
+    // Where HAProxy's rule is the same, its conclusion has to agree.
     let bare = request.hops.last().and_then(|hop| hop.text.parse::<IpAddr>().ok());
     if bare.is_some_and(|last| !is_trusted(last.to_canonical()) || is_trusted(said.nginx)) {
         ensure!(source == Some(source_name(said.haproxy)), "HAProxy: {request:?} {said:?}");

@@ -1,6 +1,6 @@
-//! Clients that nothing tells apart: a carrier's NAT, or a proxy that says nothing.
+//! Indistinguishable clients: behind a carrier's NAT, or a silent proxy.
 //!
-//! Each connection has a share of its own, so the crowd keeps its heartbeats although it sends far
+//! Each connection has a separate share, so the crowd keeps its heartbeats although it sends far
 //! more than one source may, and the flooder among it gets no more than its share.
 use std::{iter::repeat_n, net::IpAddr, time::Duration};
 
@@ -18,16 +18,16 @@ use crate::{
     stage::{Flow, Role, Serving, Source, Stage},
 };
 
-/// The default of `--connection-share`.
+/// Default of `--connection-share`.
 const SHARE: usize = 5;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Whom the guard sees.
+/// The peer that the guard sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Crowd {
-    /// A proxy that is trusted and says nothing.
+    /// A trusted proxy that names no client.
     SilentProxy,
-    /// The same, where no proxy is trusted.
+    /// The same proxy, where no proxy is trusted.
     UntrustedProxy,
 }
 
@@ -40,7 +40,7 @@ impl Crowd {
     }
 }
 
-/// One flooder among `size` clients, all of one address to the guard.
+/// Check one flooder among `size` clients, all of one address to the guard.
 fn crowd(crowd: Crowd, family: Family, role: Role, action: &str, size: Size) -> Result<()> {
     let words = guard_words(action, size.window_seconds, crowd.words());
     let serving = Serving::Library(Library::Gorilla);
@@ -80,13 +80,13 @@ fn judge(outcome: &Outcome, size: Size) -> Result<()> {
     let flooder = outcome.flooders.first().context("the flooder")?;
     let most = flooder.answered_within(window - LATE, Duration::ZERO);
     ensure!((1..=LIMIT.max(SHARE)).contains(&most), "{most} answers in less than {window:?}");
-    // The honest ones alone fill the source's window by then.
+    // The honest clients alone fill the source's window by then.
     let most = flooder.answered_within(window - LATE, window);
     ensure!(most <= SHARE, "{most} answers in less than {window:?} once the window was full");
     Ok(())
 }
 
-/// The source has all that was sent, and each flow what one client sent.
+/// Check that the source has all pings, and each flow those of one client.
 fn counted(outcome: &Outcome, flows: &[Flow], sources: &[Source]) -> Result<()> {
     let clients = outcome.honest.len() + outcome.flooders.len();
     ensure!(flows.len() == clients, "{} flows of {clients} clients", flows.len());
@@ -100,7 +100,7 @@ fn counted(outcome: &Outcome, flows: &[Flow], sources: &[Source]) -> Result<()> 
     pings.sort();
     sent.sort();
     ensure!(pings.len() >= sent.len(), "{} flows with nothing defused", pings.len());
-    // Where it is dropped, nothing of the flooder is defused either, and it sent the most.
+    // Under `drop` none of the flooder's pings is defused either, and it sent the most.
     ensure!(pings[..sent.len()] == sent, "{pings:?} counted of {sent:?}");
     Ok(())
 }
@@ -123,7 +123,7 @@ fn where_no_proxy_is_trusted() -> Result<()> {
     crowd(Crowd::UntrustedProxy, Family::V4, Role::Pod, "defuse", SMALL)
 }
 
-/// Five hundred, at every place, for both IP versions and actions.
+/// Five hundred clients, at every place, for both IP versions and actions.
 #[test]
 #[ignore = "takes ten minutes: `cargo xtask test --nightly`"]
 fn every_combination() -> Result<()> {

@@ -1,9 +1,9 @@
-//! Clients that a proxy's header tells apart, one row a test.
+//! Clients that a proxy's header identifies, one row a test.
 //!
-//! The rows have every value of every axis, and every pair of front and server, of IP version and kind
-//! of address, of place and action. What speaks the PROXY protocol to the server is in front of the
-//! companion server alone: the foreign libraries read none. In the chain of HAProxy and nginx it is
-//! nginx that reads it, so that one is in front of a foreign server.
+//! The rows have every value of every axis, and every pair of front and server, of IP version and
+//! kind of address, of place and action. Fronts that speak the PROXY protocol to the server are in
+//! front of the companion server alone: the foreign libraries read none. In the chain of HAProxy
+//! and nginx it is nginx that reads it, so that one is in front of a foreign server.
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     edge::Reach::{self, Private, Public},
@@ -28,7 +28,7 @@ fn row(front: Front, serving: Serving, (family, reach): (Family, Reach), at: Pla
     Row { front, serving, family, reach, role, action, size, killed, defaults }
 }
 
-/// A test for each row.
+/// Define a test for each row.
 macro_rules! rows {
     ($($(#[$about:meta])* $name:ident: $row:expr;)*) => {
         $($(#[$about])* #[test] fn $name() -> Result<()> {
@@ -54,19 +54,20 @@ rows! {
         row(NginxHaproxy, Library(Python), (V6, Private), (Uplink, "drop"));
     haproxy_and_nginx_before_gorilla:
         row(HaproxyNginx, Library(Gorilla), (V4, Public), (Pod, "drop"));
-    /// As large and as long as the issue has it.
+    /// Full number of clients and full duration.
     full_size:
         Row { size: FULL, ..row(Nginx, Library(Gorilla), (V4, Public), (Uplink, "defuse")) };
     /// The kernel programs read the headers, not the daemon.
     without_a_daemon:
         Row { killed: true, size: FULL, ..row(Haproxy, Library(Gorilla), (V4, Public), (Pod, "defuse")) };
-    /// An operator who sets nothing hurts no one.
+    /// An operator without any settings hurts no client.
     with_nothing_set:
         Row { defaults: true, size: FULL, ..row(Nginx, Library(Python), (V4, Public), (Uplink, "defuse")) };
 }
 
-/// Every front before every server, at every place, for both IP versions, kinds of addresses and
-/// actions, as large and as long as the issue has it.
+/// Every front before every server, at every place.
+/// For both IP versions, kinds of addresses and actions, with the full number of clients and
+/// duration.
 #[test]
 #[ignore = "takes four hours: `cargo xtask test --nightly`"]
 fn every_combination() -> Result<()> {
@@ -75,7 +76,7 @@ fn every_combination() -> Result<()> {
     let rows = part.of(combinations());
     let mut failures = Vec::new();
     for row in &rows {
-        // What fails behind one proxy says nothing about the others.
+        // A failure behind one proxy says nothing about the others.
         if let Err(error) = row.run() {
             println!("{row:?}: FAILED: {error:#}");
             failures.push(format!("{row:?}: {error:#}"));

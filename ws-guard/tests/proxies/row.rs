@@ -1,4 +1,4 @@
-//! What holds behind every proxy: honest clients are served, flooders alone are limited.
+//! Rules behind every proxy: honest clients are served, flooders alone are limited.
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -15,28 +15,29 @@ use ws_guard_testkit::{
 
 use crate::stage::{Flow, Role, Serving, Stage};
 
-/// How many clients, and for how long.
+/// Number of clients, and duration.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub honest: u16,
     pub every: Duration,
     pub pings: u32,
-    /// Of the guard.
+    /// Window of the guard.
     pub window_seconds: u64,
 }
 
-/// As the issue has it: 500 clients, a ping every 4 s, for 30 s.
+/// Full size: 500 clients, a ping every 4 s, for 30 s.
 pub const FULL: Size =
     Size { honest: 500, every: Duration::from_secs(4), pings: 8, window_seconds: 10 };
-/// For every other row; as many pings a window as above.
+/// Size of every other row; as many pings a window as above.
 pub const SMALL: Size =
     Size { honest: 60, every: Duration::from_millis(1500), pings: 6, window_seconds: 4 };
 
-/// Pauses of the flooders that read what they get.
+/// Pauses of the flooders that read their answers.
 const STEADY: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(12)];
-/// How long the proxies may take to hand on what a flooder sent.
+/// Time limit for the proxies to forward a flooder's frames.
 const HANDED_ON: Duration = Duration::from_secs(10);
-/// Where the proxies are. Named exactly, or those in front of others would hide private clients.
+/// Networks of the proxies.
+/// Named exactly, or those in front of others would hide private clients.
 const PROXIES: &str = "--trusted-proxy 10.77.0.0/16 --trusted-proxy fd77::/32";
 
 /// One combination.
@@ -51,12 +52,12 @@ pub struct Row {
     pub size: Size,
     /// Kill the daemon before the proxy starts.
     pub killed: bool,
-    /// Leave out everything that can be left out on the guard's command line.
+    /// Omit every optional argument from the guard's command line.
     pub defaults: bool,
 }
 
 impl Row {
-    /// The guard's words.
+    /// Return the guard's arguments.
     fn guard_words(&self) -> String {
         if self.defaults {
             return String::new();
@@ -79,7 +80,7 @@ impl Row {
         }
     }
 
-    /// Run it, and say how it went.
+    /// Run it, and report the result.
     pub fn run(self) -> Result<()> {
         let begun = Instant::now();
         let Row { front, serving, family, role, .. } = self;
@@ -104,8 +105,8 @@ impl Row {
         stage.finish()
     }
 
-    /// What `flows` says, by source, once the proxies have handed on all of a blind flood. Where it is
-    /// dropped they never do; at the pace they would for minutes.
+    /// Return the rows of `flows` by source, after all of a blind flood was forwarded.
+    /// Under `drop` the proxies never forward all; at the pace they would for minutes.
     fn flows(&self, stage: &Stage, outcome: &Outcome) -> Result<BTreeMap<String, Flow>> {
         if self.action == "defuse" && !self.killed {
             stage.guard.run("policy set --pace off")?;
@@ -151,7 +152,7 @@ impl Row {
         steady.iter().try_for_each(|seen| self.judge_steady(seen, self.flow(flows, seen)?))
     }
 
-    /// Each ping of a flooder is counted, where none is dropped.
+    /// Check that each ping of a flooder is counted, where none is dropped.
     fn judge_count(&self, seen: &Seen, flow: &Flow) -> Result<()> {
         let (sent, counted) = (seen.pings, (flow.frames_in, flow.pings_in));
         let right = if self.action == "defuse" {
@@ -163,7 +164,7 @@ impl Row {
         Ok(())
     }
 
-    /// One that reads gets its limit.
+    /// Check that a flooder that reads gets its limit.
     fn judge_steady(&self, seen: &Seen, flow: &Flow) -> Result<()> {
         let window = Duration::from_secs(self.size.window_seconds);
         let most = seen.answered_within(window - LATE, Duration::ZERO);
@@ -186,7 +187,7 @@ impl Row {
     }
 }
 
-/// Flows by their sources: each client's connection has one of its own.
+/// Return flows by their sources: each client's connection has a separate one.
 fn named(flows: Vec<Flow>) -> Result<BTreeMap<String, Flow>> {
     let mut named = BTreeMap::new();
     for flow in flows {
@@ -196,12 +197,12 @@ fn named(flows: Vec<Flow>) -> Result<BTreeMap<String, Flow>> {
     Ok(named)
 }
 
-/// The default of `--max-ping-rate`.
+/// Default of `--max-ping-rate`.
 pub const LIMIT: usize = 30;
-/// How much later than others some answers may arrive, on a busy machine: the guard counts the pings.
+/// Delay of some answers on a busy machine: the guard counts the pings.
 pub const LATE: Duration = Duration::from_millis(500);
 
-/// How the guard names the source at an address: the address, or its /64.
+/// Return the guard's name for the source at an address: the address, or its /64.
 pub fn source_name(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -211,19 +212,19 @@ pub fn source_name(address: IpAddr) -> String {
     }
 }
 
-/// Words for the guard, `more` of them.
+/// Return arguments for the guard, including `more`.
 pub fn guard_words(action: &str, window_seconds: u64, more: &str) -> String {
     format!("--action {action} --window-seconds {window_seconds} {more}")
 }
 
-/// Which of many combinations to run: each `of`th, from number `first` on.
+/// Selection of combinations to run: each `of`th, from number `first` on.
 pub struct Part {
     first: usize,
     of: usize,
 }
 
 impl Part {
-    /// What `WS_GUARD_PART=FIRST/OF` says, so that several can run at once; all without it.
+    /// Parse `WS_GUARD_PART=FIRST/OF`, for parallel runs; all without it.
     pub fn wanted() -> Result<Part> {
         let Ok(words) = std::env::var("WS_GUARD_PART") else {
             return Ok(Part { first: 0, of: 1 });

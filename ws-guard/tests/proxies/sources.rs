@@ -1,7 +1,7 @@
 //! More clients than the table of sources has room for.
 //!
-//! Those that find no room are charged to a coarser prefix, which has a limit as well; so a full table
-//! is not a way out, and a client that pings once is answered all the same.
+//! Clients without room are charged to a coarser prefix, which has a limit as well; so a full table
+//! is not a way out, and a client that pings once is still answered.
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Instant,
@@ -16,12 +16,12 @@ use crate::{
 };
 
 const SOURCES: u32 = 40_000;
-/// Pings of the one that floods, few enough that pacing does not hold up the last.
+/// Pings of the flooder, few enough that pacing does not delay the last.
 const FLOOD: u64 = 500;
 /// The limit of the coarser prefix, and the connection's share.
 const MOST: u64 = 30 + 5;
 
-/// Client number `n`, a source of its own.
+/// Return the address of client number `n`, a separate source.
 fn client(family: Family, n: u32) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + n).into(),
@@ -32,7 +32,7 @@ fn client(family: Family, n: u32) -> IpAddr {
     }
 }
 
-/// One whose coarser prefix no other client has.
+/// Return an address whose coarser prefix no other client has.
 fn flooder(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(203, 0, 113, 9).into(),
@@ -42,7 +42,7 @@ fn flooder(family: Family) -> IpAddr {
 
 fn more_than_the_table_holds(family: Family) -> Result<()> {
     let begun = Instant::now();
-    // Longer than all the visits take: no source shall be forgotten meanwhile.
+    // Longer than all the visits take: no source must be forgotten meanwhile.
     let words = guard_words("defuse", 120, "");
     let words = format!("{words} --max-sources 1024 --max-flows 16384");
     let serving = Serving::Library(Library::Gorilla);

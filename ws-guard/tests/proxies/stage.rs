@@ -13,25 +13,25 @@ use ws_guard_testkit::{
 
 use crate::process::Guard;
 
-/// Where the server listens.
+/// Port of the server.
 pub const PORT: u16 = 9001;
-/// Where the proxy does.
+/// Port of the proxy.
 const FRONT_PORT: u16 = 8080;
-/// How long the companion server may take to listen.
+/// Time limit for the companion server to listen.
 const START: Duration = Duration::from_secs(20);
 
-/// What answers.
+/// Kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serving {
     Library(Library),
-    /// `ws-guard serve`, which believes the proxies.
+    /// `ws-guard serve`, which trusts the proxies.
     Companion,
-    /// The same, told that they speak the PROXY protocol.
+    /// The same, configured for the PROXY protocol.
     CompanionBehindProxyProtocol,
 }
 
 impl Serving {
-    /// Those that speak HTTP from the first byte on.
+    /// Servers that speak HTTP from the first byte on.
     pub const HTTP: [Serving; 4] = [
         Serving::Library(Library::Python),
         Serving::Library(Library::Ws),
@@ -40,7 +40,7 @@ impl Serving {
     ];
 }
 
-/// Where the guard is.
+/// Position of the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// At the interface of the server's pod.
@@ -81,7 +81,7 @@ impl Running {
         companion.map(Running::Companion)
     }
 
-    /// It answers every ping: what is limited is the guard's work here.
+    /// Start it without a limit on answers: limiting is the guard's work here.
     fn companion(edge: &Edge, more: &[&str]) -> Result<Process> {
         let mut command = edge.pod().namespace.command(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(["serve", "--max-ping-rate=0", "--access-log=/dev/null", "--shards=1"]);
@@ -95,7 +95,7 @@ impl Running {
         Ok(process)
     }
 
-    /// End it, and make sure that it had not ended before.
+    /// End it, and check that it had not ended before.
     fn stop(self) -> Result<()> {
         match self {
             Running::Library(server) => server.stop().map(drop),
@@ -132,9 +132,9 @@ pub struct Source {
     pub dropped_total: u64,
 }
 
-/// All that runs.
+/// Everything that runs.
 pub struct Stage {
-    // Dropped in this order: the guard is unloaded in a namespace that is still there.
+    // Dropped in this order: the guard is unloaded in a namespace that still exists.
     pub guard: Guard,
     proxies: Vec<Proxy>,
     server: Running,
@@ -143,7 +143,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Server, guard and proxy, in this order; the guard with these words on its command line.
+    /// Start server, guard and proxy, in this order; the guard with these arguments.
     pub fn new(
         front: Front,
         serving: Serving,
@@ -156,7 +156,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The same, but for the proxy.
+    /// Start the same without a proxy.
     pub fn without_proxy(
         serving: Serving,
         family: Family,
@@ -175,12 +175,12 @@ impl Stage {
         Ok(())
     }
 
-    /// Where clients connect to.
+    /// Return the address that clients connect to.
     pub fn front(&self) -> SocketAddr {
         SocketAddr::new(edge::front(self.family), FRONT_PORT)
     }
 
-    /// Where the proxy connects to.
+    /// Return the address that the proxy connects to.
     pub fn server(&self) -> SocketAddr {
         SocketAddr::new(self.edge.pod().address(self.family), PORT)
     }
@@ -189,7 +189,7 @@ impl Stage {
         self.guard.ask("flows")
     }
 
-    /// The sources that `throttled` lists, in alphabetical order.
+    /// Return the sources that `throttled` lists, in alphabetical order.
     pub fn throttled(&self) -> Result<Vec<String>> {
         let sources: Vec<Source> = self.guard.ask("throttled")?;
         ensure!(sources.iter().all(|source| source.state == "throttled"), "{sources:?}");
@@ -198,7 +198,7 @@ impl Stage {
         Ok(names)
     }
 
-    /// The sources that have been limited, whether they still are or not, in alphabetical order.
+    /// Return the sources that have been limited, now or before, in alphabetical order.
     pub fn limited(&self) -> Result<Vec<String>> {
         let sources: Vec<Source> = self.guard.ask("sources")?;
         let limited = sources.into_iter().filter(|source| {
@@ -209,7 +209,7 @@ impl Stage {
         Ok(names)
     }
 
-    /// Stop proxies and server, unload the guard, and make sure that nothing is left.
+    /// Stop proxies and server, unload the guard, and check that nothing is left.
     pub fn finish(self) -> Result<()> {
         let Stage { guard, proxies, server, edge, .. } = self;
         proxies.into_iter().rev().try_for_each(Proxy::stop)?;

@@ -1,4 +1,4 @@
-//! A connection that nginx gives up: the runbook's command brings its lines of both logs.
+//! A connection that nginx gives up: the runbook's command finds its log lines.
 use std::{
     fs,
     net::SocketAddr,
@@ -19,11 +19,11 @@ use ws_guard_testkit::{
 
 const SERVER: &str = "127.0.0.1:9001";
 const RUNBOOK: &str = "docs/runbooks/WsGuardServerTimeouts.md";
-/// What the runbook's command has for a connection and its logs.
+/// Placeholders of the runbook's command for a connection and its logs.
 const SHOWN: [&str; 3] =
     ["connection 17 ", "/var/log/ws-guard/access.log", "/var/log/nginx/error.log"];
 
-/// The command in the runbook, for these.
+/// Return the command in the runbook, with these replacements.
 fn command(replaced: [&str; 3]) -> Result<String> {
     let text = fs::read_to_string(tools::workspace().join(RUNBOOK))?;
     let block = text.split("```\n").nth(1).context("the runbook has no command")?;
@@ -51,7 +51,7 @@ fn the_runbooks_command_brings_the_lines_of_both_logs() -> Result<()> {
     server.wait_for(wait, |line| line.contains("serving WebSocket").then_some(()))?;
     let front = SocketAddr::new(Family::V4.server(), 8080);
     let config = nginx::appending(front, SERVER.parse()?);
-    // nginx tells of it at this level.
+    // nginx logs it at this level.
     let changes = [("read_timeout 1h", "read_timeout 2s"), ("stderr notice", "stderr info")];
     let change = |config: String, (old, new): (&str, &str)| {
         ensure!(config.contains(old), "{old} is not in {config}");

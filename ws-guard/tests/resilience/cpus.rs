@@ -1,7 +1,7 @@
-//! One source on all CPUs at once: the limit holds to the ping.
+//! One source on all CPUs simultaneously: the limit is exact.
 //!
 //! The programs are run on built packets, a thread pinned to each CPU, so that they truly meet in
-//! the same source. Each thread has connections of its own, as the network card's queues do it.
+//! the same source. Each thread has separate connections, as with a network card's queues.
 use std::{sync::Barrier, thread};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,20 +21,20 @@ use ws_guard_testkit::{
 
 const LIMIT: u32 = 30;
 const SHARE: u32 = 2;
-/// Threads; the kernel lets several share a CPU where there are fewer.
+/// Number of threads; the kernel lets several share a CPU where there are fewer.
 const THREADS: u16 = 4;
-/// Of each thread.
+/// Connections of each thread.
 const CONNECTIONS: u16 = 20;
-/// Of each connection, in segments of their own.
+/// Pings of each connection, in separate segments.
 const PINGS: u32 = 50;
 
-/// Tries of a round.
+/// Maximum number of tries of a round.
 const TRIES: u32 = 10;
 
 const SERVER: &str = "10.1.255.1:9001";
 const CLIENT: [u8; 4] = [10, 1, 0, 1];
 
-/// Connection number `n` of a round, its flow not opened yet.
+/// Return connection number `n` of a round, its flow not opened yet.
 fn connection(n: u16) -> Result<Connection> {
     Ok(Connection {
         client: (CLIENT, 20_000 + n).into(),
@@ -58,8 +58,7 @@ fn policy(share: u32) -> Result<Policy> {
     })
 }
 
-/// Run the pings of each connection of `mine`, one after the other in turns; returns how many came
-/// out as pings.
+/// Run the pings of each connection of `mine` in turns; return how many stay pings.
 fn ping(programs: &Programs, mine: &[Connection], packets: &[Vec<Vec<u8>>]) -> Result<u32> {
     let mut passed = 0;
     for turn in 0..PINGS as usize {
@@ -81,14 +80,14 @@ fn on_cpu(cpu: usize) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("moving to CPU {cpu}"))
 }
 
-/// Pings of one connection, each in a packet.
+/// Build pings of one connection, each in a packet.
 fn packets(connection: &Connection) -> Result<Vec<Vec<u8>>> {
     let mut ping = Vec::new();
     Frame::ping("").encode(&mut ping);
     (0..PINGS).map(|n| connection.from_client(n * 6, ping.clone()).build()).collect()
 }
 
-/// All threads at once; returns the pings that passed.
+/// Run all threads simultaneously; return the number of pings that passed.
 fn flood(programs: &Programs, from: u16) -> Result<u32> {
     let cpus = thread::available_parallelism()?.get();
     ensure!(cpus > 1, "one CPU proves nothing");
@@ -114,7 +113,8 @@ fn flood(programs: &Programs, from: u16) -> Result<u32> {
     })
 }
 
-/// Flood in a fresh state, and compare every count. `passes` is what may pass.
+/// Flood in a fresh state, and compare every count.
+/// `passes` is the permitted number.
 ///
 /// The tables grow with use, and the kernel may have no memory for an entry just then: such a round
 /// is repeated, because its flow or its source is counted elsewhere or not at all.
@@ -133,7 +133,7 @@ fn round(programs: &mut Programs, share: u32, passes: u32) -> Result<()> {
     bail!("the kernel has no memory for entries of the tables")
 }
 
-/// [`round`], once.
+/// Do [`round`] once.
 fn try_round(programs: &mut Programs, share: u32, passes: u32) -> Result<()> {
     programs.forget()?;
     programs.set_policy(policy(share)?)?;
@@ -161,7 +161,7 @@ fn one_source_on_all_cpus_keeps_to_its_limit() -> Result<()> {
     programs.set_ports(&[9001])?;
     for _ in 0..5 {
         round(&mut programs, 0, LIMIT)?;
-        // Each connection has its share, whatever the source has used: the limit is in that.
+        // Each connection has its share, whatever the source has used: the limit is included in it.
         round(&mut programs, SHARE, u32::from(THREADS * CONNECTIONS) * SHARE)?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! A flood of events: what is logged is bounded, and the rest is counted.
+//! A flood of events: the log is bounded, and the rest is counted.
 use std::{
     thread,
     time::{Duration, Instant},
@@ -13,12 +13,13 @@ use ws_guard_testkit::{
 
 use crate::stage::{PORT, Stage, eventually, number};
 
-/// A port whose server minds no violation.
+/// Port whose server ignores violations.
 const SINK: u16 = PORT + 1;
-/// Events of a kind that a CPU reports in a second of the kernel's (2^30 ns): the rest is counted.
+/// Events of a kind that a CPU reports in a kernel second (2^30 ns).
+/// The rest is counted.
 const A_SECOND: u64 = 100;
 const TIME: Duration = Duration::from_secs(3);
-/// What the daemon keeps for those who ask later.
+/// Number of events that the daemon keeps for later queries.
 const KEPT: usize = 1_000;
 /// An opcode that RFC 6455 (5.2) reserves.
 const RESERVED: u8 = 0x3;

@@ -1,4 +1,4 @@
-//! The interface goes away and comes back while the daemon runs.
+//! An interface that goes away and comes back while the daemon runs.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -9,7 +9,7 @@ use ws_guard_testkit::{
 
 use crate::stage::{Stage, eventually, number};
 
-/// Send pings on a new connection; how many were answered, once all were counted.
+/// Send pings on a new connection; once all are counted, return the answers.
 fn pongs(stage: &Stage, pings: u64, counted: u64) -> Result<u64> {
     let mut client = stage.connect(0)?;
     for _ in 0..pings {
@@ -20,7 +20,7 @@ fn pongs(stage: &Stage, pings: u64, counted: u64) -> Result<u64> {
         Ok(number(&stage.source(source)?["pings_total"])? == counted)
     })?;
     ensure!(client.drain(Duration::from_secs(5)), "the server took not all");
-    // What the server answers to a message, it answers after the pings before it.
+    // The server answers a message after the pings before it.
     client.send_one(Frame::text("done"))?;
     eventually("the echo", || Ok(client.received().messages == 1))?;
     let pongs = client.received().pongs;

@@ -1,4 +1,4 @@
-//! What operators decide outlives the daemon, its pins, and so a reboot.
+//! Decisions of operators: they outlive the daemon, its pins, and so a reboot.
 use std::{fs, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -11,14 +11,14 @@ use ws_guard_testkit::{
 
 use crate::stage::{Stage, eventually, number};
 
-/// The daemon dies and its pins with it, as in a reboot; then a new one starts.
+/// Kill the daemon and remove its pins, as in a reboot; then start a new one.
 fn reboot(stage: &mut Stage) -> Result<()> {
     stage.kill()?;
     stage.unload()?;
     stage.start()
 }
 
-/// `pings` pings and a message; how many of the pings were answered.
+/// Send `pings` pings and a message; return the number of pings answered.
 fn answered(client: &mut Client, pings: usize) -> Result<u64> {
     client.send(&vec![Frame::ping("?"); pings], &Cut::Whole)?;
     client.send_one(Frame::text("done"))?;
@@ -71,7 +71,7 @@ fn decisions_outlive_a_kill_and_a_reboot() -> Result<()> {
     let found = [pongs(0)?, pongs(1)?, pongs(3)?];
     ensure!(found == [40, 5, 5], "allowed, throttled, limited to 5: {found:?}");
 
-    // What is taken back stays so; with the pins alive too.
+    // Revoked decisions stay revoked, with the pins alive too.
     stage.cli(&["release", &source(1)])?;
     stage.cli(&["policy", "unset", "--cidr", &network])?;
     reboot(&mut stage)?;
@@ -105,7 +105,7 @@ fn a_corrupt_state_file_is_kept_aside_and_named() -> Result<()> {
     ensure!(said.contains(&*aside.path().to_string_lossy()), "not named in: {said}");
     fs::remove_file(aside.path())?;
     ensure!(stage.ask("allow")? == json!([]), "something is allowed");
-    // The next decision makes a whole file again.
+    // The next decision writes a whole file again.
     stage.cli(&["allow", "10.0.0.0/8"])?;
     ensure!(fs::read_to_string(&path)? == text, "{}", fs::read_to_string(&path)?);
     stage.finish()
@@ -163,7 +163,7 @@ fn a_flood_of_pongs_is_dropped_where_it_shall() -> Result<()> {
     ensure!(answered(&mut calm, 1)? == 1, "the calm one is held up as well");
     let over = stage.metrics()?["wsguard_frames_over_limit_total"];
     ensure!(over == 10, "{over} frames over the limit");
-    // Raised on the way: in force from the next packet on, and no connection is lost.
+    // Raised meanwhile: in force from the next packet on, and no connection is lost.
     stage.cli(&["policy", "set", "--max-pong-rate", "0"])?;
     stage.cli(&["release", &flooder.local().ip().to_string()])?;
     ensure!(answered(&mut flooder, 1)? == 2, "the connection is gone");

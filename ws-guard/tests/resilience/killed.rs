@@ -1,4 +1,4 @@
-//! Daemons that die, and such that give way to others with other programs, in the middle of a flood.
+//! Daemons that die, and upgrades to other programs, in the middle of a flood.
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -22,14 +22,14 @@ use ws_guard_testkit::{
 use crate::stage::{Asker, Figures, Stage, eventually, number};
 
 const LIMIT: u64 = 30;
-/// Outlasts the test: what passes, passes once.
+/// Window that outlasts the test: the limit's pings pass only once.
 const WINDOW: Duration = Duration::from_secs(3600);
 /// Pings of the honest client: fewer than the limit.
 const HONEST_PINGS: u64 = 20;
-/// Loading takes about so long: a daemon that is killed before is killed in the middle of it.
+/// Approximate duration of loading: a daemon killed earlier dies in the middle.
 const LOADING_MS: u64 = 1_500;
 
-/// The numbers of a JSON document that count things that happened.
+/// Collect the numbers of a JSON document that count events.
 fn collect(figures: &mut Figures, name: &str, value: &Value) {
     match value {
         Value::Object(fields) => {
@@ -44,7 +44,7 @@ fn collect(figures: &mut Figures, name: &str, value: &Value) {
     }
 }
 
-/// What the guard has counted, from the daemon or from the pins.
+/// Return the guard's counts, from the daemon or from the pins.
 fn counted(asker: &Asker) -> Result<Figures> {
     let mut figures = Figures::new();
     let status = asker.ask("status")?;
@@ -65,7 +65,7 @@ fn counted(asker: &Asker) -> Result<Figures> {
     Ok(figures)
 }
 
-/// No figure of `before` is missing in `after`, or smaller there.
+/// Check that no figure of `before` is missing in `after`, or smaller there.
 fn never_back(before: &Figures, after: &Figures) -> Result<()> {
     for (name, old) in before {
         let new = after.get(name).with_context(|| format!("{name} is gone: it was {old}"))?;
@@ -74,8 +74,8 @@ fn never_back(before: &Figures, after: &Figures) -> Result<()> {
     Ok(())
 }
 
-/// Kill and start the daemon; counters are compared before, while it is down, and after. One that is
-/// killed while it starts comes between.
+/// Kill and start the daemon; compare counters before, while it is down, and after.
+/// Another one is killed in between while it starts.
 pub fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
     let asker = stage.asker();
     let (before, shown) = (counted(&asker)?, stage.metrics()?);
@@ -92,7 +92,7 @@ pub fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
     never_back(&shown, &stage.metrics()?).context("in the metrics")
 }
 
-/// The next daemon has other programs than all before it.
+/// Start a daemon with programs that differ from all before it.
 pub fn upgrade(stage: &mut Stage, round: u64) -> Result<()> {
     upgrade_to(stage, &variant(&std::fs::read(programs::object())?, round as usize)?)
 }
@@ -124,19 +124,19 @@ const ADDED: Added = Added {
     kind: EventKind::COUNT as u8,
 };
 
-/// Coalesced segments that this version counted, and the other.
+/// Return the coalesced segments that this version counted, and the other.
 fn coalesced(stage: &Stage) -> Result<[u64; 2]> {
     let counters = Maps::from_pins(stage.pin_dir())?.counters()?;
     Ok([Counter::Coalesced as usize, ADDED.counter].map(|number| counters.events[number]))
 }
 
-/// Events that a connection was opened.
+/// Count the events of opened connections.
 fn opened(stage: &Stage) -> Result<usize> {
     let kind = EventKind::FlowOpened.name();
     Ok(stage.events()?.iter().filter(|event| event["kind"] == kind).count())
 }
 
-/// Events of the added kind in the last second that had any, of all CPUs.
+/// Count the events of the added kind in the last second that had any, of all CPUs.
 fn added_events(stage: &Stage) -> Result<u64> {
     let map = MapData::from_pin(stage.pin_dir().join(name::COUNTERS))?;
     let counters = PerCpuArray::<_, Raw<Counters>>::try_from(Map::PerCpuArray(map))?;
@@ -144,7 +144,7 @@ fn added_events(stage: &Stage) -> Result<u64> {
     Ok(counters.iter().map(|Raw(one)| one.event_budget[usize::from(ADDED.kind)]).sum())
 }
 
-/// To that version, and back.
+/// Upgrade to that version, and back.
 fn add_and_take_away(stage: &mut Stage, round: u64) -> Result<()> {
     let object = std::fs::read(programs::object())?;
     let newer = round.is_multiple_of(2);
@@ -171,7 +171,8 @@ fn add_and_take_away(stage: &mut Stage, round: u64) -> Result<()> {
     Ok(())
 }
 
-/// As much as after the first start: the same pins, maps and links, and as many programs.
+/// Check that nothing leaked since the first start: pins, maps, links and programs.
+/// The programs are as many, the others the same.
 fn nothing_leaked(stage: &Stage, first: &Holdings) -> Result<()> {
     let mut now = Holdings::default();
     let like_first = |now: &Holdings| {
@@ -185,7 +186,7 @@ fn nothing_leaked(stage: &Stage, first: &Holdings) -> Result<()> {
     waited.with_context(|| format!("{first:?} at first, now {now:?}"))
 }
 
-/// A message, and a ping as long as there are some left.
+/// Send a message, and a ping as long as there are some left.
 pub fn talk(honest: &mut Client) -> Result<()> {
     honest.send(&[Frame::text("still here")], &Cut::Whole)?;
     if honest.sent().pings < HONEST_PINGS {
@@ -194,7 +195,7 @@ pub fn talk(honest: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// All that the honest client sent was counted and answered.
+/// Check that everything the honest client sent was counted and answered.
 pub fn exact(stage: &Stage, honest: &Client) -> Result<()> {
     let sent = honest.sent();
     eventually("answers", || {
@@ -207,10 +208,10 @@ pub fn exact(stage: &Stage, honest: &Client) -> Result<()> {
     Ok(())
 }
 
-/// `rounds` times `change` under a ping flood, next to an honest client.
+/// Do `change` `rounds` times under a ping flood, next to an honest client.
 fn in_a_flood(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Result<()> {
     let window = WINDOW.as_secs().to_string();
-    // The flood is to go on through every change: that a hold survives one is in `paced.rs`.
+    // The flood must go on through every change: `paced.rs` tests that a hold survives one.
     let words = ["--max-ping-rate", "30", "--window-seconds", &window, "--pace", "off"];
     let mut stage = Stage::new(3, &words)?;
     let first = Holdings::of(stage.pin_dir())?;

@@ -1,6 +1,6 @@
-//! What must hold when things go wrong: daemons that die, floods from nowhere, full tables,
-//! interfaces that go away. Each test runs the real `ws-guard run` between namespaces of its own and
-//! in front of a server made with a third-party library, and proves that nothing is left behind.
+//! Failures: dying daemons, spoofed floods, full tables, vanishing interfaces.
+//! Each test runs the real `ws-guard run` between separate namespaces and in front of a server made
+//! with a third-party library, and proves that nothing is left behind.
 
 /// Skip, loudly, without root.
 macro_rules! needs_root {

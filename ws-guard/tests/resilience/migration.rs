@@ -24,19 +24,19 @@ use crate::{
 };
 
 const LIMIT: u32 = 30;
-/// Outlasts the test.
+/// Window that outlasts the test.
 const WINDOW: Duration = Duration::from_secs(3600);
-/// Has sent nothing; an operator exempted it under the earlier version.
+/// Silent source that an operator exempted under the earlier version.
 const ALLOWED: &str = "10.99.0.1";
 
-/// The policy that [`Stage`]'s daemon will have, as an earlier daemon wrote it.
+/// Return the policy of [`Stage`]'s daemon, as an earlier daemon wrote it.
 fn policy() -> Result<Policy> {
     let all = Address([u32::MAX; 4]);
     let rate = Rate::new(LIMIT, WINDOW.as_millis() as u32, 4).ok().context("a rate")?;
     let (generation, rules) = (1, 1);
     Ok(Policy {
         rate,
-        // No limit, but the window of the share.
+        // No limit, only the window of the share.
         connection_rate: Rate { limit: 0, ..rate },
         generation,
         rules,
@@ -48,7 +48,7 @@ fn policy() -> Result<Policy> {
     })
 }
 
-/// A stage whose guard is of an earlier schema.
+/// Set up a stage whose guard is of an earlier schema.
 fn older_stage(schema: u32) -> Result<Stage> {
     let window = WINDOW.as_secs().to_string();
     let words = ["--max-ping-rate", "30", "--window-seconds", &window, "--pace", "off"];
@@ -62,8 +62,9 @@ fn older_stage(schema: u32) -> Result<Stage> {
     Ok(stage)
 }
 
-/// A throttled source remains throttled, known connections are followed, the allowlist is kept, and
-/// every ping is counted, but for those of a stated gap where the counters' layout changed.
+/// Upgrade from `schema` in a flood:
+/// a throttled source remains throttled, known connections are followed, the allowlist is kept, and
+/// every ping is counted, except for those of a stated gap where the counters' layout changed.
 fn in_a_flood(schema: u32) -> Result<()> {
     let mut stage = older_stage(schema)?;
     let (mut client, mut honest) = (stage.connect(0)?, stage.connect(1)?);
@@ -75,6 +76,8 @@ fn in_a_flood(schema: u32) -> Result<()> {
         let flooding = scope.spawn(|| flood(&mut client, bounds, || !stop.load(Relaxed)));
         thread::sleep(Duration::from_millis(300));
         let started = stage.start().and_then(|()| talk(&mut honest));
+        let left = stage.pin_dir().join("STRANGERS");
+        ensure!(!left.exists(), "{} has no successor, and is still pinned", left.display());
         thread::sleep(Duration::from_millis(200));
         stop.store(true, Relaxed);
         let flooded = flooding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

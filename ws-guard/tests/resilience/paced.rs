@@ -1,4 +1,4 @@
-//! Paced connections while daemons die and give way to others: the held window stays held.
+//! Paced connections while daemons die and are replaced: the window stays held.
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,22 +20,23 @@ use crate::{
     stage::{Stage, eventually, number},
 };
 
-/// So low that the window which the server offers, were it ever let through, is more than the pace of all
-/// the time that a takeover takes.
+/// Pace so low that the server's own window would show during a takeover.
+/// Were it ever let through, it would exceed the pace of all that time.
 const RATE: u64 = 2 << 10;
-/// Bytes of a masked ping.
+/// Length of a masked ping.
 const PING: u64 = PAYLOAD as u64 + 6;
-/// More than any test here lasts, so that no throttle ends in the middle of it.
+/// Throttle duration that outlasts every test here.
 const FOR_LONG: Duration = Duration::from_secs(3600);
-/// At the pace it would take minutes.
+/// Length of a message that would take minutes at the pace.
 const LARGE: usize = 1 << 20;
 
-/// What the server has got of the flood, in bytes.
+/// Return the bytes of the flood that the server has got.
 fn arrived(stage: &Stage, flooder: SocketAddr) -> Result<u64> {
     Ok(number(&stage.flow(flooder)?["pings_in"])? * PING)
 }
 
-/// `change` while the flood goes on: it gets no more bytes through than in any other such time.
+/// Do `change` during the flood; check that no more bytes pass than otherwise.
+/// The comparison is with any other such time.
 fn held_meanwhile(
     stage: &mut Stage,
     flooder: SocketAddr,
@@ -60,7 +61,7 @@ fn held_meanwhile(
     Ok(())
 }
 
-/// The events of a kind about the flooder's connection.
+/// Return the events of a kind about the flooder's connection.
 fn events(stage: &Stage, kind: &str, client: SocketAddr) -> Result<Vec<Value>> {
     let client = client.to_string();
     let events = stage.events()?;
@@ -68,14 +69,14 @@ fn events(stage: &Stage, kind: &str, client: SocketAddr) -> Result<Vec<Value>> {
     Ok(events.into_iter().filter(about).collect())
 }
 
-/// Let the flooder go, whatever it sends.
+/// Release the flooder, whatever it sends.
 fn release(stage: &Stage, flooder: SocketAddr) -> Result<()> {
     stage.cli(&["policy", "set", "--max-ping-rate", "1000000"])?;
     stage.cli(&["release", &flooder.ip().to_string()])?;
     Ok(())
 }
 
-/// The flooder behaves, and is free: its window is the server's again.
+/// Check that the flooder, once it behaves, has the server's own window again.
 fn is_free(stage: &Stage, flooder: &mut Client) -> Result<()> {
     let local = flooder.local();
     let received = flooder.received().messages;
@@ -93,7 +94,7 @@ fn is_free(stage: &Stage, flooder: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// `rounds` times `change` while one connection is paced, next to an honest client.
+/// Do `change` `rounds` times with one paced connection and an honest client.
 fn paced_through(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Result<()> {
     let (window, pace) = (FOR_LONG.as_secs().to_string(), format!("{RATE}B/s"));
     let mut stage = Stage::new(2, &["--window-seconds", &window, "--pace", &pace])?;
@@ -118,7 +119,8 @@ fn paced_through(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Resu
             })
         });
         stop.store(true, Relaxed);
-        // Its last ping may have to wait for room in a full socket: at the pace, longer than the flood does.
+        // Its last ping may have to wait for room in a full socket: at the pace, longer than the
+        // flood does.
         let done = done.and_then(|()| release(&stage, local));
         let flooded = flooding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         done?;

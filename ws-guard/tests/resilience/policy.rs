@@ -1,4 +1,4 @@
-//! A change of policy holds from the next packet on.
+//! Changes of policy: in force from the next packet on.
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -13,13 +13,13 @@ use ws_guard_testkit::{
 
 use crate::stage::{Stage, eventually, number};
 
-/// Between two pings: 30 in the window below.
+/// Interval between two pings: 30 in the window below.
 const EVERY: Duration = Duration::from_millis(100);
 const WINDOW: Duration = Duration::from_secs(3);
-/// Steps of the guard's clock, and the time a packet takes.
+/// Steps of the guard's clock, and the transit time of a packet.
 const SLACK: Duration = Duration::from_millis(60);
 
-/// Numbered pings at a steady pace until told to stop; when each was sent.
+/// Send numbered pings at a steady pace until stopped; return the time of each.
 fn ping_steadily(client: &mut Client, stop: &AtomicBool) -> Result<Vec<Instant>> {
     let mut sent = Vec::new();
     while !stop.load(Relaxed) {
@@ -30,7 +30,7 @@ fn ping_steadily(client: &mut Client, stop: &AtomicBool) -> Result<Vec<Instant>>
     Ok(sent)
 }
 
-/// Whether each ping was answered.
+/// Return for each ping whether it was answered.
 fn answered(client: &Client, pings: usize) -> Vec<bool> {
     let mut answered = vec![false; pings];
     for payload in &client.received().pong_payloads {
@@ -42,7 +42,8 @@ fn answered(client: &Client, pings: usize) -> Vec<bool> {
     answered
 }
 
-/// The change is in force when the call returns, and not only some time later.
+/// Times around a change of policy.
+/// It is in force when the call returns, and not only some time later.
 struct Change {
     before: Instant,
     after: Instant,
@@ -107,12 +108,12 @@ fn a_new_limit_holds_from_the_next_ping_on_and_back() -> Result<()> {
     stage.finish()
 }
 
-/// Pings in one segment; how many of them were answered, once all were counted.
+/// Send pings in one segment; return the number of answers, once all were counted.
 fn burst(stage: &Stage, client: &mut Client, pings: usize) -> Result<u64> {
     let before = client.received().pongs;
     client.send(&vec![Frame::ping("?"); pings], &Cut::Whole)?;
     let messages = client.sent().messages + 1;
-    // The echo comes behind the pongs.
+    // The echo follows the pongs.
     client.send_one(Frame::text("done"))?;
     eventually("the echo", || Ok(client.received().messages >= messages))?;
     let source = stage.source(client.local().ip())?;
@@ -121,7 +122,7 @@ fn burst(stage: &Stage, client: &mut Client, pings: usize) -> Result<u64> {
     Ok(pongs - before)
 }
 
-/// 50 pings under one limit, then 10 under a lower one that the 50 are already over.
+/// Send 50 pings under one limit, then 10 under a lower one, already exceeded.
 fn lowered(from: &str, to: &str) -> Result<()> {
     let options = ["--max-ping-rate", from, "--window-seconds", "600", "--connection-share", "0"];
     let stage = Stage::new(1, &options)?;
@@ -140,8 +141,8 @@ fn pings_from_before_count_under_the_new_limit() -> Result<()> {
     lowered("60", "30")
 }
 
-/// Above 64 the window's log counts in groups (`ws_guard_common::window`): it is written anew when
-/// the limit crosses that, in both directions.
+/// Above 64 the window's log counts in groups (`ws_guard_common::window`):
+/// it is rewritten when the limit crosses that, in both directions.
 #[test]
 fn pings_from_before_count_where_the_log_changes_its_groups() -> Result<()> {
     needs_root!();

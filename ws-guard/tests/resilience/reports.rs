@@ -1,4 +1,4 @@
-//! A terminator that decrypts WebSocket traffic reports its pings, and the kernel acts on them.
+//! Reports of a terminator that decrypts traffic, on which the kernel acts.
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use crate::stage::{Stage, eventually, number};
 
 const TLS_PORT: u16 = 9443;
 
-/// Ping over TLS from client number `n`; how many were answered before the silence.
+/// Ping over TLS from client `n`; return the number of answers before the silence.
 fn ping(stage: &Stage, n: u8, most: u32) -> Result<u64> {
     let mut command = stage.pair.client.command(tools::python());
     command.arg(tools::foreign().join("wss_flood.py"));
@@ -51,12 +51,12 @@ fn a_flood_inside_tls_is_reported_throttled_and_dropped() -> Result<()> {
     let answered = ping(&stage, 0, 5000)?;
     let row = stage.source(flooder)?;
     println!("{answered} answered, then silence: {row}");
-    // Reports come twice a second: what passes until then is answered.
+    // Reports come twice a second: pings that pass until then are answered.
     ensure!((30..1000).contains(&answered), "{answered} answered");
     ensure!(row["state"] == "throttled" && row["port"] == TLS_PORT, "{row}");
     ensure!(number(&row["pings_total"])? >= answered, "{answered} answered: {row}");
     ensure!(number(&row["dropped_total"])? > 0, "{row}");
-    // The other port is another matter, and so is the other client.
+    // The port without TLS is unaffected, and so is the other client.
     ensure!(stage.connect(0).is_ok(), "the port without TLS is cut off as well");
     ensure!(ping(&stage, 1, 5)? == 5, "the calm client is cut off as well");
     drop(reporter);

@@ -1,4 +1,4 @@
-//! Packets from nowhere: they make no state, and hurt no connection.
+//! Spoofed packets: they create no state, and hurt no connection.
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -16,12 +16,12 @@ use ws_guard_testkit::{
 
 use crate::stage::{Stage, eventually, number};
 
-/// Each of a source of its own.
+/// Number of packets, each from a separate source.
 const PACKETS: u32 = 1_000_000;
-/// Entries of the table of pending handshakes, the daemon's default.
+/// Size of the table of pending handshakes, the daemon's default.
 const PENDING: u64 = 4096;
 
-/// What spoofed data segments hold.
+/// Return payloads of spoofed data segments.
 fn payloads() -> Vec<Vec<u8>> {
     let pings = encode(&vec![Frame::ping("x"); 20]);
     vec![pings, REQUEST.to_vec(), encode(&[Frame::text("hello")]), SWITCHING.to_vec()]
@@ -32,7 +32,7 @@ fn route_back(stage: &Stage) -> Result<()> {
     stage.pair.server.ip(&format!("route add {SPOOFED} via 10.77.0.1"))
 }
 
-/// The state that must not grow: flows, sources, and how many were refused or made room.
+/// Return the state that must not grow: flows, sources, unsynced and throttled.
 fn state(stage: &Stage) -> Result<[u64; 4]> {
     let status = stage.ask("status")?;
     let tables = &status["tables"];
@@ -45,7 +45,7 @@ fn state(stage: &Stage) -> Result<[u64; 4]> {
     ])
 }
 
-/// All that the client sent was counted, as often as it was sent, and answered.
+/// Check that everything the client sent was counted once, and answered.
 fn exact(stage: &Stage, client: &Client) -> Result<()> {
     let sent = client.sent();
     let name = client.local();
@@ -65,7 +65,7 @@ fn exact(stage: &Stage, client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// A message and a ping.
+/// Send a message and a ping.
 fn talk(client: &mut Client) -> Result<()> {
     client.send(&[Frame::text("still here"), Frame::ping("?")], &Cut::Whole)
 }
@@ -124,7 +124,7 @@ fn a_million_spoofed_sources_make_no_state_and_evict_none() -> Result<()> {
     stage.finish()
 }
 
-/// Newcomers connect while the flood goes on, and everybody talks until it is over.
+/// Connect newcomers during the flood, and talk on all connections to its end.
 fn join_during(
     stage: &Stage,
     settled: &mut Client,
@@ -145,7 +145,8 @@ fn join_during(
     Ok((newcomers, rounds))
 }
 
-/// Kinds of segments in a victim's name, each with a sequence number of its own.
+/// Return flags and payload of forged segment `n` in a victim's name.
+/// Each has a different sequence number.
 fn impostor(n: u32, pings: &[u8]) -> (Flags, &[u8]) {
     match n % 8 {
         0 => (Flags::Rst, &[]),
@@ -155,7 +156,7 @@ fn impostor(n: u32, pings: &[u8]) -> (Flags, &[u8]) {
     }
 }
 
-/// Send them as fast as it goes, a round of them before each look at `stop`.
+/// Send them at full speed, a round of them before each look at `stop`.
 fn impersonate(stage: &Stage, source: SocketAddr, stop: &AtomicBool) -> Result<u64> {
     let sender = Sender::new(&stage.pair)?;
     let pings = encode(&vec![Frame::ping("not mine"); 40]);

@@ -1,4 +1,4 @@
-//! A server, a guard in front of it, and what the guard says.
+//! A server, a guard in front of it, and the guard's reports.
 use std::{
     collections::BTreeMap,
     fs,
@@ -24,15 +24,15 @@ use ws_guard_testkit::{
 };
 
 pub const PORT: u16 = 9001;
-/// Where the daemon serves its metrics, inside the server's namespace.
+/// Address of the daemon's metrics, inside the server's namespace.
 const METRICS: &str = "127.0.0.1:9464";
-/// How long it may take until the programs are attached: the verifier has its work to do.
+/// Time limit until the programs are attached: the verifier takes its time.
 const START: Duration = Duration::from_secs(40);
 
-/// Figures that only ever grow, by name.
+/// Monotonic figures, by name.
 pub type Figures = BTreeMap<String, u64>;
 
-/// Everything of one test. End it with [`Stage::finish`].
+/// Everything for one test. End it with [`Stage::finish`].
 pub struct Stage {
     pub server: Option<Server>,
     daemon: Option<Process>,
@@ -40,7 +40,7 @@ pub struct Stage {
     pin_dir: PathBuf,
     socket: PathBuf,
     options: Vec<String>,
-    /// The kernel programs that the next daemon loads, where they are not its own.
+    /// Kernel programs for the next daemon, unless its own.
     pub object: Option<PathBuf>,
     footprint: Footprint,
     hooks: String,
@@ -48,14 +48,14 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A guard with `options` of `run`, in front of a server.
+    /// Start a guard with `options` of `run`, in front of a server.
     pub fn new(clients: u8, options: &[&str]) -> Result<Stage> {
         let mut stage = Stage::unguarded(clients, options)?;
         stage.start()?;
         Ok(stage)
     }
 
-    /// The server alone, and a guard for [`Stage::start`].
+    /// Start the server alone, and prepare a guard for [`Stage::start`].
     pub fn unguarded(clients: u8, options: &[&str]) -> Result<Stage> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("wsg-res-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
@@ -113,12 +113,12 @@ impl Stage {
         &self.socket
     }
 
-    /// Where the daemon keeps what operators decide.
+    /// Return the file in which the daemon keeps operators' decisions.
     pub fn state_file(&self) -> PathBuf {
         self.socket.with_extension("state.json")
     }
 
-    /// Wait until a running daemon says that it is attached, in both directions.
+    /// Wait until a running daemon reports that it is attached, in both directions.
     pub fn wait_attached(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         loop {
@@ -145,7 +145,7 @@ impl Stage {
         self.footprint.add_pins(&self.pin_dir)
     }
 
-    /// SIGKILL, and wait for its end.
+    /// Send SIGKILL, and wait for its end.
     pub fn kill(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("no daemon")?;
         daemon.signal(Signal::SIGKILL)?;
@@ -155,41 +155,41 @@ impl Stage {
         Ok(())
     }
 
-    /// SIGTERM: protection stays.
+    /// Send SIGTERM: protection stays.
     pub fn terminate(&mut self) -> Result<()> {
         let status = self.daemon.take().context("no daemon")?.terminate()?;
         ensure!(status.success(), "the daemon ended with {status}");
         Ok(())
     }
 
-    /// A command of the CLI, and what it printed.
+    /// Run a command of the CLI; return its output.
     pub fn cli(&self, words: &[&str]) -> Result<String> {
         cli(&self.place, words)
     }
 
-    /// A listing, as JSON: from the daemon, or from the pins while it is down.
+    /// Return a listing as JSON: from the daemon, or from the pins while it is down.
     pub fn ask(&self, subcommand: &str) -> Result<Value> {
         self.asker().ask(subcommand)
     }
 
-    /// The events that the daemon keeps.
+    /// Return the events that the daemon keeps.
     pub fn events(&self) -> Result<Vec<Value>> {
         let said = self.cli(&["events", "-o", "json"])?;
         let events = serde_json::Deserializer::from_str(&said).into_iter();
         events.collect::<Result<_, _>>().context("a line of JSON an event")
     }
 
-    /// The policy in force.
+    /// Return the policy in force.
     pub fn policy(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.cli(&["policy", "get", "-o", "json"])?)?)
     }
 
-    /// What the daemon has written so far.
+    /// Return the daemon's log so far.
     pub fn log(&self) -> Vec<String> {
         self.daemon.as_ref().map(Process::lines).unwrap_or_default()
     }
 
-    /// What asks in the background, while the daemon comes and goes.
+    /// Return a handle for queries in the background, while the daemon comes and goes.
     pub fn asker(&self) -> Asker {
         Asker { place: self.place.clone() }
     }
@@ -205,24 +205,24 @@ impl Stage {
         SocketAddr::new(Family::V4.server(), PORT)
     }
 
-    /// The row of a source in `sources`.
+    /// Return the row of a source in `sources`.
     pub fn source(&self, address: IpAddr) -> Result<Value> {
         row(&self.ask("sources")?, "source", &address.to_string())
             .with_context(|| format!("`sources` does not have {address}"))
     }
 
-    /// The row of a connection in `flows`.
+    /// Return the row of a connection in `flows`.
     pub fn flow(&self, client: SocketAddr) -> Result<Value> {
         row(&self.ask("flows")?, "client", &client.to_string())
             .with_context(|| format!("`flows` does not have {client}"))
     }
 
-    /// The samples of the metrics page, by name and labels, that count what happened.
+    /// Return the samples of the metrics page that count events, by name and labels.
     pub fn metrics(&self) -> Result<Figures> {
         let text = self.pair.server.run(|| -> Result<String> {
             let mut stream = TcpStream::connect(METRICS)?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            // The server closes behind its answer to a client of this version.
+            // The server closes the connection after its answer to a client of this version.
             stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
@@ -239,12 +239,12 @@ impl Stage {
         Ok(figures)
     }
 
-    /// Stop the server; what it counted.
+    /// Stop the server; return its counts.
     pub fn stop_server(&mut self) -> Result<Totals> {
         self.server.take().context("no server")?.stop()
     }
 
-    /// Take the guard away, and prove that nothing of it is left.
+    /// Unload the guard, and prove that nothing of it is left.
     pub fn finish(mut self) -> Result<()> {
         if self.daemon.is_some() {
             self.terminate()?;
@@ -252,7 +252,7 @@ impl Stage {
         let [programs, maps, links] = self.footprint.counts();
         ensure!(programs > 0 && maps > 0 && links > 0, "nothing to look for");
         self.unload()?;
-        // A daemon that was killed could not remove its socket, a later one has.
+        // A killed daemon could not remove its socket, a later one has.
         self.footprint.assert_gone()?;
         let now = hooks(&self.pair.server, INTERFACE)?;
         ensure!(now == self.hooks, "{INTERFACE} was\n{}\nand is\n{now}", self.hooks);
@@ -264,7 +264,7 @@ impl Stage {
         Ok(())
     }
 
-    /// `ws-guard unload`, where the interface is.
+    /// Run `ws-guard unload` in the interface's namespace.
     pub fn unload(&self) -> Result<()> {
         let mut command = self.pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
         finished(command.args(&self.place).arg("unload")).map(drop)
@@ -285,7 +285,7 @@ impl Drop for Stage {
     }
 }
 
-/// Reads listings of one guard, on any thread.
+/// Reader of one guard's listings, on any thread.
 pub struct Asker {
     place: [String; 4],
 }
@@ -317,12 +317,12 @@ fn row(rows: &Value, field: &str, wanted: &str) -> Option<Value> {
     rows.as_array()?.iter().find(|row| row[field] == wanted).cloned()
 }
 
-/// A number in JSON.
+/// Return a number in JSON.
 pub fn number(value: &Value) -> Result<u64> {
     value.as_u64().with_context(|| format!("{value} is not a whole number"))
 }
 
-/// Wait until `done` says so.
+/// Wait until `done` returns true.
 pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(10);
     while !done()? {

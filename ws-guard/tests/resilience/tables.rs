@@ -1,4 +1,4 @@
-//! Full tables: newcomers are counted and treated as configured, those who are in stay in.
+//! Full tables: newcomers are counted and treated as configured, others stay.
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -10,17 +10,17 @@ use ws_guard_testkit::{
 
 use crate::stage::{Stage, eventually, number};
 
-/// Room in the table under test.
+/// Capacity of the table under test.
 const ROOM: usize = 64;
 const MORE: usize = 36;
-/// Client addresses, so that no source comes near its limit.
+/// Number of client addresses: enough that no source comes near its limit.
 const ADDRESSES: u8 = 100;
 
-/// Counters of the metrics.
+/// Counters of the metrics page.
 const REFUSED_FLOWS: &str = r#"wsguard_flow_events_total{event="refused"}"#;
 const REFUSED_SOURCES: &str = r#"wsguard_source_events_total{event="refused"}"#;
 
-/// A message and a ping on each, and both their answers.
+/// Send a message and a ping on each connection, and wait for both answers.
 fn talk(clients: &mut [Client]) -> Result<()> {
     let frames = [Frame::text("hello"), Frame::ping("?")];
     clients.iter_mut().try_for_each(|client| client.send(&frames, &Cut::Whole))?;
@@ -35,7 +35,7 @@ fn talk(clients: &mut [Client]) -> Result<()> {
     Ok(())
 }
 
-/// Each flow is in the table, with all that the client sent.
+/// Check that each flow is in the table, with everything that the client sent.
 fn tracked(stage: &Stage, clients: &[Client]) -> Result<()> {
     let flows = stage.ask("flows")?;
     for client in clients {
@@ -45,20 +45,21 @@ fn tracked(stage: &Stage, clients: &[Client]) -> Result<()> {
         let counts = (number(&flow["frames_in"])?, number(&flow["pings_in"])?);
         ensure!(counts == (sent.frames, sent.pings), "{sent:?}: {flow}");
     }
-    // Those that the table had no room for are known as strangers.
+    // Connections that the table had no room for are midstream candidates.
     let open =
         flows.as_array().map(|rows| rows.iter().filter(|row| row["state"] == "open").count());
     ensure!(open == Some(clients.len()), "others are in {flows}");
     Ok(())
 }
 
-/// A counter that must be in the metrics.
+/// Return a counter that must be in the metrics.
 fn metric(stage: &Stage, name: &str) -> Result<u64> {
     let figures = stage.metrics()?;
     figures.get(name).copied().with_context(|| format!("no {name} in {figures:?}"))
 }
 
-/// Wait until the metric has this value: an answer to a scrape holds for up to a second.
+/// Wait until the metric has this value.
+/// An answer to a scrape holds for up to a second.
 fn reaches(stage: &Stage, name: &str, wanted: u64) -> Result<()> {
     eventually(&format!("{name} is {wanted}"), || Ok(metric(stage, name)? == wanted))
 }
@@ -79,7 +80,7 @@ fn a_full_flow_table_lets_newcomers_through_untracked() -> Result<()> {
     talk(&mut settled)?;
     tracked(&stage, &settled)?;
 
-    // Room comes back when a connection ends; the table is searched for it once a second.
+    // Room is freed when a connection ends; the table is searched for it once a second.
     settled.pop().context("no connection")?.close()?;
     eventually("a newcomer is tracked", || {
         let newcomer = stage.connect(0)?;
@@ -99,13 +100,13 @@ fn a_full_flow_table_refuses_newcomers_where_it_shall() -> Result<()> {
     talk(&mut settled)?;
     let (start, stage_ref) = (ROOM as u8, &stage);
     let refused = thread::scope(|scope| {
-        // At once: each waits for an answer that never comes.
+        // Simultaneously: each waits for an answer that never comes.
         let connects = (start..start + MORE as u8).map(|n| move || stage_ref.connect(n).is_err());
         let all: Vec<_> = connects.map(|connect| scope.spawn(connect)).collect();
         all.into_iter().filter_map(|one| one.join().ok()).filter(|refused| *refused).count()
     });
     ensure!(refused == MORE, "only {refused} of {MORE} were refused");
-    // The server sends its answer again and again, and each is refused.
+    // The server retransmits its answer, and each one is refused.
     ensure!(metric(&stage, REFUSED_FLOWS)? >= MORE as u64, "{:?}", stage.metrics()?);
     talk(&mut settled)?;
     tracked(&stage, &settled)?;
@@ -113,8 +114,9 @@ fn a_full_flow_table_refuses_newcomers_where_it_shall() -> Result<()> {
     stage.finish()
 }
 
-/// Real connections, of 250 addresses: about as many as a process may have with 20,000 files open, two
-/// each, in addition to the tests that run at the same time.
+/// Number of real connections, of 250 addresses:
+/// about as many as a process may have with 20,000 files open, two each, in addition to the tests
+/// that run at the same time.
 const CROWD: usize = 9_400;
 
 #[test]
@@ -126,12 +128,12 @@ fn a_crowd_of_connections_with_room_for_a_thousand() -> Result<()> {
         crowd.push(stage.connect((n % 250) as u8).with_context(|| format!("connection {n}"))?);
     }
     reaches(&stage, REFUSED_FLOWS, (CROWD - 1000) as u64)?;
-    // Who is in is counted exactly, and who is not is served all the same.
+    // Tracked connections are counted exactly, and the others are served all the same.
     talk(&mut crowd[..1000])?;
     talk(&mut crowd[CROWD - 100..])?;
     tracked(&stage, &crowd[..1000])?;
     ensure!(in_table(&stage)? == 100, "the source table is not full");
-    // 250 addresses pinged once on each of four connections that are tracked.
+    // 250 addresses pinged once on each of four tracked connections.
     reaches(&stage, REFUSED_SOURCES, 150 * 4)?;
     for n in 0..100 {
         let source = stage.source(Family::V4.client(n))?;
@@ -142,15 +144,16 @@ fn a_crowd_of_connections_with_room_for_a_thousand() -> Result<()> {
     stage.finish()
 }
 
-/// Entries of the source table, without coarser prefixes.
+/// Return the number of source table entries, without coarser prefixes.
 fn in_table(stage: &Stage) -> Result<u64> {
     number(&stage.ask("status")?["tables"]["sources"]["entries"])
 }
 
-/// The default of `--max-ping-rate`.
+/// Default of `--max-ping-rate`.
 const LIMIT: u64 = 30;
 
-/// Clients past the room of the source table; returns the pongs that the last ones got for a ping.
+/// Connect clients past the capacity of the source table;
+/// return the pongs that the last ones got for a ping.
 fn newcomers_among_sources(policy: &str) -> Result<u64> {
     let options = ["--max-sources", "64", "--on-full-sources", policy, "--connection-share", "0"];
     let mut stage = Stage::new(ADDRESSES, &options)?;
@@ -161,7 +164,7 @@ fn newcomers_among_sources(policy: &str) -> Result<u64> {
         client.send(&[Frame::ping("?"), Frame::text("hello")], &Cut::Whole)?;
     }
     for client in &others {
-        // The echo comes behind the pong, if there is one.
+        // The echo follows the pong, if there is one.
         eventually("the echo", || Ok(client.received().messages == 1))?;
     }
     let pongs = others.iter().map(|client| client.received().pongs).sum();
@@ -185,7 +188,7 @@ fn a_full_source_table_answers_newcomers_or_not() -> Result<()> {
     needs_root!();
     let (coarser, closed) =
         (newcomers_among_sources("coarser")?, newcomers_among_sources("closed")?);
-    // Those of one coarser prefix share a limit.
+    // Clients of one coarser prefix share a limit.
     ensure!((coarser, closed) == (LIMIT, 0), "{coarser} and {closed} pongs for {MORE} pings");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the README shows: run, look, throttle, stop, take away.
+//! The README's steps: run, look, throttle, stop, unload.
 use anyhow::{Result, ensure};
 use ws_guard_testkit::frame::{Frame, encode};
 

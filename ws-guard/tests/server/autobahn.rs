@@ -1,10 +1,11 @@
-//! The quick groups of Autobahn|Testsuite. All of them: `cargo xtask test autobahn`.
+//! The quick groups of Autobahn|Testsuite.
+//! `cargo xtask test autobahn` runs all of them.
 
 use ws_guard_testkit::{autobahn, tools};
 
 use super::stage::{Stage, unlimited};
 
-/// Cases in the quick groups.
+/// Number of cases in the quick groups.
 const CASES: usize = 301;
 
 #[test]

@@ -1,5 +1,5 @@
-//! The bus over TLS: one Redis, Sentinels and a cluster, with a certificate that the server trusts by
-//! `SSL_CERT_FILE`, or does not trust.
+//! The bus over TLS: one Redis, Sentinels and a cluster.
+//! Their certificate is one that the server trusts by `SSL_CERT_FILE`, or does not trust.
 
 use std::{fs, path::Path, process::Command};
 
@@ -14,7 +14,7 @@ use super::{
     stage::{Client, PATIENCE, wait_for},
 };
 
-/// A certificate for these names, below this folder.
+/// Write a certificate for these names, below this folder.
 fn certify(folder: &Path, names: &[&str]) -> Tls {
     let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
     let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -24,7 +24,7 @@ fn certify(folder: &Path, names: &[&str]) -> Tls {
     tls
 }
 
-/// A server whose topics `chat*` have a history, on this bus.
+/// Start a server whose topics `chat*` have a history, on this bus.
 fn serve(folder: &Path, url: &str, trusted: Option<&Tls>) -> Served {
     let topics = folder.join("topics.toml");
     fs::write(&topics, "[[server.topic]]\nmatch = \"chat*\"\nhistory = 10\n").unwrap();
@@ -44,14 +44,14 @@ fn ask(client: &mut Client, request: &Value) -> Value {
     }
 }
 
-/// Publish until it is stored; the offset.
+/// Publish until it is stored; return the offset.
 fn publish(served: &Served, topic: &str, key: &str) -> u64 {
     let mut client = Client::connect(served.address);
     let request = json!({"type": "publish", "topic": topic, "data": key, "key": key});
     wait_for(PATIENCE, || ask(&mut client, &request)["offset"].as_u64()).expect("it is stored")
 }
 
-/// A client that follows a topic.
+/// Connect a client that follows a topic.
 fn follow(served: &Served, topic: &str) -> Client {
     let mut client = Client::connect(served.address);
     let request = json!({"type": "subscribe", "topic": topic});
@@ -111,7 +111,7 @@ fn sentinels_are_asked_by_tls_and_name_a_primary_that_is_reached_by_it() {
     let mut reader = follow(&served, "chat");
     assert_eq!(publish(&served, "chat", "a"), 1);
     expect(&mut reader, "a");
-    // What was written is there, too.
+    // The earlier messages are there, too.
     said_by(replica.port, &["xlen", "cluster:default:ws:topic:{chat}"], "2");
     primary.kill();
     assert_eq!(publish(&served, "chat", "b"), 2);
@@ -168,7 +168,7 @@ fn nodes_of_a_cluster_are_reached_by_tls_by_their_addresses_and_by_their_names()
     }
 }
 
-/// What a Redis says to a command, once this is in it.
+/// Return a Redis' answer to a command, once it contains this part.
 fn said_by(port: u16, words: &[&str], part: &str) -> String {
     let ask = || {
         let mut ask = Command::new("redis-cli");

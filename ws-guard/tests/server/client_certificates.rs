@@ -1,4 +1,4 @@
-//! Clients that prove who they are with a certificate.
+//! Clients that authenticate with a certificate.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use super::{
     stage::{REQUEST, Stage, connect},
 };
 
-/// An authority, and what it vouches for.
+/// A certificate authority, with issuer and certificate.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
@@ -49,7 +49,7 @@ impl Authority {
     }
 }
 
-/// The server's certificate, and `authority` as who vouches for clients.
+/// The server's certificate, and `authority` as the issuer of clients'.
 struct Files {
     folder: tempfile::TempDir,
     trusted: CertificateDer<'static>,
@@ -81,7 +81,7 @@ impl Files {
         Arc::new(tls.unwrap())
     }
 
-    /// Upgrade as `identity`, or as nobody: the client's end, and the head of the answer.
+    /// Upgrade as `identity`, or anonymously; return client end and answer's head.
     fn upgrade(
         &self,
         stage: &Stage,

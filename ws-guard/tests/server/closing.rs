@@ -1,4 +1,4 @@
-//! Every end has a cause, in the log and in the metrics, and its close code.
+//! Causes of connection ends, in the log and in the metrics, and their close codes.
 
 use std::{net::Shutdown, time::Duration};
 
@@ -20,7 +20,7 @@ fn a_clients_close_is_answered_and_the_server_ends_tcp() {
         assert_eq!(client.close_code(), Some(code));
         assert_eq!(client.next(), None);
         let local = client.local;
-        // It waits for the other end only so long as that is there.
+        // The server waits for the other end only as long as that exists.
         drop(client);
         let line = stage.logged("close", local);
         assert_eq!(
@@ -100,7 +100,7 @@ fn a_silent_client_is_pinged_three_times_and_closed() {
 fn a_client_that_talks_but_answers_no_ping_only_looks_alive() {
     let stage = Stage::start(|config| fast(&mut config.heartbeat));
     let mut client = Client::connect(stage.address);
-    // It has to be pinged first, and that is once it was quiet.
+    // It has to be pinged first, which happens after a quiet interval.
     assert_eq!(client.next().unwrap().opcode, opcode::PING);
     let mut other = client.stream.try_clone().unwrap();
     std::thread::spawn(move || {
@@ -182,11 +182,11 @@ fn a_close_frame_that_never_left_is_none() {
         config.close_timeout = Duration::from_millis(300);
     });
     let mut client = Client::connect(stage.address);
-    // So few at a time that their pongs never fill the queue: then nothing more would be read.
+    // Few enough at a time that their pongs never fill the queue: then nothing more would be read.
     let pings = encode(&vec![Frame::ping(vec![7; 125]); 100]);
     let of = |what| stage.metric(&format!("wsguard_server_pings_total{{what=\"{what}\"}}"));
     let mut sent = 0.0;
-    // Until pongs stand still, and wait for no more than one.
+    // Until pongs stall, and wait for no more than one.
     while of("passed_over") == 0.0 {
         client.write(&pings);
         sent += 100.0;

@@ -20,7 +20,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What has been received.
+/// Received telemetry.
 #[derive(Default)]
 pub struct Received {
     pub spans: Vec<Span>,
@@ -28,13 +28,13 @@ pub struct Received {
     /// The latest of each export.
     pub metrics: Vec<Metric>,
     pub resources: Vec<String>,
-    /// Something came with gzip.
+    /// Set once something came with gzip.
     pub packed: bool,
-    /// Paths of requests, and the authorization that came with them.
+    /// Paths of requests, and their authorization.
     pub authorized: Vec<(String, String)>,
 }
 
-/// One that runs until the test ends.
+/// A collector that runs until the test ends.
 pub struct Collector {
     endpoint: String,
     pub received: Arc<Mutex<Received>>,
@@ -45,7 +45,7 @@ impl Collector {
         Collector::on(TcpListener::bind("127.0.0.1:0").unwrap(), None)
     }
 
-    /// On a listener of any namespace, over TLS if it is told how.
+    /// Start it on a listener of any namespace, over TLS if configured.
     pub fn on(listener: TcpListener, tls: Option<ServerConfig>) -> Collector {
         let tls = tls.map(Arc::new);
         let address = listener.local_addr().unwrap();
@@ -80,7 +80,7 @@ impl Collector {
         received.spans.iter().filter(|span| span.name == name).cloned().collect()
     }
 
-    /// The sum of a counter's or gauge's points with these labels.
+    /// Return the sum of a counter's or gauge's points with these labels.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let received = self.received.lock().unwrap();
         let metric = received.metrics.iter().find(|metric| metric.name == name);
@@ -97,7 +97,8 @@ impl Collector {
     }
 }
 
-/// One request, and its answer. Who does not trust the certificate sends none.
+/// Read one request, and answer it.
+/// A client that does not trust the certificate sends none.
 fn receive(stream: impl Read + Write, into: &Mutex<Received>) {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
@@ -162,7 +163,7 @@ fn receive(stream: impl Read + Write, into: &Mutex<Received>) {
     stream.flush().unwrap();
 }
 
-/// An attribute, as text.
+/// Return an attribute as text.
 pub fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     Some(match found.value.as_ref()?.value.as_ref()? {

@@ -1,4 +1,4 @@
-//! What `ws-guard connections` and `connection` say of the server's connections.
+//! Output of `ws-guard connections` and `connection` about a server.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,7 +14,7 @@ use super::{
     stage::{Client, PATIENCE, wait_for},
 };
 
-/// A server with a control socket of its own.
+/// A server with a separate control socket.
 struct Listed {
     served: Served,
     socket: String,
@@ -45,7 +45,7 @@ impl Listed {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The listed connection of `client`, once `wanted` is true of it.
+    /// Return the listed connection of `client`, once `wanted` is true of it.
     fn find(&self, client: &Client, wanted: impl Fn(&Value) -> bool) -> Value {
         let peer = client.local.to_string();
         let mut last = Value::Null;
@@ -87,7 +87,7 @@ fn live_connections_and_those_that_ended_are_listed() {
     assert!(wide.contains("HANDSHAKE") && wide.contains(&first.local.to_string()), "{wide}");
 }
 
-/// A client that falls silent: the seed's states, one after the other, and the cause.
+/// The states of a client that falls silent, in order, and the cause of its end.
 #[test]
 fn the_story_of_a_client_that_falls_silent() {
     let listed = Listed::start(&["--ping-interval", "200ms", "--pong-timeout", "300ms"]);
@@ -99,7 +99,7 @@ fn the_story_of_a_client_that_falls_silent() {
     assert!(active["last_pong"].is_string() && active["heartbeat_rtt_ms"].is_number(), "{active}");
     let id = active["id"].to_string();
 
-    // From here on it answers nothing.
+    // From here on the client answers nothing.
     let mut follow = listed.command(&["connection", &id, "--follow", "-o", "json"]);
     let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
@@ -132,7 +132,7 @@ fn a_follower_is_told_each_message_and_ping_once() {
     let mut follow = listed.command(&["connection", &id, "--follow", "-o", "json"]);
     let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
-    // The first line is the past, which is told once the follower is there.
+    // The first line is the past, reported once the follower is there.
     assert!(lines.next().unwrap().unwrap().contains("\"opened\""));
     client.send(&[Frame::text("hello"), Frame::ping("?"), Frame::new(opcode::CLOSE, [])]);
     client.close_code();
@@ -159,7 +159,7 @@ fn exit_codes() {
     assert_eq!(nobody.unwrap().status.code(), Some(69));
 }
 
-/// Listing asks each connection, and does not hold the others up.
+/// Listing asks each connection, and does not delay the others.
 #[test]
 fn many_connections_are_listed_while_others_go_on() {
     let listed = Listed::start(&[]);

@@ -1,4 +1,4 @@
-//! nginx that asks servers whether they are ready: one that is stopped holds up no client.
+//! nginx before servers of which one is stopped: with `ready.lua`, it holds up no client.
 use std::{fmt::Write, fs, net::SocketAddr, process::Command};
 
 use nix::sys::signal::Signal;
@@ -21,7 +21,7 @@ struct Edge {
 }
 
 impl Edge {
-    /// Before servers, each with the port of its metrics.
+    /// Start nginx before servers, each with the port of its metrics.
     fn start(servers: &[(&Served, u16)]) -> Edge {
         let folder = tempfile::tempdir().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -66,7 +66,7 @@ http {{
         Edge { nginx, address, _folder: folder }
     }
 
-    /// All are let in, of which none is on its way for as long as a server is stopped.
+    /// Check that clients are let in, one after the other.
     fn lets_all_in(&self) {
         for number in 0..CLIENTS {
             assert!(is_let_in(self.address), "client {number}: {:?}", self.nginx.lines());

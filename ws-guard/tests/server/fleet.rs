@@ -1,4 +1,4 @@
-//! Three servers on one Redis, of which one is killed under load.
+//! A fleet of three servers on one Redis, one of which is killed under load.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +52,7 @@ impl Talk {
         Talk(Client::ask(connect(served.address), &request, &[]))
     }
 
-    /// `None` where the connection has ended.
+    /// Send a request; `None` where the connection has ended.
     fn send(&mut self, request: &Value) -> Option<()> {
         self.0.stream.write_all(&encode(&[Frame::text(&request.to_string())])).ok()
     }
@@ -73,7 +73,7 @@ impl Talk {
     }
 }
 
-/// Publish until it is acknowledged, here or at another server; the offset it got.
+/// Publish until it is acknowledged, here or at another server; return its offset.
 fn insist(talk: &mut Talk, other: &Served, topic: &str, data: &Value, key: &str) -> Value {
     wait_for(PATIENCE, || {
         let answer = talk.publish(topic, data, key);
@@ -85,7 +85,7 @@ fn insist(talk: &mut Talk, other: &Served, topic: &str, data: &Value, key: &str)
     .expect("it is stored in the end")
 }
 
-/// What a reader has seen, and how it came back.
+/// Messages that a reader has seen, and its reconnection.
 #[derive(Default)]
 struct Seen {
     /// Data by offsets.
@@ -115,7 +115,7 @@ impl Seen {
     }
 }
 
-/// Follow `chat` to its end, and go on at another server where the connection ends.
+/// Follow `chat` to its end, reconnecting to another server where needed.
 fn read(first: &Served, other: &Served, with_token: bool, killed: &Mutex<Option<Instant>>) -> Seen {
     let mut seen = Seen::default();
     let mut talk = Talk::to(first, "");
@@ -141,7 +141,7 @@ fn read(first: &Served, other: &Served, with_token: bool, killed: &Mutex<Option<
     }
 }
 
-/// With a token, or with the last position; all that was missed follows.
+/// Reconnect with a token, or with the last position; everything missed follows.
 fn come_back(other: &Served, last: &Value, token: &Value) -> Talk {
     let mut talk;
     if let Some(token) = token.as_str() {
@@ -156,7 +156,7 @@ fn come_back(other: &Served, last: &Value, token: &Value) -> Talk {
     talk
 }
 
-/// Work on `jobs` until all are done; the first worker does nothing but take them.
+/// Work on `jobs` until all are done; the first worker only takes them.
 fn work(served: &Served, idle: bool, done: &Mutex<BTreeSet<u64>>, taken: &AtomicUsize) {
     let mut talk = Talk::to(served, "");
     talk.send(&json!({"type": "subscribe", "topic": "jobs"})).unwrap();
@@ -228,7 +228,7 @@ fn one_of_three_that_is_killed_takes_nothing_with_it() {
         assert!(wait_for(PATIENCE, enough).is_some());
         *killed.lock().unwrap() = Some(Instant::now());
         servers[0].process.signal(Signal::SIGKILL).unwrap();
-        // What its client had, others get.
+        // Its client's jobs go to others.
         let all = || (done.lock().unwrap().len() == JOBS).then_some(());
         assert!(wait_for(PATIENCE, all).is_some(), "{:?}", done.lock().unwrap());
         let took = killed.lock().unwrap().unwrap().elapsed();

@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! Handshakes: admission, and the answers to refused clients.
 
 use std::{io::Write, net::Ipv4Addr, time::Duration};
 
@@ -47,7 +47,7 @@ fn rubbish_is_no_request() {
 #[test]
 fn who_sends_no_more_is_answered_all_the_same() {
     let stage = Stage::start(|_| {});
-    // As often as it takes for the end to come together with the request.
+    // Repeated until the end arrives together with the request.
     for _ in 0..50 {
         let mut stream = connect(stage.address);
         stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
@@ -87,7 +87,7 @@ fn a_flood_of_headers_is_cut_off() {
     let long = format!("X-Flood: {}\r\n", "1".repeat(100_000));
     let answer = refused(connect(stage.address), format!("{REQUEST}{long}\r\n").as_bytes());
     assert!(!answer.contains("101"), "{answer}");
-    // Without an end to it.
+    // Without an end.
     let mut stream = connect(stage.address);
     let endless = wait_for(Duration::from_secs(10), || stream.write_all(&[b'a'; 4096]).err());
     assert!(endless.is_some(), "it goes on reading");
@@ -134,7 +134,7 @@ fn in_a_crowd_newcomers_wait_for_a_place() {
         config.handshake_wait = PATIENCE;
     });
     let from = |last| connect_from([127, 0, 0, last].into(), stage.address, None);
-    // All are connected before any asks; the later ones are in the kernel's queue.
+    // All are connected before any sends a request; the later ones are in the kernel's queue.
     let crowd: Vec<_> = (1..60).map(from).collect();
     let asks = crowd.into_iter().map(|stream| Client::request(stream, "", &[]));
     assert!(asks.map(|client| client.answer).all(|answer| answer.starts_with("HTTP/1.1 101")));
@@ -194,7 +194,7 @@ fn a_trusted_proxy_says_whom_it_connects_for() {
     };
     let first = Client::request(proxied("192.0.2.1"), "", &[]);
     assert_eq!(stage.logged("open", first.local)["client"], "192.0.2.1");
-    // Limits are the client's, not the proxy's.
+    // Limits are per client, not per proxy.
     let _second = Client::request(proxied("192.0.2.2"), "", &[]);
     let third = refused(proxied("192.0.2.1"), format!("{REQUEST}\r\n").as_bytes());
     assert!(third.starts_with("HTTP/1.1 429 "), "{third}");
@@ -202,6 +202,6 @@ fn a_trusted_proxy_says_whom_it_connects_for() {
     let local = bare.local_addr().unwrap();
     assert_eq!(refused(bare, format!("{REQUEST}\r\n").as_bytes()), "");
     assert_eq!(stage.logged("refused", local)["refused"], "proxy_header");
-    // Who is no proxy needs no header.
+    // A peer that is no proxy needs no header.
     Client::request(connect_from(Ipv4Addr::new(127, 0, 0, 5), stage.address, None), "", &[]);
 }

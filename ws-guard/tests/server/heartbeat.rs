@@ -1,4 +1,4 @@
-//! When the server's pings go out: of many clients at once, and to one that has much to read.
+//! Times of the server's pings: to many clients, and before unread output.
 
 use std::{
     io::ErrorKind,
@@ -17,7 +17,7 @@ use ws_guard_testkit::frame::{Frame, opcode};
 
 use super::stage::{Client, PATIENCE, Stage, connect_from};
 
-/// Clients that connect at once are pinged one after the other, in the second half of the interval.
+/// Simultaneous clients are pinged in turn, in the second half of the interval.
 #[test]
 fn first_pings_are_spread() {
     const CLIENTS: usize = 60;
@@ -44,7 +44,7 @@ fn first_pings_are_spread() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(times.len(), CLIENTS, "{times:?}");
-    // As far as the machine's pauses can shift all of them, but not towards one another.
+    // The machine's pauses can shift all of them, but not towards one another.
     assert!(times[0] >= interval / 2, "{times:?}");
     let (first, last) = (times[CLIENTS / 10], times[CLIENTS * 9 / 10]);
     assert!(last - first > interval / 4 + connected, "{first:?} to {last:?}, {connected:?}");
@@ -52,7 +52,7 @@ fn first_pings_are_spread() {
     assert!(most < Some(CLIENTS / 2), "{most:?} at once: {times:?}");
 }
 
-/// A client that comes back to reading finds the ping long before the end of what waited for it.
+/// A client that resumes reading finds the ping long before the last output.
 #[test]
 fn pings_go_ahead_of_what_waits() {
     const SENT: usize = 1500;
@@ -78,7 +78,7 @@ fn pings_go_ahead_of_what_waits() {
         writer.send(&[Frame::text(&publication)]);
         writer.message();
     }
-    // Nothing was heard of it for a whole interval.
+    // The client was silent for a whole interval.
     std::thread::sleep(Duration::from_millis(700));
     let (mut messages, mut pinged) = (0, None);
     while messages < SENT {
@@ -88,6 +88,6 @@ fn pings_go_ahead_of_what_waits() {
             _ => messages += 1,
         }
     }
-    // What the kernel had taken already is ahead of it.
+    // The bytes that the kernel had taken already precede it.
     assert!(pinged.is_some_and(|before| before < SENT * 2 / 3), "{pinged:?} of {SENT} before it");
 }

@@ -64,7 +64,7 @@ fn publish(client: &mut Client, topic: &str, data: Value) -> Value {
     ask(client, json!({"type": "publish", "topic": topic, "data": data}))
 }
 
-/// A request for this path, with a token where one is given.
+/// Send a request for this path, with a token where one is given.
 fn open(stage: &Stage, path: &str) -> Client {
     Client::ask(connect(stage.address), &request(path), &[])
 }
@@ -125,7 +125,7 @@ fn what_cannot_be_had_again_is_said_so() {
     assert_eq!(next(&mut client)["offset"], 61);
 }
 
-/// A replay that exceeds what may wait is none.
+/// A replay that exceeds the limit of pending output is refused.
 #[test]
 fn no_replay_is_partial() {
     let stage = Stage::start(|config| {
@@ -224,7 +224,7 @@ fn tokens_say_what_may_be_published_and_users_have_topics_of_their_own() {
     assert_eq!(publish(&mut one, "user:1", json!("to myself"))["status"], 403);
     assert_eq!(subscribe(&mut one, "user:s", None)["status"], 403);
     assert_eq!(publish(&mut one, "chat:2", json!("hi"))["offset"], 1);
-    // A token of one user is none of another's, and what is restricted stays so.
+    // A token of one user is not valid for another, and restricted topics stay so.
     let resume = ask(&mut one, json!({"type": "heartbeat", "resume": true}));
     let resume = resume["resume"].as_str().unwrap();
     let mut two = open(&stage, &format!("{}&resume={resume}", with(json!({"sub": "2"}))));
@@ -289,7 +289,7 @@ fn rules_change_while_topics_are_in_use() {
     assert_eq!(publish(&mut client, "news", json!("a"))["epoch"], told["epoch"]);
     assert_eq!(next(&mut client)["offset"], 1);
     assert_eq!(publish(&mut client, "user:1", json!(1))["type"], "published");
-    // What is over the new bound is gone.
+    // Messages over the new bound are gone.
     let mut other = Client::connect(stage.address);
     assert_eq!(subscribe(&mut other, "chat:1", Some(&begun))["recovered"], false);
     begun["offset"] = 1.into();

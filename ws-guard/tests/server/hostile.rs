@@ -1,4 +1,4 @@
-//! Bugs that others had, each with a test here or where it belongs:
+//! Bugs of other implementations, each with a test here or where it belongs:
 //!
 //! | bug | test |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | memory disclosed in a ping (ws GHSA-2mhh-w6q8-5hxw) | `pings::a_pong_is_the_ping_to_the_byte` |
 //! | reads that are not cancel-safe (fastwebsockets #64) | [`a_frame_survives_what_happens_meanwhile`], `codec::any_cut_gives_the_same_events` |
 //!
-//! And what a client can do without an error:
+//! Attacks by clients without an error:
 //!
 //! | client | test |
 //! |---|---|
@@ -31,7 +31,7 @@ use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::stage::{Client, Stage, limited, wait_for};
 
-/// Tomcat CVE-2020-13935, nginx Unit CVE-2025-1695: a length that is negative, or that wraps.
+/// Tomcat CVE-2020-13935, nginx Unit CVE-2025-1695: negative or wrapping lengths.
 #[test]
 fn impossible_lengths() {
     let stage = Stage::start(|_| {});
@@ -69,7 +69,7 @@ fn a_million_empty_fragments() {
     client.send(&[first.clone()]);
     first.opcode = opcode::CONTINUATION;
     let batch = encode(&vec![first; 1000]);
-    // What comes behind the error is thrown away until the end.
+    // Bytes behind the error are discarded until the end.
     let _ = (0..1000).try_for_each(|_| client.stream.write_all(&batch));
     client.stream.shutdown(Shutdown::Both).unwrap();
     let line = stage.logged("close", client.local);
@@ -78,12 +78,13 @@ fn a_million_empty_fragments() {
     assert_eq!(stage.metric(kind), 1.0);
 }
 
-/// fastwebsockets #64: what was read of a frame is lost when something else is done before its rest
-/// comes. Here timers fire, pings are sent and other messages are written between any two bytes.
+/// fastwebsockets #64:
+/// the part of a frame already read is lost when something else is done before its rest arrives.
+/// Here timers fire, pings are sent and other messages are written between any two bytes.
 #[test]
 fn a_frame_survives_what_happens_meanwhile() {
     let stage = Stage::start(|config| {
-        // Shorter than the silence between two bytes, or there would be nothing to ping for.
+        // Shorter than the silence between two bytes, or there would be no need to ping.
         config.heartbeat.ping_interval = Duration::from_millis(5);
         config.heartbeat.pong_timeout = Duration::from_secs(5);
     });
@@ -103,7 +104,7 @@ fn a_frame_survives_what_happens_meanwhile() {
     assert!(stage.metric(sent) >= 1.0, "nothing happened meanwhile");
 }
 
-/// A bomb of 1000 to 1 is refused for what it would become.
+/// A bomb of 1000 to 1 is refused for its decompressed size.
 #[test]
 fn a_compression_bomb() {
     let stage = Stage::start(|config| config.limits.message = 1 << 20);
@@ -132,8 +133,8 @@ fn half_closed_in_the_middle_of_a_frame() {
     assert_eq!(stage.closed(&client), ("peer_vanished".into(), 1006));
 }
 
-/// After an error nothing more is read as frames, and a client that goes on does not keep the
-/// connection.
+/// After an error nothing more is read as frames.
+/// A client that goes on does not keep the connection.
 #[test]
 fn who_goes_on_after_an_error_is_cut_off() {
     let stage = Stage::start(|config| config.close_timeout = Duration::from_millis(300));
@@ -145,13 +146,13 @@ fn who_goes_on_after_an_error_is_cut_off() {
         std::thread::sleep(Duration::from_millis(5));
         client.stream.write_all(&text).err()
     });
-    // Not after the five seconds that it would be unless told otherwise.
+    // Not after the default of five seconds.
     assert!(ended.is_some() && start.elapsed() < Duration::from_millis(4500));
     assert_eq!(stage.closed(&client).0, "protocol_error");
     assert_eq!(stage.metric("wsguard_server_messages_total{direction=\"in\"}"), 0.0);
 }
 
-/// A client that sends the smallest frames as fast as it can does not keep others from their turn.
+/// A client that sends the smallest frames at full speed does not starve others.
 #[test]
 fn a_flood_of_small_frames_leaves_others_their_turn() {
     let stage = Stage::start(|config| {

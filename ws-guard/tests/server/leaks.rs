@@ -1,5 +1,5 @@
-//! What a client sends leaves nothing behind, and what it withholds costs little: anonymous memory of
-//! a server in a process of its own.
+//! Leaks: a client's frames leave nothing behind, and withheld ones cost little.
+//! Measured as anonymous memory of a server in a separate process.
 
 use std::{
     io::{Read, Write},
@@ -14,10 +14,10 @@ use super::{
     stage::{Client, REQUEST, connect, reset},
 };
 
-/// How much the server may grow by what leaves nothing behind.
+/// Maximum growth of the server, in bytes, by anything that leaves nothing behind.
 const NOTHING: u64 = 256 * 1024;
 
-/// A server whose pools are filled.
+/// Start a server and fill its pools.
 fn served(more: &[&str]) -> (Served, u64) {
     let served = Served::start(more);
     let mut first = Client::connect(served.address);
@@ -50,7 +50,8 @@ fn unsolicited_pongs() {
     assert!(grown < NOTHING, "grown by {grown} bytes");
 }
 
-/// As many fragments as a message may have, with and without a byte in each, one message after the other.
+/// The maximum number of fragments of a message, message after message.
+/// With and without a byte in each.
 #[test]
 fn a_million_fragments() {
     let (served, before) = served(&[]);
@@ -94,7 +95,7 @@ fn messages_that_end_half_way() {
     assert!(grown < 2 * NOTHING, "grown by {grown} bytes");
 }
 
-/// A frame of which a byte has come, announced as a large one: memory is for what came.
+/// A byte of a frame announced as large: memory is only for received bytes.
 #[test]
 fn frames_that_do_not_go_on() {
     const CLIENTS: u64 = 300;
@@ -112,7 +113,7 @@ fn frames_that_do_not_go_on() {
     assert!(each < 4 * 1024, "{each} bytes each");
 }
 
-/// A request of which the end does not come.
+/// A request whose end does not come.
 #[test]
 fn handshakes_that_do_not_go_on() {
     const CLIENTS: u64 = 300;
@@ -127,7 +128,7 @@ fn handshakes_that_do_not_go_on() {
     let each = growth(&served, before) / CLIENTS;
     println!("a handshake that does not go on: {each} bytes");
     assert!(each < 24 * 1024, "{each} bytes each");
-    // They are cut off together when the time for handshakes is over.
+    // They are all cut off when the time for handshakes is over.
     let mut rest = Vec::new();
     for stream in &mut clients {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -1,7 +1,7 @@
-//! A server that goes out of a service while clients keep coming: none of them is refused.
+//! A server that leaves a service while clients keep coming: none is refused.
 //!
-//! As in a cluster, what sends the clients learns late that the server ends: `/readyz` says so, and
-//! hundreds more come before anything follows from it.
+//! As in a cluster, the load balancer learns late that the server ends: `/readyz` says so, and
+//! hundreds more clients come before it reacts.
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -15,11 +15,12 @@ use super::{
     stage::{Client, PATIENCE, REQUEST, connect, free_port, refused, wait_for},
 };
 
-/// New connections, of which every other one is for the server that ends while it is an end point.
+/// Number of new connections, half of them for the ending server.
+/// They go there while it is an end point.
 const CLIENTS: usize = 1000;
 /// Number of connections before the signal.
 const BEFORE: usize = 200;
-/// How many come between the first `503` and the removal of the end point.
+/// Number of connections between the first `503` and the removal of the end point.
 const DELAY: usize = 500;
 
 fn is_ready(health: SocketAddr) -> bool {
@@ -27,7 +28,7 @@ fn is_ready(health: SocketAddr) -> bool {
     refused(connect(health), request).starts_with("HTTP/1.1 200")
 }
 
-/// Whether a client is upgraded.
+/// Check whether a client is upgraded.
 pub fn is_let_in(server: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&server, PATIENCE) else { return false };
     let patience = stream.set_read_timeout(Some(PATIENCE));
@@ -58,7 +59,7 @@ fn no_connection_is_refused_while_the_end_point_is_removed() {
     }
     println!("{refused} of {CLIENTS} refused, {late} came after the signal");
     assert_eq!((refused, late), (0, DELAY / 2));
-    // It has not even begun to close what is open; a second signal ends the wait.
+    // It has not even begun to close open connections; a second signal ends the wait.
     assert!(ends.process.ended().unwrap().is_none(), "it ended before its time");
     old.send(&[ws_guard_testkit::frame::Frame::text("still here")]);
     assert_eq!(old.message(), b"still here");

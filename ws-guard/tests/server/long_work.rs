@@ -1,5 +1,5 @@
-//! Messages that take long to compress, decompress, encrypt or read: what one client has done for it
-//! does not keep others waiting.
+//! Messages that take long to compress, decompress, encrypt or read:
+//! the work for one client does not keep others waiting.
 
 use std::{
     io::{Read, Write},
@@ -21,7 +21,7 @@ use super::{
 
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
 
-/// Clients that come and go, until told otherwise.
+/// Clients that connect and leave, until told otherwise.
 struct Newcomers {
     over: Arc<AtomicBool>,
     coming: JoinHandle<(usize, usize)>,
@@ -47,14 +47,14 @@ impl Newcomers {
         Newcomers { over, coming }
     }
 
-    /// How many came, and how many of them were not let in.
+    /// Stop them; return the number of clients, and of those refused.
     fn stop(self) -> (usize, usize) {
         self.over.store(true, Ordering::Relaxed);
         self.coming.join().unwrap()
     }
 }
 
-/// A message as permessage-deflate has it.
+/// Compress a message as permessage-deflate does.
 fn compressed(message: &[u8]) -> Frame {
     let mut wire = Vec::with_capacity(message.len() + message.len() / 8 + 1024);
     let mut compress = Compress::new(Compression::fast(), false);
@@ -64,7 +64,7 @@ fn compressed(message: &[u8]) -> Frame {
     Frame { rsv: 4, ..Frame::new(opcode::BINARY, wire) }
 }
 
-/// What such a frame says.
+/// Decompress such a frame.
 fn plain(frame: Frame, len: usize) -> Vec<u8> {
     if frame.rsv == 0 {
         return frame.payload;
@@ -76,7 +76,7 @@ fn plain(frame: Frame, len: usize) -> Vec<u8> {
     message
 }
 
-/// A server with others on its only thread: some do nothing, some come and go.
+/// A server with others on its only thread: some idle, some that come and go.
 struct Scene {
     served: Served,
     idle: Vec<Client>,
@@ -93,7 +93,8 @@ impl Scene {
         Scene { served, idle, newcomers }
     }
 
-    /// A client that compresses. A debug build on a busy machine takes long for what it sends.
+    /// Connect a client that compresses.
+    /// A debug build on a busy machine takes long for its messages.
     fn busy(&self) -> Client {
         let client = Client::request(connect(self.served.address), DEFLATE, &[]);
         client.stream.set_read_timeout(Some(12 * PATIENCE)).unwrap();
@@ -101,7 +102,7 @@ impl Scene {
         client
     }
 
-    /// All of them were accepted, and none closed.
+    /// Check that all of them were accepted, and none closed.
     fn end(self) {
         let (came, refused) = self.newcomers.stop();
         println!("{came} came, {refused} were not let in");
@@ -113,7 +114,7 @@ impl Scene {
     }
 }
 
-/// Send a message every second, a few times, and get it back as it was.
+/// Send a message a few times, one a second, and check that it comes back.
 fn others_do_not_notice(message: &[u8]) {
     let scene = Scene::begin(&[]);
     let mut busy = scene.busy();
@@ -152,7 +153,7 @@ fn nor_do_those_that_get_shorter() {
     others_do_not_notice(&letters);
 }
 
-/// Of a few bytes each, so that all of them are read at once.
+/// Small messages that become large, so that all of them are read at once.
 #[test]
 fn nor_do_many_that_become_large() {
     let scene = Scene::begin(&[]);
@@ -166,7 +167,7 @@ fn nor_do_many_that_become_large() {
     scene.end();
 }
 
-/// Of one buffer, each for many who do not read.
+/// Publications of one buffer, each for many subscribers that do not read.
 #[test]
 fn nor_do_many_publications() {
     let scene = Scene::begin(&["--handler", "topic"]);
@@ -185,7 +186,7 @@ fn nor_do_many_publications() {
     scene.end();
 }
 
-/// While a long message is worked on, the connection is alive in both directions and in its order.
+/// During work on a long message, the connection is alive both ways, and ordered.
 #[test]
 fn messages_behind_a_long_one_stay_behind_it() {
     let scene = Scene::begin(&[]);

@@ -1,5 +1,5 @@
-//! The companion server: its protocol without a socket, and the server itself on loopback. Nothing
-//! here needs privileges.
+//! The companion server: its protocol without a socket, and itself on loopback.
+//! Nothing here needs privileges.
 
 mod autobahn;
 mod bus_tls;

@@ -1,5 +1,5 @@
-//! What connections cost, and what a client can make the server hold. In a process of its own, whose
-//! anonymous memory the kernel counts.
+//! Memory of connections, including the most that a client can claim.
+//! The server is a separate process, whose anonymous memory the kernel counts.
 
 use std::{
     io::{Read, Write},
@@ -14,8 +14,8 @@ use super::{
     stage::{Client, PATIENCE, REQUEST, Stage, connect, connect_from, wait_for},
 };
 
-/// Send pings as fast as they are taken and read nothing, for `time`.
-/// Pings for so long; how many, and the most anonymous memory of the server meanwhile.
+/// Send pings at full speed and read nothing, for `time`;
+/// return their number, and the most anonymous memory of the server meanwhile.
 fn flood(served: &Served, time: Duration) -> (u64, u64) {
     let stream = connect_from([127, 0, 0, 1].into(), served.address, None);
     let mut client = Client::request(stream, "", &[]);
@@ -34,7 +34,7 @@ fn flood(served: &Served, time: Duration) -> (u64, u64) {
                 at = (at + n) % pings.len();
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            // It may be cut off, and come again.
+            // The client may be cut off, and comes again.
             Err(_) => {
                 let stream = connect_from([127, 0, 0, 1].into(), served.address, None);
                 client = Client::request(stream, "", &[]);
@@ -68,7 +68,7 @@ fn a_flood_of_pings_takes_no_memory() {
     }
 }
 
-/// Idle connections with a source address each, so that ports do not run out.
+/// Open idle connections with a source address each, so that ports do not run out.
 fn idle(address: SocketAddr, count: usize, fields: &str, talk: bool) -> Vec<TcpStream> {
     (0..count)
         .map(|number| {
@@ -98,7 +98,7 @@ fn per_connection(count: usize, fields: &str, talk: bool) -> u64 {
     each
 }
 
-/// Kibibytes that an idle connection may take: plain, after use, with compression agreed.
+/// Check the KiB of an idle connection: plain, after use, with compression.
 #[test]
 fn an_idle_connection_is_small() {
     const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
@@ -111,7 +111,8 @@ fn an_idle_connection_is_small() {
     }
 }
 
-/// What connections hold is counted, and is given back; past the budget new connections are refused.
+/// Memory of connections is counted, and is given back;
+/// past the budget new connections are refused.
 #[test]
 fn the_budget_of_all_connections_together() {
     let stage = Stage::start(|config| config.memory_budget = 1 << 20);
@@ -128,14 +129,14 @@ fn the_budget_of_all_connections_together() {
             return Some(());
         }
         holding.push(Client::upgraded(stream));
-        // All but its end.
+        // Everything except its end.
         let last = holding.last_mut().unwrap();
         last.write(&frame[..frame.len() - 1]);
         None
     });
     assert!(full.is_some() && (1..=12).contains(&holding.len()), "{} connections", holding.len());
     assert!(buffered() > f64::from(1 << 20), "{}", buffered());
-    // Who is there goes on, with less at a time.
+    // Existing connections go on, with less at a time.
     let first = &mut holding[0];
     first.write(&frame[frame.len() - 1..]);
     assert!(first.message() == vec![7; 200_000]);
@@ -144,8 +145,9 @@ fn the_budget_of_all_connections_together() {
     Client::connect(stage.address);
 }
 
-/// Whoever goes on with a message that there is no memory for is closed, and whoever only keeps one
-/// unfinished is when its timer comes round.
+/// Connections that hoard past the budget are closed.
+/// One that continues a message without memory for it is at once, and one that only keeps an
+/// unfinished message when its timer fires.
 #[test]
 fn past_the_budget_no_connection_hoards() {
     let stage = Stage::start(|config| {
@@ -166,8 +168,8 @@ fn past_the_budget_no_connection_hoards() {
     for client in &mut holding {
         client.write(&part[..part.len() - 1]);
     }
-    // The one whose timer comes first, and those whose timers come before its memory is free; then there is
-    // room again.
+    // The one whose timer fires first, and those whose timers fire before its memory is free; then
+    // there is room again.
     let shed = || stage.metric("wsguard_server_closed_total{cause=\"shed\"}");
     let some = || (2.0..5.0).contains(&shed()).then_some(());
     assert!(wait_for(PATIENCE, some).is_some(), "{}", shed());
@@ -176,7 +178,7 @@ fn past_the_budget_no_connection_hoards() {
     Client::connect(stage.address);
 }
 
-/// Once it was told to go, a slow sender costs nothing while it stays.
+/// After its refusal, a slow sender costs nothing while it stays.
 #[test]
 fn a_slow_sender_that_stays_takes_no_cpu_time() {
     let served = Served::start(&[]);

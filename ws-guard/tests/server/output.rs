@@ -1,4 +1,4 @@
-//! How much may wait for a client that does not read: a limit that can be set, and changed.
+//! Limit on pending output for a client that does not read, with changes of it.
 
 use std::{fs, io::Write, net::Ipv4Addr, sync::Arc, thread, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     stage::{Client, PATIENCE, Stage, connect_from, free_port, wait_for},
 };
 
-/// A client that reads nothing, and sends small messages until nothing more is taken for a while.
+/// Send small messages without reading, until nothing more is taken for a while.
 pub fn fill(client: &mut Client) {
     let batch = encode(&vec![Frame::new(opcode::BINARY, vec![7; 1000]); 100]);
     client.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -21,8 +21,9 @@ fn sleeper(stage: &Stage) -> Client {
     Client::request(connect_from(Ipv4Addr::LOCALHOST, stage.address, Some(4096)), "", &[])
 }
 
-/// What the server holds of one connection in addition to its output up to the limit: a buffer that it has read
-/// into, of 132 KiB, and one of 56 KiB that it writes from, with a few bytes in it or many.
+/// Bytes that the server holds for one connection besides its limited output.
+/// A buffer that it has read into, of 132 KiB, and one of 56 KiB that it writes from, with a few
+/// bytes in it or many.
 const BESIDE: f64 = 188.0 * 1024.0;
 
 #[test]
@@ -47,7 +48,7 @@ fn output_waits_up_to_the_limit_and_follows_its_change() {
     assert!(with_much <= 2.0 * f64::from(1 << 20) + BESIDE, "{with_much}");
 }
 
-/// The file's limit, and a change of it, which open connections follow as well.
+/// The file's limit, and a change of it, which applies to open connections as well.
 #[test]
 fn the_file_sets_it_and_a_wrong_one_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();

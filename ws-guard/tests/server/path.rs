@@ -1,4 +1,4 @@
-//! What `connection ID` says of a connection's TCP, compared with `ss -i`.
+//! Output of `connection ID` about a connection's TCP, compared with `ss -i`.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -17,7 +17,7 @@ use ws_guard_testkit::{
 
 use super::stage::{Client, PATIENCE, wait_for};
 
-/// A server in a namespace, which a client reaches from another.
+/// A server in a namespace, and a client in another.
 struct Scene {
     pair: Pair,
     _server: Process,
@@ -43,7 +43,7 @@ impl Scene {
         Ok(Scene { pair, _server: server, address, socket, _dir: dir })
     }
 
-    /// Its only connection, as the server lists it.
+    /// Return its only connection, as the server lists it.
     fn view(&self) -> Result<Value> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(["connection", "1", "-o", "json", "--control-socket", &self.socket]);
@@ -52,7 +52,7 @@ impl Scene {
         Ok(serde_json::from_slice::<Value>(&output.stdout)?["connection"].clone())
     }
 
-    /// A figure of the same one, as `ss -i` has it: what follows `name:`, or 0.
+    /// Return a figure of that connection from `ss -i`: the text after `name:`, or 0.
     fn ss(&self) -> Result<impl Fn(&str) -> String + use<>> {
         let mut command = self.pair.server.command("ss");
         let output = command.args(["-tinH", "sport", "=", ":9001"]).output().context("ss")?;
@@ -72,7 +72,7 @@ impl Scene {
         Ok(line.with_context(|| format!("no {sample} in {answer}"))?.trim().parse()?)
     }
 
-    /// The figures of the server, where those of `ss` were the same before and after.
+    /// Return the server's figures if those of `ss` were the same before and after.
     fn compared(&self) -> Result<Option<Value>> {
         const NAMES: [&str; 3] = ["rtt:", "retrans:", "unacked:"];
         let (before, view, after) = (self.ss()?, self.view()?, self.ss()?);
@@ -82,7 +82,7 @@ impl Scene {
         let tcp = view["tcp"].clone();
         let rtt = after("rtt:");
         let (rtt, deviation) = rtt.split_once('/').context("no rtt")?;
-        // Those under way, and all.
+        // Those in flight, and all.
         let again = after("retrans:");
         let again = again.rsplit('/').next().unwrap_or_default();
         for (name, theirs) in [
@@ -98,7 +98,7 @@ impl Scene {
     }
 }
 
-/// A client talks, and then its host sends nothing any more, not even acknowledgements.
+/// A client talks, and then its host falls silent, without even acknowledgements.
 #[test]
 fn a_connection_shows_what_ss_shows() -> Result<()> {
     if let Some(reason) = skip_reason() {
@@ -124,7 +124,7 @@ fn a_connection_shows_what_ss_shows() -> Result<()> {
     let lossy = lossy.context("nothing is sent again")??;
     ensure!(lossy["unacknowledged"].as_u64() >= Some(1), "{lossy}");
 
-    // In the metrics once a ping interval has passed.
+    // The metrics have it after a ping interval.
     let counted = || {
         let again = scene.metric("wsguard_server_tcp_retransmitted_segments_sum");
         again.map(|again| (again >= 3.0).then_some(())).transpose()

@@ -12,7 +12,7 @@ fn rate(limit: u32, window_ms: u32) -> Rate {
     Rate::new(limit, window_ms, CLOCK_STEP_MS).unwrap()
 }
 
-/// Pongs until the echo of a message that is sent now.
+/// Return the pongs before the echo of a message that is sent now.
 fn pongs(client: &mut Client) -> Vec<Vec<u8>> {
     client.send(&[Frame::text("end")]);
     let frames = std::iter::from_fn(|| client.next());
@@ -24,7 +24,7 @@ fn pongs(client: &mut Client) -> Vec<Vec<u8>> {
 fn a_pong_is_the_ping_to_the_byte() {
     let stage = Stage::start(|_| {});
     let mut client = Client::connect(stage.address);
-    // What was there before must not show.
+    // The earlier content must not show.
     client.send(&[Frame::new(opcode::BINARY, vec![0xAA; 5000])]);
     client.message();
     let payloads: Vec<Vec<u8>> = [0, 1, 60, 125].map(|len| vec![len as u8; len]).into();
@@ -68,7 +68,7 @@ fn a_connection_has_a_limit_of_its_own() {
     }
 }
 
-/// What waits for a client that does not read is one pong, that of its latest ping.
+/// Pending output for a client that does not read has one pong, the latest.
 #[test]
 fn pongs_that_cannot_go_out_become_one() {
     let stage = Stage::start(|config| config.pings = unlimited());

@@ -1,4 +1,4 @@
-//! What the process has to do with the system: files that move or are full, and limits.
+//! The process and the system: files that move or are full, and limits.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use super::{
     stage::{Client, PATIENCE, REQUEST, connect, free_port, refused, wait_for},
 };
 
-/// A handshake that is refused, and so logged.
+/// Send a handshake that is refused, and so logged.
 fn be_refused(address: SocketAddr) {
     assert!(refused(connect(address), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").contains(" 426 "));
 }
@@ -54,14 +54,15 @@ fn lines_that_a_full_disk_loses_are_counted_and_said_once() {
     assert_eq!(served.says("lines of the access log /dev/full are lost"), 1);
 }
 
-/// Connections until there is no place left; how many were let in, and the answer to one more.
+/// Open connections until there is no place left;
+/// return those admitted, and the answer to one more.
 fn fill(address: SocketAddr, most: usize) -> (Vec<TcpStream>, String) {
     let mut open = Vec::new();
     for _ in 0..most {
         let mut stream = connect(address);
         stream.write_all(format!("{REQUEST}\r\n").as_bytes()).unwrap();
         let mut head = [0; 12];
-        // Where all places for handshakes are taken, it is dropped.
+        // With all places for handshakes taken, it is dropped.
         if stream.read_exact(&mut head).is_err() {
             return (open, String::new());
         }
@@ -82,7 +83,7 @@ fn too_few_descriptors_are_said_and_the_documented_answer_holds() {
     let (open, answer) = fill(served.address, 400);
     assert_eq!(answer, "HTTP/1.1 503");
     assert!(open.len() >= 100, "the soft limit was raised: {}", open.len());
-    // Connections that say nothing take what is left for handshakes, and no more.
+    // Silent connections take the places left for handshakes, and no more.
     let silent: Vec<TcpStream> = (0..200).map(|_| connect(served.address)).collect();
     let refused = "wsguard_server_refused_total{reason=\"server_full\"}";
     assert!(Served::metric(port, refused) >= 1.0, "metrics are answered");

@@ -1,4 +1,4 @@
-//! What `/readyz` says, over HTTP, and that a server that is not ready goes on.
+//! `/readyz` over HTTP; a server that is not ready goes on.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -29,7 +29,7 @@ impl Asked {
         Asked { served, health }
     }
 
-    /// Status and body at a path.
+    /// Return status and body at a path.
     fn get(&self, path: &str) -> (u16, String) {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         let answer = refused(connect(self.health), request.as_bytes());
@@ -63,7 +63,7 @@ fn not_while_it_closes_its_connections() {
     asked.is_ready();
     let mut client = Client::connect(asked.served.address);
     asked.served.process.signal(Signal::SIGTERM).unwrap();
-    // This client is slow to agree.
+    // This client is slow to answer the close.
     assert_eq!(client.close_code(), Some(1012));
     asked.is_not_ready("is ending");
     client.send(&[Frame::new(opcode::CLOSE, [0x03, 0xE9])]);
@@ -75,7 +75,7 @@ fn not_while_it_closes_its_connections() {
 fn not_while_it_is_late() {
     let asked = Asked::start(&["--stall-refuse", "300ms", "--stall-shed", "1h"]);
     asked.is_ready();
-    // It catches up at once, and we may be the later one on a busy machine.
+    // The server catches up at once, and the test may be later on a busy machine.
     let told = (0..5).any(|_| {
         asked.served.process.signal(Signal::SIGSTOP).unwrap();
         sleep(Duration::from_millis(900));
@@ -97,7 +97,8 @@ fn not_while_it_is_full() {
     asked.is_ready();
 }
 
-/// Output that a client does not read; who is over the budget with an unfinished message is closed.
+/// Fill the budget with output that a client does not read;
+/// a client over the budget with an unfinished message is closed.
 #[test]
 fn not_while_buffers_are_over_the_budget() {
     let more = ["--memory-budget", "500000", "--max-output", "1048576"];

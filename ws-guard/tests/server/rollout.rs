@@ -1,4 +1,4 @@
-//! Subprotocols: who gets which, and what each of them does to messages.
+//! Subprotocols: their choice, and their effects on messages.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub fn table(text: &str) -> Table {
     section.protocols
 }
 
-/// Everybody gets what it offers.
+/// Return a table in which every client gets `offer`.
 fn rows(offer: &str, features: &str) -> String {
     format!("[[server.protocol]]\noffer = \"{offer}\"\nfeatures = [{features}]\n")
 }
@@ -45,7 +45,7 @@ pub fn negotiate(config: &mut Config, text: &str) {
     config.access.user = Some("query:user".parse().unwrap());
 }
 
-/// A client that offers this, as this user.
+/// Connect a client that offers this, as this user.
 fn offer(stage: &Stage, user: &str, offered: &str) -> Client {
     let fields = format!("Sec-WebSocket-Protocol: {offered}\r\n");
     let request = REQUEST.replace("GET / ", &format!("GET /?user={user} "));
@@ -68,7 +68,8 @@ fn finish(client: &mut Client) {
     client.stream.shutdown(std::net::Shutdown::Both).unwrap();
 }
 
-/// So many messages come in; they are counted once the server has nothing else to do.
+/// Wait until this number of messages has come in;
+/// they are counted once the server is otherwise idle.
 fn messages(stage: &Stage, expected: f64) {
     let counted = || stage.metric("wsguard_server_messages_total{direction=\"in\"}");
     let all = wait_for(PATIENCE, || (counted() == expected).then_some(()));
@@ -100,7 +101,7 @@ fn the_answer_the_log_and_the_metrics_say_which_it_is() {
             assert_eq!(stage.metric(&live), count, "{event} of {version}");
         }
     }
-    // The same users get the same each time, and both answers come up.
+    // The same users get the same each time, and both answers occur.
     let chosen = || {
         (0..60).map(|user| {
             let client = offer(&stage, &user.to_string(), "v2+compression, v3+encryption");
@@ -160,7 +161,7 @@ fn compression_is_permessage_deflate_or_else_snappy() {
     let echo = client.message();
     assert!(echo.len() < repeated.len() / 5, "{} bytes", echo.len());
     assert_eq!(snap::raw::Decoder::new().decompress_vec(&echo).unwrap(), repeated);
-    // Text goes as it is.
+    // Text passes unchanged.
     client.send(&[Frame::text("text")]);
     assert_eq!(client.message(), b"text");
 
@@ -186,7 +187,7 @@ fn a_snappy_bomb_is_refused_for_what_it_would_become() {
     }
 }
 
-/// A client's side of the encryption, by the library alone.
+/// The client's side of the encryption, by the library alone.
 struct Sealed {
     client: Client,
     noise: TransportState,
@@ -198,6 +199,7 @@ impl Sealed {
         Sealed::agree_with(client, protocol, key.public())
     }
 
+    /// Agree on keys.
     /// `expected` is the server's key, which a client has to know from elsewhere.
     fn agree_with(mut client: Client, protocol: &str, expected: &[u8; 32]) -> Sealed {
         let builder = Builder::new(PATTERN.parse().unwrap());
@@ -228,7 +230,7 @@ fn messages_are_encrypted_after_a_noise_handshake() {
     let fields =
         "Sec-WebSocket-Protocol: v3+encryption\r\nSec-WebSocket-Extensions: permessage-deflate\r\n";
     let client = Client::request(connect(stage.address), fields, &[]);
-    // What is encrypted does not get shorter.
+    // Encrypted messages cannot be compressed.
     assert_eq!(field(&client, "sec-websocket-extensions"), None);
     let mut sealed = Sealed::agree(client, "v3+encryption");
     for size in [0, 1, 1000, 65_518, 65_519, 300_000] {
@@ -236,14 +238,14 @@ fn messages_are_encrypted_after_a_noise_handshake() {
         assert_eq!(sealed.echo(&message, 0), (0, message.into()));
     }
     assert_eq!(sealed.echo("κόσμε".as_bytes(), noise::TEXT), (noise::TEXT, "κόσμε".into()));
-    // Heartbeats are frames, and go on as ever.
+    // Heartbeats are frames, and continue as before.
     sealed.client.send(&[Frame::ping("alive")]);
     assert_eq!(sealed.client.next().unwrap().payload, b"alive");
     messages(&stage, 7.0);
     finish(&mut sealed.client);
 }
 
-/// What keys cost a connection that is idle.
+/// Memory of keys for an idle connection.
 #[test]
 fn an_encrypted_connection_is_small() {
     const CLIENTS: u64 = 300;
@@ -305,7 +307,7 @@ fn who_does_not_encrypt_as_agreed_is_cut_off() {
     assert_eq!(stage.metric("wsguard_server_protocol_errors_total{kind=\"encryption\"}"), 3.0);
 }
 
-/// The handshake for keys has a time of its own, whatever else a client sends.
+/// The handshake for keys has a separate time limit, whatever else a client sends.
 #[test]
 fn who_never_agrees_on_keys_is_closed() {
     let rows = rows("v3+encryption", "\"encryption\"");
@@ -338,7 +340,7 @@ fn fragments_are_streamed_as_they_come() {
         // Before the next one is sent.
         let echo = client.next().unwrap();
         assert_eq!((echo.opcode, echo.fin, echo.payload), (opcode, frame.fin, frame.payload));
-        // Control frames come between them.
+        // Control frames arrive between them.
         client.send(&[Frame::ping("between")]);
         assert_eq!(client.next().unwrap().opcode, opcode::PONG);
     }
@@ -351,8 +353,10 @@ fn fragments_are_streamed_as_they_come() {
     assert_eq!(client.close_code(), Some(1007), "text is checked across fragments");
 }
 
-/// Fragments go on as they come, and cannot be unpacked or decrypted one by one: who offers all of it
-/// gets streaming and none of the rest, and what comes compressed all the same is an error.
+/// Streaming excludes compression and encryption.
+/// Fragments are forwarded as they arrive, and cannot be unpacked or decrypted one by one: a client
+/// that offers all of it gets streaming and none of the rest, and compressed fragments are an
+/// error.
 #[test]
 fn streaming_goes_without_compression_and_encryption() {
     let all = ["v4+streaming", "v2+compression", "v3+encryption"];

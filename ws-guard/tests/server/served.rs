@@ -1,4 +1,4 @@
-//! The server as a process of its own.
+//! The server as a separate process.
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
@@ -13,18 +13,18 @@ pub struct Served {
 }
 
 impl Served {
-    /// With stalls of a busy machine left to themselves.
+    /// Start it without stall handling, since the machine may be busy.
     pub fn start(more: &[&str]) -> Served {
         Served::with(more, &[])
     }
 
-    /// With these variables in its environment.
+    /// Start it with these variables in its environment.
     pub fn with(more: &[&str], variables: &[(&str, &str)]) -> Served {
         let calm = ["--stall-refuse", "1h", "--stall-shed", "1h"];
         Served::spawn(&[&calm, more].concat(), variables)
     }
 
-    /// With its own idea of what a stall is, unless told otherwise.
+    /// Start it with its default stall handling, unless told otherwise.
     pub fn watchful(more: &[&str]) -> Served {
         Served::spawn(more, &[])
     }
@@ -35,7 +35,7 @@ impl Served {
         Served::run(command, more)
     }
 
-    /// With what a shell does to its limits before.
+    /// Start it after shell commands that change its limits.
     pub fn limited(before: &str, more: &[&str]) -> Served {
         let mut shell = Command::new("sh");
         let script = format!("{before}; exec \"$0\" \"$@\"");
@@ -59,13 +59,13 @@ impl Served {
         Served { process, address }
     }
 
-    /// In how many lines it says this, once it does.
+    /// Wait for a line with this text; return the number of such lines.
     pub fn says(&self, text: &str) -> usize {
         let count = || self.process.lines().iter().filter(|line| line.contains(text)).count();
         wait_for(Duration::from_secs(2), || Some(count()).filter(|count| *count > 0)).unwrap_or(0)
     }
 
-    /// A sample of its metrics, which it serves at this port; 0 where there is none.
+    /// Return a sample of its metrics at this port; 0 where there is none.
     pub fn metric(port: u16, sample: &str) -> f64 {
         let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         let answer = refused(connect(([127, 0, 0, 1], port).into()), request);
@@ -73,12 +73,12 @@ impl Served {
         line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
-    /// Its anonymous resident memory, in bytes.
+    /// Return its anonymous resident memory, in bytes.
     pub fn anonymous(&self) -> u64 {
         Usage::of(self.process.pid()).expect("it runs").anonymous
     }
 
-    /// The CPU time that it has taken.
+    /// Return the CPU time that it has used.
     pub fn cpu(&self) -> Duration {
         Usage::of(self.process.pid()).expect("it runs").cpu
     }

@@ -1,4 +1,4 @@
-//! A server in this process, and a client that writes whatever a test wants written.
+//! A server in this process, and a client that writes arbitrary bytes.
 
 use std::{
     io::{self, Read, Write},
@@ -18,14 +18,14 @@ use ws_guard_server::{
 use ws_guard_testkit::frame::{Decoder, Frame, encode, opcode};
 pub use ws_guard_testkit::wait::wait_for;
 
-/// How long anything may take that should happen at once.
+/// Time limit for anything that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub const REQUEST: &str = "GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n";
 
-/// The access log, as it is written.
+/// The access log so far.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -40,7 +40,7 @@ impl Write for Lines {
     }
 }
 
-/// A server with a log that can be read.
+/// A server with a readable log.
 pub struct Stage {
     server: Option<Server>,
     pub address: SocketAddr,
@@ -50,19 +50,19 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Start a server on a free port, with one thread and what `configure` changes.
+    /// Start a server on a free port, with one thread and the changes of `configure`.
     pub fn start(configure: impl FnOnce(&mut Config)) -> Stage {
         Stage::start_on(LocalBus::connect, configure)
     }
 
-    /// The same, with another bus for topics.
+    /// Start the same with another bus for topics.
     pub fn start_on(
         connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
         configure: impl FnOnce(&mut Config),
     ) -> Stage {
         let mut config = Config::new((Ipv4Addr::LOCALHOST, 0).into());
         config.shards = 1;
-        // The machine that tests run on may be a busy one.
+        // The test machine may be busy.
         config.stalls.refuse = Duration::from_secs(3600);
         config.stalls.shed = Duration::from_secs(3600);
         configure(&mut config);
@@ -74,7 +74,7 @@ impl Stage {
         Stage { server: Some(server), address, registry, lines, _flush: flush }
     }
 
-    /// Stop it; how long that took.
+    /// Stop it; return the time it took.
     pub fn stop(&mut self) -> Duration {
         let start = Instant::now();
         self.server.take().expect("it is still there").stop();
@@ -91,7 +91,7 @@ impl Stage {
         lines.map(|line| serde_json::from_slice(line).expect("a line of JSON")).collect()
     }
 
-    /// The line of the access log about `peer` with this event, once it is there.
+    /// Wait for the access log's line about `peer` with this event, and return it.
     pub fn logged(&self, event: &str, peer: SocketAddr) -> Value {
         let peer = peer.to_string();
         let wanted = |line: &Value| line["event"] == event && line["peer"] == peer;
@@ -99,13 +99,13 @@ impl Stage {
         line.unwrap_or_else(|| panic!("no {event} of {peer} in {:?}", self.lines()))
     }
 
-    /// Cause and status code with which the connection of `client` ended.
+    /// Return cause and status code of the end of `client`'s connection.
     pub fn closed(&self, client: &Client) -> (String, u64) {
         let line = self.logged("close", client.local);
         (line["cause"].as_str().unwrap().to_owned(), line["code"].as_u64().unwrap())
     }
 
-    /// The value of a sample, as `name{label="value"}`; 0 where there is none.
+    /// Return a sample, named as `name{label="value"}`; 0 where there is none.
     pub fn metric(&self, sample: &str) -> f64 {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).unwrap();
@@ -115,11 +115,11 @@ impl Stage {
     }
 }
 
-/// A client past its handshake, which does nothing by itself.
+/// A client past its handshake, which does nothing on its own.
 pub struct Client {
     pub stream: TcpStream,
     pub local: SocketAddr,
-    /// The head of the server's answer.
+    /// Head of the server's answer.
     pub answer: String,
     decoder: Decoder,
 }
@@ -129,12 +129,13 @@ impl Client {
         Client::request(connect(server), "", &[])
     }
 
-    /// Upgrade with more header fields (each ending in a line break), and frames right behind them.
+    /// Upgrade with additional header fields, and frames right behind them.
+    /// Each field ends in a line break.
     pub fn request(stream: TcpStream, fields: &str, early: &[Frame]) -> Client {
         Client::ask(stream, &format!("{REQUEST}{fields}"), early)
     }
 
-    /// The same with a request of one's own, without the empty line at its end.
+    /// Do the same with a given request, without the empty line at its end.
     pub fn ask(mut stream: TcpStream, request: &str, early: &[Frame]) -> Client {
         let mut bytes = format!("{request}\r\n").into_bytes();
         bytes.extend(encode(early));
@@ -142,7 +143,7 @@ impl Client {
         Client::upgraded(stream)
     }
 
-    /// Read the answer to a request that was sent.
+    /// Read the answer to a request already sent.
     pub fn upgraded(stream: TcpStream) -> Client {
         let mut client = Client {
             local: stream.local_addr().unwrap(),
@@ -169,7 +170,7 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// The next frame, or `None` at the end of the stream.
+    /// Read the next frame; `None` at the end of the stream.
     pub fn next(&mut self) -> Option<Frame> {
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -185,7 +186,7 @@ impl Client {
         }
     }
 
-    /// The next message; other frames are passed over.
+    /// Read the next message; skip other frames.
     pub fn message(&mut self) -> Vec<u8> {
         loop {
             let frame = self.next().expect("a message");
@@ -195,7 +196,7 @@ impl Client {
         }
     }
 
-    /// The status code of the close frame that comes, if the stream does not end without one.
+    /// Read to the close frame; return its status code, or `None` without one.
     pub fn close_code(&mut self) -> Option<u16> {
         loop {
             let frame = self.next()?;
@@ -207,22 +208,22 @@ impl Client {
     }
 }
 
-/// A TCP connection from 127.0.0.1.
+/// Open a TCP connection from 127.0.0.1.
 pub fn connect(server: SocketAddr) -> TcpStream {
     connect_from(Ipv4Addr::LOCALHOST, server, None)
 }
 
-/// So many pings of everybody are answered.
+/// Return limits by which this number of each client's pings are answered.
 pub fn limited(rates: PingRates) -> Arc<Pings> {
     Arc::new(Pings::new(PingPolicy::new(rates)))
 }
 
-/// All pings are answered.
+/// Return limits by which all pings are answered.
 pub fn unlimited() -> Arc<Pings> {
     limited(PingRates::default())
 }
 
-/// A TCP connection from any address of the loopback interface, with so large a receive buffer.
+/// Open a TCP connection from a loopback address, with this receive buffer size.
 pub fn connect_from(
     source: Ipv4Addr,
     server: SocketAddr,
@@ -241,21 +242,21 @@ pub fn connect_from(
     stream
 }
 
-/// End with a RST.
+/// End the connection with a RST.
 pub fn reset(client: Client) {
     SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// The whole answer to a request that is not upgraded.
+/// Return the whole answer to a request that is not upgraded.
 pub fn refused(mut stream: TcpStream, request: &[u8]) -> String {
     stream.write_all(request).unwrap();
     let mut answer = Vec::new();
-    // A reset may follow what was answered without reading everything.
+    // A reset may follow an answer given before everything was read.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A port that is free for now.
+/// Return a port that is free for now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

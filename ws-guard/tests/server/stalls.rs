@@ -1,4 +1,4 @@
-//! A server that is stopped for a while, as a pause of the machine or the runtime stops it.
+//! A stopped server, as by a pause of the machine or the runtime.
 
 use std::{
     io::{Read, Write},
@@ -31,7 +31,7 @@ fn stall(served: &Served, time: Duration) {
     served.process.signal(Signal::SIGCONT).unwrap();
 }
 
-/// Wait until the log says that the level is this one.
+/// Wait until the log reports this level.
 fn reaches(served: &Served, level: &str) -> String {
     let said = served.process.wait_for(Duration::from_secs(10), |line| {
         line.contains(&format!("level=\"{level}\"")).then(|| line.to_owned())
@@ -77,7 +77,8 @@ fn after_a_long_stall_idle_connections_go_a_few_at_a_time() {
     busy.send(&[Frame::text("busy")]);
     busy.message();
     stall(&served, Duration::from_millis(1000));
-    // It was stopped for longer than a connection may be idle, so the busy one has to speak again.
+    // It was stopped for longer than a connection may be idle, so the busy client has to send
+    // again.
     busy.send(&[Frame::text("busy")]);
     reaches(&served, "shed");
     assert_eq!(busy.message(), b"busy");
@@ -105,7 +106,8 @@ fn after_a_long_stall_idle_connections_go_a_few_at_a_time() {
     assert!(alive.is_some());
 }
 
-/// The same pause, with clients that come and go all the time: said and counted apart.
+/// The same pause, with clients that connect and leave all the time:
+/// reported and counted separately.
 #[test]
 fn a_stall_in_a_surge_of_connections_is_told_from_one_without() {
     let port = free_port();
@@ -142,7 +144,8 @@ fn a_stall_in_a_surge_of_connections_is_told_from_one_without() {
     assert!(Served::metric(port, "wsguard_server_reconnects_total") >= 20.0);
 }
 
-/// A ping that came while the server was stopped: its wait is seen from the kernel's side.
+/// A ping that arrived while the server was stopped:
+/// its wait is measured from its arrival in the kernel.
 #[test]
 fn the_time_from_a_ping_to_its_pong_counts_the_pause() {
     let port = free_port();
@@ -155,7 +158,7 @@ fn the_time_from_a_ping_to_its_pong_counts_the_pause() {
     assert_eq!(client.next().unwrap().payload, b"quick");
     let before = sum();
     served.process.signal(Signal::SIGSTOP).unwrap();
-    // It has stopped only when all its threads have.
+    // It has stopped only after all its threads have.
     sleep(Duration::from_millis(100));
     client.send(&[Frame::ping("slow")]);
     sleep(Duration::from_millis(500));
@@ -165,18 +168,18 @@ fn the_time_from_a_ping_to_its_pong_counts_the_pause() {
     assert!(grown.is_some_and(|time| time < 5.0), "{} then {}", before, sum());
 }
 
-/// Pings that wait because their client does not read do not lead to refusals of others.
+/// Pings that wait for a client that does not read cause no refusals of others.
 #[test]
 fn a_client_that_does_not_read_is_no_stall() {
     let stage = Stage::start(|config| {
-        // Less than it does not read for, more than a busy machine delays a thread.
+        // Less than the time without reads, more than a busy machine delays a thread.
         config.stalls.refuse = Duration::from_millis(1500);
         config.pings = unlimited();
     });
     let stream = connect_from([127, 0, 0, 1].into(), stage.address, Some(4096));
     let mut client = Client::request(stream, "", &[]);
     client.stream.set_nonblocking(true).unwrap();
-    // More than goes into all buffers on the way, with pings in between.
+    // More than fits in all buffers on the path, with pings in between.
     let frames = [Frame::text(&"x".repeat(30_000)), Frame::ping("?")];
     let bytes = ws_guard_testkit::frame::encode(&frames).repeat(400);
     let mut sent = 0;
@@ -193,18 +196,19 @@ fn a_client_that_does_not_read_is_no_stall() {
         assert_eq!(client.message().len(), 30_000);
     }
     writing.join().unwrap().unwrap();
-    // The canary looks every 10 ms.
+    // The canary checks every 10 ms.
     sleep(Duration::from_millis(100));
     let sum = stage.metric("wsguard_server_pong_seconds_sum");
     assert!(sum < 1.5, "{sum} s from pings to pongs");
     assert_eq!(refusals(&stage), 0.0);
 }
 
-/// A bus that takes its time, on the thread of whoever publishes.
+/// A slow bus, on the publisher's thread.
 struct Slow(fn(Duration));
 
-/// What counts as a stall, more than a busy machine delays a thread; and how long the bus takes: a
-/// little more, so that it need not have the CPU for all of that time.
+/// Threshold of a stall, more than a busy machine delays a thread;
+/// and the time that the bus takes: a little more, so that it need not have the CPU for all of that
+/// time.
 const STALL: Duration = Duration::from_secs(2);
 const TAKES: Duration = Duration::from_millis(2200);
 
@@ -249,7 +253,7 @@ fn what_one_connection_takes_is_charged_to_it() {
     let [mut publisher, mut other] = [(); 2].map(|()| Client::connect(stage.address));
     publish(&mut publisher);
     sleep(TAKES / 20);
-    // One that waits for it, and one that comes meanwhile.
+    // A client that waits for it, and one that connects meanwhile.
     other.send(&[Frame::ping("?")]);
     Client::connect(stage.address);
     assert_eq!(other.next().unwrap().payload, b"?");
@@ -258,7 +262,7 @@ fn what_one_connection_takes_is_charged_to_it() {
     let enough = (TAKES - STALL).as_secs_f64();
     let charged = wait_for(PATIENCE, || Some(charged()).filter(|charged| *charged >= enough));
     assert!(charged.is_some(), "{charged:?}");
-    // The canary has looked at the pong as well.
+    // The canary has checked the pong as well.
     sleep(Duration::from_millis(100));
     assert_eq!(refusals(&stage), 0.0);
 }

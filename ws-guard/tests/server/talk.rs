@@ -1,4 +1,4 @@
-//! What an honest client gets.
+//! Service for an honest client.
 
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
@@ -72,12 +72,12 @@ fn compression_is_agreed_and_used() {
     let echo = client.next().unwrap();
     assert_eq!(echo.rsv, 4);
     assert!(echo.payload.len() < text.len() / 10, "{} bytes", echo.payload.len());
-    // What came compressed goes back compressed, with the same content.
+    // Compressed messages are echoed compressed, with the same content.
     let mut frame = Frame::new(opcode::TEXT, echo.payload.clone());
     frame.rsv = 4;
     client.send(&[frame]);
     assert_eq!(client.next().unwrap().payload, echo.payload);
-    // A short one is not worth it.
+    // Too short to be worth it.
     client.send(&[Frame::text("short")]);
     assert_eq!(client.next().unwrap().rsv, 0);
 }

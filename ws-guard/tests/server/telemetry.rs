@@ -39,7 +39,7 @@ fn served_with(collector: &Collector, more: &[&str]) -> Served {
     Served::with(&[&query[..], &export, more].concat(), &quick)
 }
 
-/// A client that says who it is.
+/// Connect a client that names its user.
 fn known(served: &Served) -> Client {
     let mut stream = connect(served.address);
     let request = super::stage::REQUEST.replace("GET / ", "GET /?user=u-7&region=shanghai ");
@@ -55,7 +55,7 @@ fn a_connection_is_a_trace_with_the_seeds_fields() {
     client.send(&[Frame::text("hello"), Frame::text("again")]);
     client.message();
     client.message();
-    // Something that is an error: a reserved opcode.
+    // An error: a reserved opcode.
     client.send(&[Frame::new(3, [])]);
     client.close_code();
     drop(client);
@@ -84,7 +84,7 @@ fn a_connection_is_a_trace_with_the_seeds_fields() {
     assert!(collector.received.lock().unwrap().resources.iter().all(|name| name == "ws-guard"));
 }
 
-/// From a sample of the metrics port to the trace of the connection behind it.
+/// From a sample of the metrics port to the trace of its connection.
 #[test]
 fn exemplars_lead_to_traces() {
     let collector = Collector::start();
@@ -141,7 +141,7 @@ fn metrics_are_those_of_the_metrics_port_without_identities() {
     }
 }
 
-/// The last spans and numbers go out before the process ends.
+/// Pending spans and numbers are exported before the process ends.
 #[test]
 fn what_waits_is_exported_at_the_end() {
     let collector = Collector::start();
@@ -156,8 +156,8 @@ fn what_waits_is_exported_at_the_end() {
     assert_eq!(collector.metric("wsguard_server_closed_total", &[("cause", "shutdown")]), 1.0);
 }
 
-/// The standard variables alone: a signal's own endpoint as it is, compression, and no endpoint where
-/// they are empty.
+/// The standard variables alone:
+/// a signal's own endpoint unchanged, compression, and no endpoint where they are empty.
 #[test]
 fn the_environment_alone_says_where_to() {
     let collector = Collector::start();
@@ -196,7 +196,7 @@ fn what_is_disabled_stays_so() {
     assert!(collector.received.lock().unwrap().authorized.is_empty());
 }
 
-/// A collector that is not there costs connections nothing, and is said once.
+/// An absent collector costs connections nothing, and is reported once.
 #[test]
 fn without_a_collector_the_server_goes_on() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -216,7 +216,8 @@ fn without_a_collector_the_server_goes_on() {
     assert_eq!(lines.iter().filter(|line| line.contains("cannot export telemetry")).count(), 1);
 }
 
-/// Certificates of a collector and of one client, in a folder; what the collector is started with.
+/// Write certificates of a collector and of one client into a folder;
+/// return the collector's configuration.
 fn certify(folder: &std::path::Path) -> ServerConfig {
     for (name, subject) in [("collector", "localhost"), ("client", "ws-guard")] {
         let made = rcgen::generate_simple_self_signed(vec![subject.into()]).unwrap();
@@ -238,13 +239,13 @@ fn certify(folder: &std::path::Path) -> ServerConfig {
         .unwrap()
 }
 
-/// A collector behind TLS, with certificates in a folder.
+/// Start a collector behind TLS, with certificates in a folder.
 fn secure(folder: &std::path::Path) -> Collector {
     Collector::on(TcpListener::bind("127.0.0.1:0").unwrap(), Some(certify(folder)))
 }
 
-/// A collector behind TLS that wants a certificate and an authorization gets both, with traces and
-/// with metrics.
+/// A collector behind TLS that requires a certificate and an authorization.
+/// It gets both, with traces and with metrics.
 #[test]
 fn over_tls_with_a_certificate_and_an_authorization() {
     let folder = tempfile::tempdir().unwrap();

@@ -21,7 +21,8 @@ use super::stage::{REQUEST, Stage, connect, connect_from};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Write a fresh certificate and key for `localhost`; the certificate is what a client trusts.
+/// Write a fresh certificate and key for `localhost`; return the certificate.
+/// A client trusts it.
 fn certify(folder: &std::path::Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
@@ -39,7 +40,7 @@ fn upgrade(stage: &Stage, trusted: &CertificateDer<'static>) -> std::io::Result<
     upgrade_over(connect(stage.address), trusted, "")
 }
 
-/// A client's side of TLS, trusting one certificate.
+/// Open the client's side of TLS, trusting one certificate.
 fn session(connection: TcpStream, trusted: &CertificateDer<'static>) -> Stream {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
@@ -53,7 +54,7 @@ fn session(connection: TcpStream, trusted: &CertificateDer<'static>) -> Stream {
     StreamOwned::new(session, connection)
 }
 
-/// The same over a connection that there is, with more header fields.
+/// Upgrade over an existing connection, with additional header fields.
 fn upgrade_over(
     connection: TcpStream,
     trusted: &CertificateDer<'static>,
@@ -89,8 +90,8 @@ fn echo(stream: &mut Stream, size: usize) {
     }
 }
 
-/// How the server ends a stream after what a client sends: its answer, and whether it was cut off
-/// (RFC 8446, 6.1).
+/// Return how the server ends a stream after `sent`:
+/// its answer, and whether it was cut off (RFC 8446, 6.1).
 fn ended(
     stage: &Stage,
     trusted: &CertificateDer<'static>,
@@ -127,7 +128,7 @@ fn no_stream_ends_without_a_close_notify() {
         assert!(answer.starts_with(expected), "{request:.20}: {answer}");
         assert!(end.is_ok(), "{request:.20}: {end:?}");
     }
-    // A client that goes without a close frame, and one with something that is no frame.
+    // A client that leaves without a close frame, and one that sends something other than a frame.
     let upgrade = format!("{REQUEST}\r\n").replace("GET / ", "GET /?user=a ");
     let leaving = |stream: &mut Stream| {
         stream.write_all(upgrade.as_bytes()).unwrap();
@@ -154,7 +155,8 @@ fn messages_of_all_sizes_over_tls() {
     }
 }
 
-/// What the kernel cannot see is noted for it, once for each ping and for the address that it knows.
+/// Pings that the kernel cannot see are noted for it.
+/// They are noted once each, for the address that it knows.
 #[test]
 fn pings_inside_tls_are_noted_but_not_those_of_proxies() {
     let folder = tempfile::tempdir().unwrap();

@@ -36,7 +36,7 @@ fn start(messages: usize, when_full: WhenFull) -> Stage {
     Stage::start(|config| config.handler = limits(messages, when_full))
 }
 
-/// Ask, and take the answer, which has to be the next thing that comes.
+/// Ask, and take the answer, which has to be the next message.
 fn ask(client: &mut Client, request: Value) -> Value {
     client.send(&[Frame::text(&request.to_string())]);
     next(client)
@@ -74,7 +74,7 @@ fn publications_reach_the_subscribers_of_their_topic_on_every_thread() {
     assert_eq!(answer, wanted);
     let message = json!({"type": "message", "topic": "chat", "data": {"text": "hi", "n": 1}});
     readers.iter_mut().for_each(|reader| assert_eq!(next(reader), message));
-    // Whoever unsubscribes, and whoever leaves, gets no more.
+    // A client that unsubscribes or leaves gets no more.
     let answer = ask(&mut readers[0], json!({"type": "unsubscribe", "topic": "chat"}));
     assert_eq!(answer["type"], "unsubscribed");
     drop(readers.split_off(4));
@@ -110,7 +110,7 @@ fn what_cannot_be_done_is_answered_and_the_connection_goes_on() {
     assert_eq!(publish(&mut client, "a", json!([])), 1);
 }
 
-/// A subscriber that does not read, with small buffers on its way.
+/// Connect a subscriber that does not read, with small buffers on its path.
 fn sleeper(stage: &Stage) -> Client {
     let stream = connect_from([127, 0, 0, 1].into(), stage.address, Some(4096));
     let mut client = Client::request(stream, "", &[]);
@@ -126,7 +126,7 @@ fn a_full_queue_loses_its_oldest_and_says_how_many() {
     const SENT: u64 = 1500;
     let filler = "x".repeat(8000);
     for number in 0..SENT {
-        // Whether or not it has to drop others for it.
+        // Whether or not others must be dropped for it.
         assert_eq!(publish(&mut writer, "news", json!([number, filler])), 1);
     }
     let dropped = stage.metric("wsguard_server_deliveries_total{result=\"dropped\"}");
@@ -179,7 +179,7 @@ fn or_its_connection_is_closed_as_a_slow_reader() {
     assert_eq!(publish(&mut writer, "news", json!(1)), 0);
 }
 
-/// The call of the control API, on the socket of `serve`.
+/// Call the control API on the socket of `serve`.
 fn post(socket: &str, body: &str) -> (u16, Value) {
     let mut stream = UnixStream::connect(socket).unwrap();
     let head = "POST /v1/publish HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
@@ -216,7 +216,7 @@ fn the_control_api_publishes() {
     assert_eq!((status, &answer["remedy"]), (409, &"start it with --handler topic".into()));
 }
 
-/// A bus of two servers: what a distributed one has to do, without a network.
+/// A bus of two servers: the work of a distributed one, without a network.
 #[derive(Default)]
 struct Joined {
     exchanges: Mutex<Vec<Arc<Exchange>>>,

@@ -7,24 +7,24 @@ use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::rows::{COSTLIEST, Hook, Opening, Row, pings};
 
-/// A request that asks for no upgrade: read to its end, and forgotten.
+/// A request without an upgrade: read to its end, and forgotten.
 const PLAIN_REQUEST: &[u8] = b"GET /index.html HTTP/1.1\r\nHost: server\r\nAccept: */*\r\n\r\n";
-/// More than any segment holds.
+/// Bytes missing before a packet: more than any segment holds.
 const SKIPPED: u32 = 3_000;
-/// Nearly as many bytes as are kept behind a gap.
+/// Nearly the maximum of bytes kept behind a gap.
 const KEPT: usize = 60 * 1024;
-/// Times a look-up that their filler may cost once it was refused: no walk through them.
+/// Maximum cost of their refused filler in look-ups: no walk through them.
 const FILLER: f64 = 8.0;
-/// More than the server has sent, and more than a window.
+/// Excess of an acknowledgement over the sent bytes: more than a window.
 const FUTURE: u32 = 50_000_000;
 
-/// Bytes in which no frames are to be found.
+/// Return bytes that contain no frames.
 fn noise() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
     (0..100).map(|_| random.u8(..)).collect()
 }
 
-/// Dropped again and again, for this reason.
+/// Expect that the row's packet is dropped repeatedly, for this reason.
 fn refused(row: Row, reason: Counter) -> Row {
     let tracked = matches!(reason, DroppedGap | DroppedUnreadable).into();
     let mut row = row.work(&[(reason, 1), (Tracked, tracked)]).dropped();
@@ -32,7 +32,7 @@ fn refused(row: Row, reason: Counter) -> Row {
     row
 }
 
-/// What clients may send, and what may be set, at `hook`.
+/// Return the rows at `hook`: packets of clients, and settings.
 pub fn rows(hook: Hook, program: &'static str) -> Vec<Row> {
     let row = |name| Row::new(hook, name, program);
     let mut kept = row("behind a gap, compared and copied");
@@ -47,8 +47,8 @@ pub fn rows(hook: Hook, program: &'static str) -> Vec<Row> {
     rows
 }
 
-/// What fills a gap before as much as is kept, of the frames that take the most steps: refused, it comes
-/// again and again.
+/// Return the row of a costly filler before the maximum of kept bytes.
+/// Its frames take the most steps: refused, it comes again and again.
 fn filler(row: &dyn Fn(&'static str) -> Row) -> Row {
     let mut filler = row("the filler before 60 KiB of two-byte frames, again and again");
     filler.payload = encode(&[Frame::new(opcode::TEXT, [b'x'; 50])]);
@@ -56,7 +56,7 @@ fn filler(row: &dyn Fn(&'static str) -> Row) -> Row {
     refused(filler, DroppedGap).times(FILLER)
 }
 
-/// As many frames as a segment holds, of the kinds that are not gone past in a hurry.
+/// Return rows with the maximum of frames in a segment, without a fast path.
 fn crowded(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let full = |name, frame: &[u8], count: u64| {
         let row = row(name).payload(frame.repeat(count as usize));
@@ -72,7 +72,7 @@ fn crowded(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
 }
 
 fn dropped(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
-    // Of a throttled source nothing is kept.
+    // Nothing of a throttled source is kept.
     let mut gap = row("behind a gap, throttled, dropped");
     (gap.skips, gap.throttled) = (SKIPPED, Some(action::DEFUSE));
     let mut ruled = row("the same, with 4,000 rules");
@@ -92,7 +92,7 @@ fn dropped(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     ]
 }
 
-/// Segments that were there before: walked again from their checkpoint.
+/// Return rows of retransmitted segments: walked again from their checkpoint.
 fn sent_again(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let again = |name, payload: Vec<u8>| {
         let mut row = row(name).payload(payload.clone());
@@ -106,19 +106,19 @@ fn sent_again(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     ]
 }
 
-/// Connections without a flow.
+/// Return rows of connections without a flow.
 fn unopened(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let unfollowed = [(Protected, 1), (Tracked, 0), (FlowsJoined, 0)];
     let mut nothing = row("no flow, no request").payload(noise()).work(&unfollowed);
     nothing.opening = Opening::Nothing;
     let mut request = row("request without upgrade").payload(PLAIN_REQUEST.to_vec());
     request.opening = Opening::Nothing;
-    let mut stranger = row("older than the guard, searched").payload(noise()).work(&unfollowed);
-    stranger.opening = Opening::Stranger;
-    vec![nothing, request.work(&unfollowed), stranger]
+    let mut midstream = row("older than the guard, searched").payload(noise()).work(&unfollowed);
+    midstream.opening = Opening::Midstream;
+    vec![nothing, request.work(&unfollowed), midstream]
 }
 
-/// The ordinary packets under settings that ask for more.
+/// Return rows of ordinary packets under costly settings.
 fn settings(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let one = [(Tracked, 1), (Frames, 1)];
     let mut ping = row("1 ping, with 4,000 rules").pings(1).acknowledged();

@@ -1,4 +1,4 @@
-//! `cargo xtask bench kernel`: nanoseconds a packet, and the ratios that are to hold.
+//! `cargo xtask bench kernel`: nanoseconds a packet, and the required ratios.
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{build_ebpf, cpus, setup};
 
-/// What is built for this and never committed.
+/// Object built for this and never committed.
 pub const OBJECT: &str = "ws-guard-bench.bpf.o";
 
-/// How often each program is run for a proof.
+/// Number of runs of each program for a proof.
 const PROOF: u32 = 100;
 
 #[derive(clap::Args)]
@@ -59,14 +59,14 @@ pub fn main(args: Args) -> Result<()> {
     super::write("kernel", &results)
 }
 
-/// Run each row just long enough to see that it does what it says; without figures.
+/// Run each row just long enough to check its work; without figures.
 pub fn prove() -> Result<()> {
     let mut programs = Loaded::new(&object(None, OBJECT)?)?;
     let rows = rows::rows();
     rows.iter().try_for_each(|row| programs.measure(row, PROOF, row.acknowledged).map(drop))
 }
 
-/// An object of the benchmarks, by its file's name, built unless it is given.
+/// Return an object of the benchmarks, by its file's name; build it if not given.
 pub fn object(given: Option<PathBuf>, name: &str) -> Result<PathBuf> {
     if let Some(object) = given {
         return Ok(object);
@@ -76,8 +76,9 @@ pub fn object(given: Option<PathBuf>, name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("the build did not make {name}"))
 }
 
-/// Measure a row with what it is compared with right before it: a busy machine is slower in one
-/// second than in the next. The server acknowledges in all of them, or in none.
+/// Measure a row with its reference right before it:
+/// a busy machine's speed differs from second to second. The server acknowledges in all of them, or
+/// in none.
 fn sample(programs: &mut Loaded, rows: &[Row], row: &Row, repeats: u32) -> Result<Sample> {
     let mut time = |name: &str| {
         let found = rows.iter().find(|other| other.is(name, row.hook));

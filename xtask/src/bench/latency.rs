@@ -1,5 +1,6 @@
-//! `cargo xtask bench latency`: cost of the guard for an honest client's messages, from sending to
-//! the echo, compared with an interface without a program and one whose program does nothing.
+//! `cargo xtask bench latency`:
+//! cost of the guard for an honest client's messages, from sending to the echo, compared with an
+//! interface without a program and one whose program does nothing.
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -21,10 +22,10 @@ use crate::{
 };
 
 const PORT: u16 = 9001;
-/// Of the benchmark's object: lets every packet pass.
+/// Program of the benchmark's object that lets every packet pass.
 pub const EMPTY: &str = "bench_xdp_pass";
 const MESSAGE: &str = "as long as a word or two in chat";
-/// Echoes of a round that are not timed.
+/// Number of untimed echoes of a round.
 const WARM_UP: u32 = 200;
 
 #[derive(clap::Args)]
@@ -40,7 +41,7 @@ pub struct Args {
     object: Option<PathBuf>,
 }
 
-/// What is attached to the server's interface.
+/// Program on the server's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Attached {
@@ -70,7 +71,7 @@ impl Attached {
     }
 }
 
-/// One round's microseconds.
+/// Microseconds of one round.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Sample {
     p50: f64,
@@ -152,7 +153,8 @@ pub fn main(args: Args) -> Result<()> {
     super::write("latency", &results)
 }
 
-/// The median over the rounds of what a figure is to the reference's in the same round.
+/// Return the median over the rounds of a figure's ratio to the reference.
+/// Both are of the same round.
 fn ratio(figures: &Figures, reference: &Figures, of: fn(&Sample) -> f64) -> f64 {
     let pairs = figures.rounds.iter().zip(&reference.rounds);
     median(pairs.map(|(sample, reference)| of(sample) / of(reference)))

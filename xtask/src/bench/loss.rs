@@ -1,5 +1,6 @@
-//! `cargo xtask bench loss`: what honest clients pay for the guard where the path loses packets or
-//! changes their order, in front of the guard or behind it.
+//! `cargo xtask bench loss`:
+//! cost of the guard for honest clients where the path loses or reorders packets, in front of the
+//! guard or behind it.
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -29,11 +30,11 @@ use crate::{
 
 const SINK: u16 = 9001;
 const ECHO: u16 = 9002;
-/// One way, for every packet.
+/// One-way delay of every packet.
 pub(super) const DELAY: Duration = Duration::from_millis(20);
-/// What a late packet is late by: others overtake it.
+/// Additional delay of a late packet: others overtake it.
 const LATENESS: Duration = Duration::from_millis(5);
-/// A transfer that takes longer than this has failed.
+/// Time limit of a transfer, after which it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
@@ -49,7 +50,7 @@ pub struct Args {
     seconds: u64,
 }
 
-/// Where the guard is.
+/// Position of the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Place {
@@ -61,13 +62,13 @@ enum Place {
     Path,
 }
 
-/// What the client sends.
+/// Traffic of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Traffic {
     /// An upload in frames of this length of payload.
     Upload(usize),
-    /// A message each 50 ms, which comes back.
+    /// A message each 50 ms, which is echoed.
     Messages,
 }
 
@@ -75,7 +76,7 @@ const PLACES: [Place; 3] = [Place::None, Place::Server, Place::Path];
 pub(super) const TRAFFIC: [Traffic; 3] =
     [Traffic::Upload(65_536), Traffic::Upload(500), Traffic::Messages];
 
-/// What the path does to packets.
+/// Return the impairments of the path.
 pub(super) fn impairments() -> [(&'static str, Impairment); 5] {
     let clean = Impairment { delay: DELAY, lateness: LATENESS, ..Impairment::default() };
     [
@@ -90,14 +91,15 @@ pub(super) fn impairments() -> [(&'static str, Impairment); 5] {
 /// Result of one run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Sample {
-    /// For an upload: until the server's TCP had acknowledged everything. None when it had not.
+    /// Time of an upload until the server's TCP had acknowledged everything.
+    /// `None` when it had not.
     pub(super) seconds: Option<f64>,
-    /// For messages: from sending to the echo, milliseconds.
+    /// Latency of messages, from sending to the echo, in milliseconds.
     pub(super) p50: f64,
     pub(super) p99: f64,
     /// Messages without an echo.
     lost: u64,
-    /// Segments that the client sent again.
+    /// Segments that the client retransmitted.
     retransmitted: u64,
 }
 
@@ -109,7 +111,7 @@ struct Figures {
     samples: Vec<Sample>,
 }
 
-/// A path with servers at its end, and perhaps a guard.
+/// A path with servers at its end, and optionally a guard.
 struct Setting {
     place: Place,
     guard: Option<Guard>,
@@ -157,7 +159,7 @@ impl Setting {
     }
 }
 
-/// Frames of `size` bytes of payload, together `bytes` long.
+/// Upload frames of `size` bytes of payload, together `bytes` long.
 pub(super) fn upload(client: &mut Client, size: usize, bytes: usize) -> Result<Sample> {
     let frame = encode(&[Frame::new(opcode::BINARY, vec![b'x'; size])]);
     let data = frame.repeat(bytes.div_ceil(frame.len()));

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what ws-guard costs.
+//! `cargo xtask bench`: cost of ws-guard.
 mod defences;
 mod flood;
 mod inspect;
@@ -68,7 +68,7 @@ pub fn main(args: Args) -> Result<()> {
     }
 }
 
-/// Result of a run, with its kernel, as JSON below the build's own directory.
+/// Write the result of a run, with its kernel, as JSON below the target directory.
 fn write<T: Serialize>(name: &str, results: &T) -> Result<()> {
     #[derive(Serialize)]
     struct Report<'a, T> {
@@ -85,7 +85,7 @@ fn write<T: Serialize>(name: &str, results: &T) -> Result<()> {
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// The middle one, or the mean of the two in the middle.
+/// Return the median: the middle value, or the mean of the two in the middle.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_unstable_by(f64::total_cmp);

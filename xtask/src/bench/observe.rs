@@ -1,4 +1,4 @@
-//! `cargo xtask bench observe`: what looking at the guard costs, by how much there is to look at.
+//! `cargo xtask bench observe`: cost of observing the guard, by its entries.
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
@@ -27,13 +27,13 @@ use crate::{
 
 const PORT: u16 = 9001;
 const METRICS: u16 = 9464;
-/// Goals of a scrape and of a listing, milliseconds.
+/// Goals of a scrape and of a listing, in milliseconds.
 const SCRAPE_MS: f64 = 50.0;
 const LISTING_MS: f64 = 2_000.0;
-/// Goal of the daemon at rest, percent of a CPU.
+/// Goal of the daemon at rest, in percent of a CPU.
 const REST_PERCENT: f64 = 0.2;
 const RESTING: u32 = 10_000;
-/// Between scrapes: longer than one answer is given again.
+/// Interval between scrapes: longer than an answer is cached.
 const APART: Duration = Duration::from_millis(1_100);
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -72,13 +72,14 @@ struct Figures {
     flows: u32,
     scrape_median_ms: f64,
     scrape_slowest_ms: f64,
-    /// 100 requests in one write, and what the daemon's CPU time grew by, milliseconds.
+    /// Increase of the daemon's CPU time by 100 requests in one write, in milliseconds.
     pipelined_ms: f64,
-    /// The daemon's anonymous memory, MiB: at the start, and the most after scrapes, and after listings.
+    /// Anonymous memory of the daemon, in MiB:
+    /// at the start, and the most after scrapes, and after listings.
     memory_before: f64,
     memory_scraped: f64,
     memory_listed: f64,
-    /// The listing of all sources as JSON: time, size, and the most memory of the command.
+    /// Listing of all sources as JSON: time, size, and peak memory of the command.
     listing_ms: f64,
     listing_mib: f64,
     listing_memory: f64,
@@ -92,7 +93,7 @@ struct Rest {
     percent_scraped: f64,
 }
 
-/// A crowd that comes and goes makes two events each.
+/// Events of a crowd that comes and goes, two for each client.
 #[derive(Serialize)]
 struct Events {
     visits: u64,
@@ -132,7 +133,7 @@ impl Scene {
         Ok(stream)
     }
 
-    /// One scrape; milliseconds.
+    /// Scrape once; return milliseconds.
     fn scrape(&self) -> Result<f64> {
         let began = Instant::now();
         let mut stream = self.connect()?;
@@ -143,7 +144,7 @@ impl Scene {
         Ok(began.elapsed().as_secs_f64() * 1e3)
     }
 
-    /// Many scrapes asked for in one write; the daemon's CPU time.
+    /// Request many scrapes in one write; return the daemon's CPU time.
     fn pipelined(&self) -> Result<f64> {
         const REQUESTS: usize = 100;
         let before = self.usage()?.cpu;
@@ -166,7 +167,8 @@ impl Scene {
         Ok(self.usage()?.anonymous as f64 / MIB)
     }
 
-    /// All sources as JSON: milliseconds, MiB, the command's and the daemon's most memory in MiB.
+    /// List all sources as JSON;
+    /// return milliseconds, MiB, and the peak memory of command and daemon in MiB.
     fn list(&self) -> Result<[f64; 4]> {
         let mut command = self.guard.command();
         command.args(["sources", "-o", "json"]).stdout(Stdio::piped());
@@ -229,7 +231,7 @@ fn tables(profile: Profile, args: &Args, sources: u32) -> Result<Figures> {
 fn rest(profile: Profile, args: &Args) -> Result<Rest> {
     eprintln!("  at rest with {RESTING} flows, twice {} s", args.rest);
     let scene = Scene::start(profile, RESTING, RESTING)?;
-    // What the start has still to do is not rest.
+    // Work left over from the start is not rest.
     thread::sleep(Duration::from_secs(5));
     let watch = |scraping: bool| -> Result<f64> {
         let (before, began) = (scene.usage()?.cpu, Instant::now());
@@ -246,7 +248,7 @@ fn rest(profile: Profile, args: &Args) -> Result<Rest> {
     Ok(Rest { flows: RESTING, seconds: args.rest, percent, percent_scraped })
 }
 
-/// How many events come through while clients come and go as fast as they can.
+/// Count the events that come through while clients come and go at full speed.
 fn events(profile: Profile, args: &Args) -> Result<Events> {
     eprintln!("  events of {} visits", args.visits);
     let scene = Scene::start(profile, 1, 1)?;

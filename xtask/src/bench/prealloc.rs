@@ -1,24 +1,24 @@
-//! The kernel programs with tables that are allocated at the start, for comparison: the object's maps
-//! `FLOWS` and `SOURCES` without their flag.
+//! The kernel programs with preallocated tables, for comparison:
+//! the object's maps `FLOWS` and `SOURCES` without their flag.
 //!
-//! A map's definition is a struct in the object's BTF; each number in it is the length of an array that
-//! a member points to. So the member of the flags is made to point to that of a map without flags.
+//! A map's definition is a struct in the object's BTF; each number in it is the length of an array
+//! that a member points to. So the flags' member is redirected to that of a map without flags.
 use anyhow::{Context, Result, ensure};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _};
 use ws_guard_common::maps::name;
 
-/// The tables that grow with their use.
+/// Tables that grow with their use.
 pub const GROWING: [&str; 2] = [name::FLOWS, name::SOURCES];
 /// A hash table without flags.
 const PLAIN: &str = name::PENDING;
 const FLAGS: &str = "map_flags";
 
-/// BTF's kinds of types, by their numbers.
+/// Numbers of BTF's kinds of types.
 const STRUCT: u32 = 4;
 const VAR: u32 = 14;
 
-/// The object with these tables allocated at the start.
+/// Return the object with these tables preallocated.
 pub fn preallocated(object: &[u8]) -> Result<Vec<u8>> {
     let file = ElfFile64::<Endianness>::parse(object).context("not an object file")?;
     let section = file.section_by_name(".BTF").context("the object has no BTF")?;
@@ -34,10 +34,10 @@ pub fn preallocated(object: &[u8]) -> Result<Vec<u8>> {
     Ok(changed)
 }
 
-/// Type information, as it is in the file.
+/// Type information from the file.
 struct Btf<'a> {
     bytes: &'a [u8],
-    /// Where each type is, by its number less one.
+    /// Offset of each type, by its number less one.
     types: Vec<usize>,
     strings: usize,
 }
@@ -71,7 +71,7 @@ impl<'a> Btf<'a> {
         Ok((self.word(at + 4)? & 0xffff) as usize)
     }
 
-    /// Bytes of a type behind what all types have.
+    /// Return the bytes of a type after the common part.
     fn further(&self, at: usize) -> Result<usize> {
         let members = self.members(at)?;
         Ok(match self.kind(at)? {
@@ -98,7 +98,7 @@ impl<'a> Btf<'a> {
         self.types.get(index).copied().with_context(|| format!("no type {number}"))
     }
 
-    /// Where the type of a map's flags is said.
+    /// Return the offset of the type of a map's flags.
     fn flags(&self, map: &str) -> Result<usize> {
         for &at in &self.types {
             if self.kind(at)? == VAR && self.is_named(at, map)? {
@@ -109,7 +109,7 @@ impl<'a> Btf<'a> {
         anyhow::bail!("the object has no map {map}")
     }
 
-    /// The same in a struct, or in one that it is made of.
+    /// Return the same for a struct, or one that it contains.
     fn member(&self, at: usize) -> Result<Option<usize>> {
         if self.kind(at)? != STRUCT {
             return Ok(None);
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::build_ebpf;
 
-    /// Only the flags of these two, and nothing else of any map, as the loader reads them.
+    /// Check that only the flags of these two maps change, as the loader reads them.
     #[test]
     fn only_two_flags_change() {
         let committed = std::fs::read(build_ebpf::committed()).expect("the committed object");

@@ -1,4 +1,5 @@
-//! What is measured: one row a kind of packet. Those of the defences are in [`super::defences`].
+//! Rows of the measurement, one for each kind of packet.
+//! Those of the defences are in [`super::defences`].
 use ws_guard_common::{
     forwarded::preface,
     maps::{Counter, action},
@@ -7,7 +8,7 @@ use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::defences;
 
-/// Where a program is attached in real life.
+/// Hook that a program is attached to in production.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
@@ -26,23 +27,23 @@ impl Hook {
     }
 }
 
-/// What a row may cost.
+/// Maximum cost of a row.
 #[derive(Clone, Copy, Debug)]
 pub enum Limit {
-    /// A baseline, or a row without a limit: its time compared with the reference.
+    /// None, for a baseline or a row without one: time compared with the reference.
     Shown,
     /// Factor over the time of the reference.
     Times(f64),
-    /// Each frame but the first this multiple of the time of the reference. The first frame's time is
-    /// that of the named row of the same hook.
+    /// Each frame except the first: this multiple of the time of the reference.
+    /// The first frame's time is that of the named row of the same hook.
     EachFurther { first: &'static str, frames: u32, times: f64 },
 }
 
-/// What the reference does.
+/// Name of the reference row.
 pub const PARSE: &str = "baseline: parse";
 pub const LOOK_UP: &str = "baseline: parse, one look-up";
 
-/// What comes before a row's packet.
+/// Packets before a row's packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     /// A request and its answer.
@@ -50,57 +51,57 @@ pub enum Opening {
     /// A request without an answer.
     Request,
     /// Data of the server alone: the connection is older than the guard.
-    Stranger,
+    Midstream,
     /// The server's SYN-ACK, which the packet answers.
     Handshake,
     Nothing,
 }
 
-/// What each repeat must count.
+/// Required counts of each repeat.
 pub type Work = Vec<(Counter, u64)>;
 
-/// A kind of packet, and what the programs do with it.
+/// A kind of packet, and the programs' work on it.
 #[derive(Clone)]
 pub struct Row {
     pub name: &'static str,
     pub hook: Hook,
-    /// The program of the benchmark's object.
+    /// Program of the benchmark's object.
     pub program: &'static str,
     /// The row of the same hook to compare with.
     pub reference: &'static str,
     pub limit: Limit,
     /// Payload of the packet.
     pub payload: Vec<u8>,
-    /// Payload of a client's segment that comes before, once.
+    /// Payload of a client's earlier segment, sent once.
     pub before: Vec<u8>,
-    /// What the client has sent behind the packet before: it is kept, and judged with it.
+    /// Bytes sent earlier, past the packet: they are kept, and judged with it.
     pub behind: Vec<u8>,
     /// The packet goes to a port that is not protected.
     pub unprotected: bool,
     /// Only the acknowledgement number advances, by this number.
     pub acknowledges: u32,
-    /// The connection is over the limit, and this is done about it.
+    /// Action on the connection, which is over the limit.
     pub throttled: Option<u8>,
     /// That connection is paced.
     pub paced: bool,
     /// The client is a trusted proxy.
     pub proxied: bool,
-    /// How the connection came about.
+    /// Beginning of the connection.
     pub opening: Opening,
-    /// Bytes that are missing before the packet.
+    /// Bytes missing before the packet.
     pub skips: u32,
     /// Number of acknowledged bytes that the server never sent.
     pub ack_ahead: u32,
-    /// The server acknowledges what came, so often that each segment under way has a checkpoint, as in
-    /// a chat. Otherwise it acknowledges nothing, as in an upload.
+    /// Set if the server acknowledges so often that each segment has a checkpoint.
+    /// Each segment in flight, as in a chat. Otherwise it acknowledges nothing, as in an upload.
     pub acknowledged: bool,
-    /// The packet is the same in each run: sent again.
+    /// The packet is the same in each run: a retransmission.
     pub again: bool,
-    /// What is known of the request is forgotten before each run.
+    /// The request is forgotten before each run.
     pub forgotten: bool,
-    /// The packet is the pong to a ping of the other side, which was sent before each run.
+    /// The packet is the pong to the other side's ping, sent before each run.
     pub answers: bool,
-    /// There are thousands of rules, none of which covers the client.
+    /// There are thousands of rules, none of which applies to the client.
     pub rules: bool,
     /// Every class of frames has a limit.
     pub classes: bool,
@@ -108,9 +109,9 @@ pub struct Row {
     pub fragment: bool,
     /// The packet is inside VXLAN, and the programs look into it.
     pub tunnel: bool,
-    /// Of [`Work`], for one repeat.
+    /// [`Work`] of one repeat.
     pub work: Work,
-    /// Frames in the packet that have a limit: they must stay below the highest that can be set.
+    /// Frames in the packet that have a limit, to stay below its highest setting.
     pub limited: u32,
     pub verdict: u32,
 }
@@ -120,15 +121,15 @@ const UNSPEC: u32 = u32::MAX;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const TC_SHOT: u32 = 2;
-/// What the issue of the first version asks for: 8 ns where one look-up takes 53.
+/// Goal of the first version's issue: 8 ns where one look-up takes 53.
 const FURTHER: f64 = 8.0 / 53.0;
 
-/// A pong that is matched with a ping that waits, and timed.
+/// Name of a row with a pong that is matched with a waiting ping, and timed.
 const ANSWERS: &str = "1 pong, to a ping";
 
-/// What any packet may cost: 20 µs where one look-up takes 95 ns.
+/// Maximum cost of any packet: 20 µs where one look-up takes 95 ns.
 pub const COSTLIEST: f64 = 20_000.0 / 95.0;
-/// What one may cost that needs no completed handshake: half of it.
+/// Maximum cost of a packet that needs no completed handshake: half of it.
 const COSTLIEST_SPOOFED: f64 = COSTLIEST / 2.0;
 
 pub fn pings(count: usize) -> Vec<u8> {
@@ -139,7 +140,7 @@ fn texts(count: usize) -> Vec<u8> {
     encode(&vec![Frame::text(""); count])
 }
 
-/// The header of a frame that is longer than any run: what follows it is payload.
+/// Return the header of an endless frame: all later bytes of a run are payload.
 fn endless() -> Vec<u8> {
     let mut header = vec![0x82, 0x80 | 127];
     header.extend((1u64 << 30).to_be_bytes());
@@ -180,7 +181,8 @@ impl Row {
         }
     }
 
-    /// It is the row of that name for `hook`. The baselines of TC are the same on its two sides.
+    /// Check whether it is the row of that name for `hook`.
+    /// The baselines of TC are the same on its two sides.
     pub fn is(&self, name: &str, hook: Hook) -> bool {
         let baseline = self.name.starts_with("baseline");
         let tc = self.hook != Hook::Xdp && hook != Hook::Xdp;
@@ -214,7 +216,7 @@ impl Row {
         self
     }
 
-    /// It is dropped.
+    /// Expect that it is dropped.
     pub fn dropped(mut self) -> Row {
         self.verdict = if self.hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
         self
@@ -226,7 +228,7 @@ impl Row {
     }
 }
 
-/// All rows, in the order of the table.
+/// Return all rows, in the order of the table.
 pub fn rows() -> Vec<Row> {
     let mut rows = baselines();
     rows.extend(client(Hook::Xdp, "bench_xdp"));
@@ -249,13 +251,13 @@ fn baselines() -> Vec<Row> {
         rows.push(Row::new(hook, PARSE, parses).work(&idle));
         rows.push(Row::new(hook, LOOK_UP, looks_up).work(&idle));
     }
-    // What each change of a flow pays, whatever it changes.
+    // The cost of each change of a flow, whatever it changes.
     let locks = Row::new(Hook::Xdp, "baseline: the same, one lock", "bench_xdp_lock");
     rows.push(locks.work(&[(Counter::Seen, 0)]));
     rows
 }
 
-/// What clients send.
+/// Return the rows of clients' packets.
 fn client(hook: Hook, program: &'static str) -> Vec<Row> {
     let row = |name| Row::new(hook, name, program);
     let one = [(Counter::Tracked, 1), (Counter::Frames, 1), (Counter::Pings, 0)];
@@ -297,8 +299,8 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
     rows
 }
 
-/// Requests for a page, each the first segment of its connection: those that ask for no upgrade can be
-/// read again and again.
+/// Return rows of requests for a page, each the first segment of its connection:
+/// those without an upgrade can be read again and again.
 fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let first = |name, payload| {
         let mut first =
@@ -311,9 +313,9 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
         proxied.proxied = true;
         proxied
     };
-    // As much as is read one by one, in lines that are too short to be skipped, or in hops.
+    // The maximum that is read byte by byte, in lines that are too short to be skipped, or in hops.
     let slow = |count: usize| get(&"A:\n".repeat(count / 3), 1448);
-    // As many as there is room for, each of which is skipped by one word.
+    // The maximum number of lines that fit, each of which is skipped by one word.
     let words = get(&"A:345678\n".repeat(150), 1448);
     let costly = |hops| get(&format!("X-Forwarded-For: {}\r\n", "::,".repeat(hops)), 1448);
     let spoofed = |name, payload| {
@@ -347,7 +349,7 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     ]
 }
 
-/// What a browser says of itself.
+/// Header fields of a browser.
 const BROWSER: &str = "Connection: keep-alive\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
     Chrome/140.0.0.0 Safari/537.36\r\n\
@@ -360,14 +362,14 @@ const BROWSER: &str = "Connection: keep-alive\r\n\
     Sec-Fetch-Mode: navigate\r\n\
     Sec-Fetch-Site: same-origin\r\n";
 
-/// A request with these lines in it, of `length` bytes, the rest of which are a cookie.
+/// Return a request of `length` bytes with these lines, filled up by a cookie.
 fn get(fields: &str, length: usize) -> Vec<u8> {
     let begin = format!("GET / HTTP/1.1\r\nHost: example.com\r\n{fields}Cookie: ");
     let filler = "x".repeat(length - 4 - begin.len());
     format!("{begin}{filler}\r\n\r\n").into_bytes()
 }
 
-/// What servers send.
+/// Return the rows of servers' packets.
 fn server() -> Vec<Row> {
     let row = |name| Row::new(Hook::TcEgress, name, "bench_out");
     let unmasked = |opcode, length| {

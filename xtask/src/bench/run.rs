@@ -1,4 +1,4 @@
-//! One run of one row: set the scene, warm up, measure, and prove that the work was done.
+//! One run of one row: set the scene, warm up, measure, and prove the work.
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
     checkpoint::CHECKPOINTS,
@@ -19,7 +19,7 @@ use super::{
     rows::{Hook, Opening, Row, pings},
 };
 
-/// Longer than a run: what is over the limit stays so.
+/// Window longer than a run: a source over the limit stays so.
 const WINDOW_MS: u32 = 3_600_000;
 /// Pings that take a connection of a throttled source over the limit.
 const OVER: usize = 8;
@@ -27,33 +27,33 @@ const OVER: usize = 8;
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
 unsafe impl Pod for Patch {}
 
-/// Runs between two acknowledgements, few enough for a checkpoint of each segment in flight.
+/// Runs between acknowledgements, few enough for each segment's checkpoint.
 const BATCH: u32 = CHECKPOINTS as u32 - 1;
-/// Bytes of a segment that is kept behind a gap.
+/// Length of a segment that is kept behind a gap.
 const PIECE: usize = 1024;
 /// The map that holds the [`Patch`].
 const PATCH: &str = "PATCH";
-/// Frames of a kind that a source may send: the most that can be set.
+/// Frames of a kind that a source may send: the maximum setting.
 const LIMIT: u32 = Rate::MAX_LIMIT;
-/// A run's frames stay clear of it.
+/// Maximum number of frames of a run, below that limit.
 const MOST: u32 = 900_000;
 const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
-/// Bytes a second that a paced connection is granted: its burst is used up in the warm-up.
+/// Bytes a second of a paced connection: its burst is used up in the warm-up.
 const PACE: u32 = 1 << 10;
 
 /// A server's ping.
 const PING: [u8; 2] = [0x89, 0];
 
-/// UDP port of the tunnel that is looked into.
+/// UDP port of the inspected tunnel.
 const VXLAN: u16 = 4789;
-/// Rules, none of which covers the client.
+/// Number of rules, none of which applies to the client.
 const RULES: u32 = 4_000;
-/// Offset of the flags in an IPv4 header behind Ethernet's, and the one of more fragments.
+/// Offset of an IPv4 header's flags behind Ethernet's, and the more-fragments flag.
 const IP_FLAGS: usize = 14 + 6;
 const MORE_FRAGMENTS: u8 = 0x20;
 
-/// Every program that a row names, and what sets the scene.
+/// Every program that a row names, and those that set the scene.
 pub const PROGRAMS: [&str; 11] = [
     "bench_xdp_return",
     "bench_xdp_parse",
@@ -68,7 +68,7 @@ pub const PROGRAMS: [&str; 11] = [
     program::CONTROL,
 ];
 
-/// The programs, and once more as they are where tunnels are looked into.
+/// The programs, once ordinary and once with tunnels inspected.
 pub struct Loaded {
     plain: Programs,
     tunnels: Programs,
@@ -92,14 +92,15 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Measure a row: mean nanoseconds of `repeat` runs, less where its frames would reach a limit.
-    /// Where the server `acknowledges`, each row pays for that, also one that has nothing to acknowledge.
+    /// Measure a row: mean nanoseconds of `repeat` runs, fewer if limits require.
+    /// Where the server `acknowledges`, each row pays for that, even one without anything to
+    /// acknowledge.
     pub fn measure(&mut self, row: &Row, repeat: u32, acknowledges: bool) -> Result<u64> {
         let programs = if row.tunnel { &mut self.tunnels } else { &mut self.plain };
         measure(programs, row, repeat, acknowledges)
     }
 
-    /// Mean nanoseconds of `repeat` runs of a row's packet, whatever the programs do with it.
+    /// Return mean nanoseconds of `repeat` runs of a row's packet, whatever it causes.
     pub fn time(&mut self, row: &Row, repeat: u32) -> Result<u64> {
         let (bytes, patch) = scene(&mut self.plain, row)?;
         self.plain.set(PATCH, 0, patch)?;
@@ -121,8 +122,8 @@ pub enum Phase {
 }
 
 impl Loaded {
-    /// Open a connection of each client, and send a ping and a message on it. Each packet goes through
-    /// for all connections before the next: mean nanoseconds.
+    /// Open a connection of each client, and send a ping and a message on it.
+    /// Each packet goes through for all connections before the next; return mean nanoseconds.
     pub fn openings(&mut self, clients: &[std::net::Ipv4Addr]) -> Result<Vec<(Phase, f64)>> {
         let programs = &mut self.plain;
         let row = Row::new(Hook::Xdp, "openings", "bench_xdp");
@@ -199,10 +200,10 @@ fn connection() -> Result<Connection> {
     })
 }
 
-/// A packet as bytes, and the patch that leaves it as it is.
+/// Return a packet as bytes, and the patch that leaves it unchanged.
 fn fixed(packet: &Packet) -> Result<(Vec<u8>, Patch)> {
     let mut bytes = packet.build()?;
-    // What Ethernet's shortest frame is padded to.
+    // The length that Ethernet's shortest frame is padded to.
     bytes.resize(bytes.len().max(60), 0);
     let patch = Patch {
         seq: packet.seq,
@@ -215,7 +216,7 @@ fn fixed(packet: &Packet) -> Result<(Vec<u8>, Patch)> {
     Ok((bytes, patch))
 }
 
-/// Run a packet through once, as it is.
+/// Run a packet through once, unchanged.
 fn once(programs: &mut Programs, program: &str, packet: &Packet) -> Result<()> {
     let (bytes, patch) = fixed(packet)?;
     programs.set(PATCH, 0, patch)?;
@@ -239,7 +240,7 @@ fn measure(programs: &mut Programs, row: &Row, repeat: u32, acknowledges: bool) 
     u64::try_from(time.as_nanos()).context("a time of centuries")
 }
 
-/// An open flow, and the row's first packet with its patch.
+/// Open a flow, and return the row's first packet with its patch.
 fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     let connection = connection()?;
     programs.forget()?;
@@ -286,7 +287,7 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
         let server_asks = row.hook != Hook::TcEgress;
         patch.asks = server_asks.into();
         patch.digest = digest(&[0; WORDS], 0, 0);
-        // The bench asks in the entry that a ping makes.
+        // The benchmark pings in the entry that a ping makes.
         match server_asks {
             true => once(programs, "bench_out", &connection.from_server(0, 0, PING))?,
             false => once(programs, "bench_xdp", &connection.from_client(sent, pings(1)))?,
@@ -304,7 +305,7 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     Ok((bytes, patch))
 }
 
-/// What comes before a row's first packet.
+/// Run the packets before a row's first packet.
 fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> Result<()> {
     match opening {
         Opening::Flow => {
@@ -313,7 +314,7 @@ fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> R
             once(programs, "bench_out", &connection.answer(SWITCHING))
         }
         Opening::Request => once(programs, "bench_xdp", &connection.request()),
-        Opening::Stranger => {
+        Opening::Midstream => {
             let frame = Frame { mask: None, ..Frame::new(opcode::TEXT, *b"from before") };
             once(programs, "bench_out", &connection.from_server(0, 0, encode(&[frame])))
         }
@@ -322,7 +323,7 @@ fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> R
     }
 }
 
-/// Fail unless each repeat did what the row says, and the stream went on.
+/// Fail unless each repeat did the row's work, and the stream went on.
 fn prove(
     programs: &mut Programs,
     row: &Row,

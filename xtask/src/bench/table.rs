@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON.
+//! Results of the measurement, as a table and as JSON.
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -7,12 +7,12 @@ use super::{
     rows::{Hook, Limit, Row},
 };
 
-/// What one round found for a row: mean nanoseconds a packet.
+/// Results of one round for a row: mean nanoseconds a packet.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sample {
-    /// The reference, right before.
+    /// Time of the reference, right before.
     pub reference_ns: u64,
-    /// The row with one frame, for rows with several; otherwise 0.
+    /// Time of the row with one frame, for rows with several; otherwise 0.
     pub first_ns: u64,
     pub ns: u64,
 }
@@ -25,24 +25,24 @@ pub struct Figures {
     /// Median over the rounds, nanoseconds a packet.
     ns: f64,
     rounds: Vec<Sample>,
-    /// For rows with several frames: nanoseconds for each but the first.
+    /// Nanoseconds for each frame except the first, for rows with several.
     ns_each_further: Option<f64>,
     reference: &'static str,
-    /// Median over the rounds of what `ns`, or `ns_each_further` where there is one, is to the
-    /// reference of the same round.
+    /// Median over the rounds of the ratio to the reference.
+    /// Of `ns`, or `ns_each_further` where there is one, in the same round.
     ratio: f64,
     limit: Option<f64>,
     over: bool,
 }
 
 impl Sample {
-    /// Nanoseconds for each frame but the first, of `frames`.
+    /// Return nanoseconds for each frame except the first, of `frames`.
     fn each_further(&self, frames: u32) -> f64 {
         (self.ns as f64 - self.first_ns as f64) / f64::from(frames - 1)
     }
 }
 
-/// The figures of each row, from its samples.
+/// Return the figures of each row, from its samples.
 pub fn results(rows: &[&Row], samples: &[Vec<Sample>]) -> Vec<Figures> {
     rows.iter().zip(samples).map(|(row, samples)| figures(row, samples)).collect()
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench tables`: what a packet pays for tables that grow with their use.
+//! `cargo xtask bench tables`: cost of tables that grow with use, for a packet.
 use std::{net::Ipv4Addr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::cpus;
 
-/// Packets of one connection, of those that `bench kernel` knows.
+/// Packets of one connection, from the rows of `bench kernel`.
 const ROWS: [(Hook, &str); 4] = [
     (Hook::Xdp, "data, 1 frame"),
     (Hook::Xdp, "1 ping"),
@@ -82,7 +82,7 @@ pub fn main(args: Args) -> Result<()> {
     super::write("tables", &compared)
 }
 
-/// Nanoseconds of each kind of packet.
+/// Return nanoseconds of each kind of packet.
 fn measure(
     loaded: &mut Loaded,
     rows: &[&Row],

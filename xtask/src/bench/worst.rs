@@ -1,7 +1,7 @@
 //! `cargo xtask bench worst`: a search for the packets that cost the programs most.
 //!
-//! The rows of the table are what was thought of. From them on, bytes are changed at random, and what
-//! costs more than its like is changed further.
+//! It starts from the rows of the table, which were chosen by hand: bytes are changed at random,
+//! and packets that cost more than their like are changed further.
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -16,21 +16,22 @@ use super::{
 };
 use crate::cpus;
 
-/// What a packet may cost that needs no completed handshake, nanoseconds.
+/// Maximum cost of a packet that needs no completed handshake, in nanoseconds.
 const SPOOFED_NS: u64 = 10_000;
-/// What any other one may cost.
+/// Maximum cost of any other packet.
 const ANY_NS: u64 = 20_000;
-/// The payload of a full segment.
+/// Payload of a full segment.
 const LONGEST: usize = 1448;
 /// Runs of the programs that one candidate is timed over.
 const REPEATS: u32 = 40;
-/// How often a candidate is timed that seems to cost more than its like: the least counts.
+/// Number of times that a candidate is timed that seems to cost more than its like:
+/// the least counts.
 const AGAIN: usize = 4;
-/// Candidates of a row that are changed further.
+/// Number of candidates of a row that are changed further.
 const KEPT: usize = 4;
 /// Lines of the table for each kind.
 const SHOWN: usize = 8;
-/// What the parsers look for.
+/// Words that the parsers look for.
 const WORDS: [&[u8]; 14] = [
     b"\r\n",
     b"\n",
@@ -58,13 +59,13 @@ pub struct Args {
     seed: Option<u64>,
 }
 
-/// A packet, and what it cost.
+/// A packet, and its cost.
 struct Candidate {
     row: Row,
     ns: u64,
 }
 
-/// What was found, for the JSON.
+/// Result of the search, for the JSON.
 #[derive(Serialize)]
 struct Found {
     row: &'static str,
@@ -105,7 +106,7 @@ pub fn main(args: Args) -> Result<()> {
     super::write("worst", &found)
 }
 
-/// Every row of a client's packet at XDP, each the first of its kind.
+/// Return every row of a client's packet at XDP, each the first of its kind.
 fn beginnings(programs: &mut Loaded) -> Result<Vec<Vec<Candidate>>> {
     let rows = rows::rows().into_iter().filter(|row| row.hook == Hook::Xdp);
     let rows = rows.filter(|row| row.program == "bench_xdp" && !row.tunnel && !row.unprotected);
@@ -116,13 +117,13 @@ fn beginnings(programs: &mut Loaded) -> Result<Vec<Vec<Candidate>>> {
     .collect()
 }
 
-/// The least time of some runs, nanoseconds a packet.
+/// Return the least time of some runs, in nanoseconds a packet.
 fn cost(programs: &mut Loaded, row: &Row) -> Result<u64> {
     let times: Result<Vec<u64>> = (0..AGAIN).map(|_| programs.time(row, REPEATS)).collect();
     Ok(times?.into_iter().min().unwrap_or(0))
 }
 
-/// Change one candidate of a kind; keep the result if it costs more than the cheapest that is kept.
+/// Change a candidate of a kind; keep the result if it beats the cheapest kept one.
 fn improve(
     programs: &mut Loaded,
     kind: &mut Vec<Candidate>,
@@ -153,7 +154,7 @@ fn improve(
     Ok(())
 }
 
-/// One change at a random place.
+/// Make one change at a random place.
 fn change(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
     let at = random.usize(..=bytes.len());
     let length = random.usize(..=(bytes.len() - at).min(64));
@@ -183,7 +184,8 @@ fn costliest(kinds: &[Vec<Candidate>]) -> u64 {
     kinds.iter().flatten().map(|candidate| candidate.ns).max().unwrap_or(0)
 }
 
-/// The costliest of each kind, the costliest first: those that can be spoofed, and the others.
+/// Return the costliest of each kind, the costliest first:
+/// those that can be spoofed, and the others.
 fn findings(kinds: &[Vec<Candidate>]) -> Vec<Found> {
     let mut all: Vec<Found> = kinds.iter().filter_map(|kind| kind.first()).map(found).collect();
     all.sort_by_key(|found| (!found.spoofable, std::cmp::Reverse(found.ns)));

@@ -44,7 +44,7 @@ pub fn front() -> SocketAddr {
 
 const REDIS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 
-/// Where servers answer whether they are ready.
+/// The port on which servers answer whether they are ready.
 const METRICS: u16 = 9090;
 
 /// Of the server of this number.
@@ -71,7 +71,7 @@ pub struct Fleet {
     pub nginx: Process,
     pub nodes: Vec<Node>,
     pub redis: Process,
-    /// A killed process leaves it as a disk would be left; how fast the machine's is matters no more.
+    /// A disk in memory: a kill leaves it as any disk, and the machine's own may be slow.
     _redis_disk: Disk,
     pub redis_namespace: Namespace,
     pub path: Path,

@@ -1,4 +1,4 @@
-//! The guard of the demonstration, and what it knows about a source.
+//! The guard of the demonstration, and its figures of a source.
 use std::{net::IpAddr, time::SystemTime};
 
 use anyhow::{Context, Result};
@@ -6,28 +6,29 @@ use ws_guard_testkit::netns::{INTERFACE, Namespace};
 
 use crate::guard::{Guard, Profile};
 
-/// `--max-ping-rate`, in any `--window-seconds`; the defaults, but the demonstration depends on them.
+/// `--max-ping-rate`, in any `--window-seconds`.
+/// They are the defaults, but the demonstration depends on them.
 pub const MAX_PING_RATE: u64 = 30;
 const WINDOW_SECONDS: u64 = 10;
 
-/// What the guard knows about one source.
+/// Figures of the guard about one source.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceFigures {
     pub pings: u64,
     pub defused: u64,
     pub throttled: bool,
-    /// When it was throttled, for the last time.
+    /// Time when it was throttled last.
     pub since: Option<SystemTime>,
 }
 
-/// A guard of the server at `port`.
+/// Start a guard of the server at `port`.
 pub fn start(namespace: &Namespace, port: u16) -> Result<Guard> {
     let limit = format!("--max-ping-rate {MAX_PING_RATE} --window-seconds {WINDOW_SECONDS}");
     let words = format!("--interface {INTERFACE} --action defuse --port {port} {limit}");
     Guard::start(Profile::Dev, namespace, &words)
 }
 
-/// What `sources` says about the source at `address`.
+/// Return the row of `sources` for the source at `address`.
 pub fn source(guard: &Guard, address: IpAddr) -> Result<Option<SourceFigures>> {
     let sources = guard.ask("sources")?;
     let wanted = address.to_string();

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a third-party server without a flood, with one, and with one and the guard.
+//! `cargo xtask demo`: a third-party server without a flood, with one, and guarded.
 //! It fails unless the guard restores the figures without a flood.
 //!
 //! ```text
@@ -21,30 +21,34 @@ use round::{Figures, Kind, Plan};
 
 /// Growth at which the flood against an unguarded server is stopped, in bytes.
 const MAX_GROWTH: u64 = 1_500_000_000;
-/// Growth of a guarded server that is still nothing, in bytes: buffers of its libraries.
+/// Growth of a guarded server that counts as none, in bytes: library buffers.
 const HARMLESS: u64 = 32 << 20;
 
-/// How far a figure may be from that without a flood, and count as brought back: a multiple, and so
-/// much more. The goals are stricter, and `bench flood` is where they are measured, over many rounds.
-/// Here one round has to do, on a machine that may be busy and where flooder, clients and server share
-/// the CPUs. The factor is for figures that are large already; what is added is for small ones.
+/// Permitted deviation from the figure without a flood: a factor and an addend.
+/// The goals are stricter, and `bench flood` measures them over many rounds. Here one round has to
+/// suffice, on a machine that may be busy and where flooder, clients and server share the CPUs. The
+/// factor is for large figures, the addend for small ones.
 struct Margin {
     times: f64,
     more: f64,
 }
 
-/// Milliseconds. A median moves with the load of the whole machine, not with single delays: some
-/// hundreds of microseconds more is what a busy one makes of 0.3 ms.
+/// Margin in milliseconds.
+/// A median moves with the load of the whole machine, not with single delays: a busy one turns 0.3
+/// ms into some hundreds of microseconds more.
 const P50: Margin = Margin { times: 2.0, more: 2.0 };
-/// Milliseconds. A hundredth of the messages may each have waited for whole turns of other programs.
+/// Margin in milliseconds.
+/// One in a hundred messages may each have waited for whole turns of other programs.
 const P99: Margin = Margin { times: 3.0, more: 25.0 };
-/// CPU seconds a second. CPU time depends on other processes only by colder caches.
+/// Margin in CPU seconds a second.
+/// CPU time depends on other processes only by colder caches.
 const CPU: Margin = Margin { times: 2.0, more: 0.02 };
-/// Pings a second that may get through to the server: eight times what the default pace allows, and a
-/// hundredth of what a server reads. Unlike times this does not hang on how busy the machine is.
+/// Pings a second that may reach the server:
+/// eight times the default pace, and a hundredth of a server's reads. Unlike times this does not
+/// depend on how busy the machine is.
 const THROUGH: f64 = 1_000.0;
 
-/// A figure that others feel: what it is called, how far it may be off, and how it is read.
+/// A figure that others feel: its name, its margin, and its accessor.
 type Felt = (&'static str, &'static Margin, fn(&Figures) -> f64);
 
 impl Margin {
@@ -103,7 +107,7 @@ pub fn main(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What is not as it has to be under the guard; empty when all is.
+/// Return the failures under the guard; empty when there are none.
 fn wrong([calm, without, with]: &[Figures; 3]) -> Vec<String> {
     let mut wrong = not_brought_back(calm, with);
     let mut expect = |holds: bool, text: String| {
@@ -114,7 +118,7 @@ fn wrong([calm, without, with]: &[Figures; 3]) -> Vec<String> {
     let limit = guard::MAX_PING_RATE;
     let Some(guard) = with.guard else { return vec!["the guard gave no figures".to_owned()] };
     expect(guard.throttled, "the flooder was not throttled".to_owned());
-    // What is still under way may have been seen or not.
+    // Pings still in flight may have been seen or not.
     let (taken, sent) = (with.taken, with.flooded.pings);
     expect(
         (taken..=sent).contains(&guard.pings),
@@ -146,7 +150,7 @@ fn wrong([calm, without, with]: &[Figures; 3]) -> Vec<String> {
     wrong
 }
 
-/// What the honest client and the server still feel of the flood.
+/// Return the remaining effects of the flood on the honest client and the server.
 fn not_brought_back(calm: &Figures, with: &Figures) -> Vec<String> {
     let (p50, p99) = (table::p50_ms, table::p99_ms);
     let figures: [Felt; 3] = [

@@ -9,19 +9,19 @@ use super::{
     table::{p50_ms, p99_ms},
 };
 
-/// Pixels: the bars' left end and longest length, and the height of a bar with the space below it.
+/// Pixels: left end and maximum length of the bars, and the step between them.
 const LEFT: f64 = 200.0;
 const LONGEST: f64 = 380.0;
 const BAR: f64 = 20.0;
 const STEP: f64 = 26.0;
-/// Between two figures, with room for a heading.
+/// Distance between two figures, with room for a heading.
 const GROUP: f64 = 3.0 * STEP + 40.0;
 const TOP: f64 = 56.0;
 
 const ROUNDS: [(&str, &str); 3] =
     [("no flood", "#7f8c8d"), ("flood", "#c0392b"), ("flood, with ws-guard", "#27ae60")];
 
-/// A figure: what it is called, its unit, and how it is read.
+/// A figure: its name, its unit, and its accessor.
 type Shown = (&'static str, &'static str, fn(&Figures) -> f64);
 
 const FIGURES: [Shown; 3] = [
@@ -37,7 +37,7 @@ pub fn write(path: &Path, rounds: &[Figures; 3], library: Library) -> Result<()>
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// The values by figure and round.
+/// Draw the values by figure and round.
 fn draw(values: [[f64; 3]; 3], server: &str) -> String {
     let height = TOP + 3.0 * GROUP + 24.0;
     let mut svg = format!(
@@ -62,7 +62,7 @@ fn draw(values: [[f64; 3]; 3], server: &str) -> String {
             let y = top + 20.0 + round as f64 * STEP;
             let width = (value / most * LONGEST).max(1.0);
             text(&mut svg, 20.0, y + 15.0, "", label);
-            // A String takes all that is written to it.
+            // Writing to a String does not fail.
             let _ = writeln!(
                 svg,
                 "  <rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.0}\" height=\"{BAR}\" fill=\"{colour}\"/>"

@@ -18,21 +18,21 @@ use super::guard::{self, SourceFigures};
 use crate::{guard::Guard, interrupt, watch::Watch};
 
 const PORT: u16 = 9001;
-/// How long the honest client is alone at first.
+/// Time that the honest client is alone at first.
 const CALM: Duration = Duration::from_secs(1);
-/// Between two messages of the honest client: enough of them for a 99th percentile.
+/// Interval of the honest client's messages, enough for a 99th percentile.
 const MESSAGE_EVERY: Duration = Duration::from_millis(10);
-/// How long the guarded server may take to read what is under way when the flood ends. Of a connection
-/// that is held back it reads a part.
+/// Time limit for the guarded server to read bytes in flight after the flood.
+/// It reads a part of those of a connection that is held back.
 const DRAIN: Duration = Duration::from_secs(1);
-/// Pings that a flooder sends at most; it gets nowhere near in the time it has.
+/// Maximum number of a flooder's pings, far above those that it sends in its time.
 const MAX_PINGS: u64 = 50_000_000;
-/// Room between the growth at which the flood is stopped and the hard limit of the process.
+/// Margin between the growth that stops the flood and the process's hard limit.
 const HEADROOM: u64 = 1_500_000_000;
-/// How long `--interactive` lasts at most.
+/// Maximum duration of `--interactive`.
 const INTERACTIVE: Duration = Duration::from_secs(3600);
 
-/// What happens in a round.
+/// Traffic of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The honest client is alone.
@@ -51,29 +51,29 @@ impl Kind {
     }
 }
 
-/// What a round is to be like.
+/// Parameters of a round.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub library: Library,
     pub time: Duration,
-    /// Bytes of the server's growth at which the flood is stopped.
+    /// Growth of the server in bytes at which the flood is stopped.
     pub max_growth: u64,
     pub kind: Kind,
 }
 
-/// What came of a round.
+/// Results of a round.
 pub struct Figures {
-    /// Most anonymous memory the server had, less what it had before the flood, in bytes.
+    /// Peak anonymous memory of the server, less that before the flood, in bytes.
     pub growth: u64,
-    /// CPU time that the server took for each second since then.
+    /// CPU time of the server for each second since then.
     pub cpu: f64,
-    /// The growth was stopped here.
+    /// Time at which the growth was stopped.
     pub stopped_at: Option<Duration>,
     pub served: Served,
     pub flooded: Flooded,
     /// Pings of the flooder that the server's TCP took whole.
     pub taken: u64,
-    /// What the server counted; `None` when it did not live to tell.
+    /// Counts of the server; `None` when it did not survive.
     pub totals: Option<Totals>,
     pub guard: Option<SourceFigures>,
     pub time_to_throttle: Option<Duration>,
@@ -145,14 +145,14 @@ fn attack(plan: Plan, pair: &Pair, server: &Server, guard: Option<&Guard>) -> Re
     })
 }
 
-/// What came of the flooder's time.
+/// Results of the flooder's time.
 struct Flood {
     flooded: Flooded,
     taken: u64,
     cpu: f64,
 }
 
-/// The flooder's time, in which it does nothing where all is calm.
+/// Flood, or wait for the same time in a calm round.
 fn flood_or_wait(plan: Plan, flooder: &mut Client, watch: &Watch) -> Result<Flood> {
     let go_on = || watch.go_on() && !interrupt::stopped();
     let (before, start) = (watch.cpu(), Instant::now());
@@ -172,7 +172,7 @@ fn flood_or_wait(plan: Plan, flooder: &mut Client, watch: &Watch) -> Result<Floo
     if plan.kind == Kind::Guarded {
         flooder.drain(DRAIN);
     }
-    // A connection that was reset has nothing under way any more.
+    // A connection that was reset has nothing in flight any more.
     let under_way = flooder.unacknowledged().unwrap_or(0).div_ceil(flood::FRAME as u64);
     Ok(Flood { flooded, taken: flooded.pings.saturating_sub(under_way), cpu })
 }

@@ -16,7 +16,7 @@ const ROWS: [Row; 14] = [
     ("honest client: pongs / pings", |f| format!("{} / {}", f.served.pongs, f.served.pings)),
     ("server: CPU", |f| percent(f.cpu)),
     ("server: memory growth", growth),
-    // Each ping that its library reads, it answers.
+    // Its library answers each ping that it reads.
     ("server: pings answered", |f| count(f.totals.map(|totals| totals.pings))),
     ("flooder: pings sent", |f| f.flooded.pings.to_string()),
     ("flooder: pings got through", |f| f.taken.to_string()),
@@ -41,7 +41,7 @@ pub fn render(rounds: &[Figures; 3], library: Library) -> String {
     table.to_string()
 }
 
-/// One line that says what the difference was.
+/// Return one line that states the difference.
 pub fn verdict([calm, without, with]: &[Figures; 3]) -> String {
     format!(
         "the honest client's p99 was {} ({} without a flood, {} without ws-guard), the server's CPU {} \

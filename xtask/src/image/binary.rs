@@ -19,7 +19,7 @@ use crate::{
     step,
 };
 
-/// How it is compiled.
+/// Build profile of the binary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
     #[default]
@@ -27,7 +27,7 @@ pub enum Profile {
     Dev,
 }
 
-/// What it is compiled for.
+/// Architecture of the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Architecture {
     Amd64,
@@ -38,7 +38,7 @@ impl Architecture {
     pub const HOST: Architecture =
         if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::Amd64 };
 
-    /// The name that images and Debian have for it.
+    /// Return the name that images and Debian have for it.
     pub fn oci(self) -> &'static str {
         match self {
             Architecture::Amd64 => "amd64",
@@ -46,7 +46,7 @@ impl Architecture {
         }
     }
 
-    /// The name that Rust and C compilers have for it.
+    /// Return the name that Rust and C compilers have for it.
     fn machine(self) -> &'static str {
         match self {
             Architecture::Amd64 => "x86_64",
@@ -54,13 +54,14 @@ impl Architecture {
         }
     }
 
-    /// Rust's name of what is compiled for another machine.
+    /// Return Rust's target for programs of another machine.
     pub fn target(self) -> String {
         format!("{}-unknown-linux-musl", self.machine())
     }
 
-    /// What a compiler for another machine needs: Rust's own linker, since the musl target brings its
-    /// C library along, and a C compiler for the crate with C in it, which calls no library.
+    /// Set the environment of a cross compiler:
+    /// Rust's own linker, since the musl target brings its C library along, and a C compiler for
+    /// the crate with C in it, which calls no library.
     fn cross(self, cargo: &mut Command) {
         if self == Architecture::HOST {
             return;
@@ -72,36 +73,38 @@ impl Architecture {
     }
 }
 
-/// How, for what, and of which sources programs are compiled.
+/// Profile, architectures and sources of a build.
 #[derive(Clone)]
 pub struct Build {
     pub profile: Profile,
     pub architecture: Architecture,
-    /// What one run of cargo compiles for; `architecture` is among them.
+    /// Architectures that one run of cargo compiles for; `architecture` is among them.
     together: Vec<Architecture>,
     sources: PathBuf,
     target: PathBuf,
 }
 
 impl Build {
-    /// Of this workspace, where it is built otherwise too.
+    /// Make a build of this workspace, in its usual target directory.
     pub fn new(profile: Profile, architecture: Architecture) -> Build {
         let (sources, target) = (tools::workspace(), tools::target());
         Build { profile, architecture, together: vec![architecture], sources, target }
     }
 
-    /// For another architecture, of the same sources.
+    /// Return the same build for another architecture.
     pub fn of(&self, architecture: Architecture) -> Build {
         Build { architecture, ..self.clone() }
     }
 
-    /// For all of these, whichever is asked for first: macros and build scripts are compiled once, and
-    /// no core waits for the last crate of one of them.
+    /// Compile for all of these at once, whichever is requested first:
+    /// macros and build scripts are compiled once, and no core waits for the last crate of one of
+    /// them.
     pub fn together(self, architectures: &[Architecture]) -> Build {
         Build { together: architectures.to_vec(), ..self }
     }
 
-    /// The same from a copy of the sources in an empty `folder`, where nothing has been built yet.
+    /// Return the same build from a copy of the sources in an empty `folder`.
+    /// It has no earlier products.
     pub fn elsewhere(&self, folder: &Path) -> Result<Build> {
         let sources = folder.join("sources");
         let kept = |entry: &DirEntry| {
@@ -119,7 +122,7 @@ impl Build {
         Ok(Build { sources, target: folder.join("target"), ..self.clone() })
     }
 
-    /// Compile ws-guard so that it needs nothing but a kernel; where it is, without debugging sections.
+    /// Compile ws-guard to need only a kernel; return the path, without debug sections.
     pub fn guard(&self) -> Result<PathBuf> {
         self.program("ws-guard", "ws-guard")
     }
@@ -167,7 +170,7 @@ impl Build {
         self.stripped(&built.join(target).join(folder).join(program))
     }
 
-    /// A program without its debugging sections, in a file next to it.
+    /// Write a program without its debugging sections to a file next to it.
     fn stripped(&self, built: &Path) -> Result<PathBuf> {
         let stripped = built.with_extension("stripped");
         let strip = match self.architecture == Architecture::HOST {
@@ -183,8 +186,8 @@ impl Build {
     }
 }
 
-/// Flags that keep this machine's folders out of the messages of panics: a release is the same bytes
-/// wherever it is made.
+/// Return flags that keep this machine's folders out of the messages of panics:
+/// a release is the same bytes wherever it is made.
 fn without_paths() -> Result<Vec<String>> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
@@ -197,7 +200,7 @@ fn without_paths() -> Result<Vec<String>> {
     Ok(flags)
 }
 
-/// Whether the kernel starts it without a loader.
+/// Check whether the kernel starts it without a loader.
 fn is_static(bytes: &[u8]) -> Result<bool> {
     let header = FileHeader64::<Endianness>::parse(bytes).context("not a 64-bit ELF file")?;
     let endian = header.endian()?;

@@ -1,5 +1,6 @@
-//! The image around the binary. Buildah keeps what it works on below `target/image`, and nothing of
-//! it in the machine's own store of images.
+//! The image around the binary.
+//! Buildah keeps its files below `target/image`, and nothing of it in the machine's own store of
+//! images.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -20,46 +21,47 @@ pub const NAME: &str = "docker.io/library/ws-guard";
 pub const CHAOS: &str = "docker.io/library/ws-guard-chaos";
 /// User in the image, unprivileged as in the manifests.
 const USER: &str = "65532:65532";
-/// Permitted, not effective: with the effective bit the kernel refuses to start the file where it may
-/// not have all of them (capabilities(7)), and the companion server has none.
+/// Capabilities that are permitted, not effective:
+/// with the effective bit the kernel refuses to start the file where it may not have all of them
+/// (capabilities(7)), and the companion server has none.
 const CAPABILITIES: &str = "cap_bpf,cap_net_admin,cap_perfmon+p";
 
 /// An image of one file.
 pub struct Image<'a> {
-    /// Without a tag, which is the version.
+    /// Name without a tag, which is the version.
     pub name: &'a str,
     pub file: &'a Path,
     /// Its name in the image's root folder.
     pub inside: &'a str,
     pub architecture: Architecture,
-    /// Whether it is run, as [`USER`].
+    /// Set if it is run, as [`USER`].
     pub runs: bool,
-    /// Whether it may have [`CAPABILITIES`].
+    /// Set if it may have [`CAPABILITIES`].
     pub capable: bool,
-    /// Labels besides those of every image.
+    /// Labels in addition to those of every image.
     pub labels: Vec<(&'static str, String)>,
 }
 
 impl Image<'_> {
-    /// The image of the program.
+    /// Return the image of the program.
     pub fn of_program(binary: &Path, architecture: Architecture) -> Image<'_> {
         let (name, inside) = (NAME, "ws-guard");
         let labels = Vec::new();
         Image { name, file: binary, inside, architecture, runs: true, capable: true, labels }
     }
 
-    /// The image of the clients and the checker of chaos runs.
+    /// Return the image of the clients and the checker of chaos runs.
     pub fn of_chaos(binary: &Path, architecture: Architecture) -> Image<'_> {
         let (name, inside) = (CHAOS, "ws-guard-chaos");
         Image { name, inside, capable: false, ..Image::of_program(binary, architecture) }
     }
 
-    /// Make it; `output` becomes an OCI archive. Returns the digest of its manifest.
+    /// Make it; `output` becomes an OCI archive. Return the digest of its manifest.
     pub fn make(&self, output: &Path) -> Result<String> {
         let store = Store::new()?;
         let container = store.ask(&["from", "--arch", self.architecture.oci(), "scratch"])?;
         let made = store.fill(&container, self, output);
-        // Also when it failed; and what failed matters more.
+        // Even after a failure, whose error matters more.
         let removed = store.ask(&["rm", &container]);
         made.and_then(|digest| removed.map(|_| digest))
     }
@@ -84,7 +86,7 @@ impl Image<'_> {
     }
 }
 
-/// Buildah with a store of its own.
+/// Buildah with a separate store.
 struct Store {
     folder: PathBuf,
 }
@@ -105,7 +107,7 @@ impl Store {
         command
     }
 
-    /// What buildah answers.
+    /// Return the output of buildah.
     fn ask(&self, args: &[&str]) -> Result<String> {
         let output = self.command(args).output().context("running buildah")?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -136,7 +138,7 @@ impl Store {
         self.commit(container, image.name, output)
     }
 
-    /// Returns the digest of the manifest.
+    /// Commit the image; return the digest of the manifest.
     fn commit(&self, container: &str, name: &str, output: &Path) -> Result<String> {
         if let Some(folder) = output.parent() {
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -146,7 +148,7 @@ impl Store {
             fs::remove_dir_all(&layout).with_context(|| layout.display().to_string())?;
         }
         let place = format!("oci:{}:{VERSION}", layout.display());
-        // The same binary is the same image, whenever it is made.
+        // The same binary gives the same image at any time.
         let commit = self.command(&[
             "commit",
             "--quiet",
@@ -162,9 +164,9 @@ impl Store {
     }
 }
 
-/// Give the image in an index its full name. What imports the archive takes the name from there; one
-/// that is not qualified is not the name that the kubelet asks for. Returns the digest of its
-/// manifest.
+/// Give the image in an index its full name.
+/// Importers take the name from there; an unqualified one is not the name that the kubelet asks
+/// for. Return the digest of its manifest.
 fn name_image(index: &Path, name: &str) -> Result<String> {
     let text = fs::read(index).with_context(|| index.display().to_string())?;
     let mut json: Value = serde_json::from_slice(&text)?;
@@ -184,7 +186,7 @@ fn copy_licences(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A layout as an archive, the same bytes whenever it is made.
+/// Pack a layout as an archive, the same bytes at any time.
 fn pack(layout: &Path, output: &Path) -> Command {
     let mut tar = Command::new("tar");
     tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-cf"]);

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: a static binary alone in a container image, made with buildah.
+//! `cargo xtask image`: a static binary alone in a container image, by buildah.
 mod binary;
 mod build;
 
@@ -46,7 +46,7 @@ pub fn main(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Where an image goes by default.
+/// Return the default path of an image.
 fn archive(profile: Profile) -> PathBuf {
     let name = match profile {
         Profile::Release => "ws-guard.tar",
@@ -55,25 +55,26 @@ fn archive(profile: Profile) -> PathBuf {
     tools::target().join("image").join(name)
 }
 
-/// The image that tests run: compiled quickly.
+/// Make the image that tests run, compiled quickly.
 pub fn for_tests() -> Result<PathBuf> {
     let output = last_for_tests();
     make(&Build::new(Profile::Dev, Architecture::HOST), &output)?;
     Ok(output)
 }
 
-/// Where the last one is.
+/// Return the path of the last such image.
 pub fn last_for_tests() -> PathBuf {
     archive(Profile::Dev)
 }
 
-/// Compile, and put the binary into an image at `output`. Returns the image's digest.
+/// Compile, and put the binary into an image at `output`.
+/// Return the image's digest.
 pub fn make(build: &Build, output: &Path) -> Result<String> {
     prepare()?;
     Image::of_program(&build.guard()?, build.architecture).make(output)
 }
 
-/// What making any image needs.
+/// Prepare everything for making an image.
 fn prepare() -> Result<()> {
     let root = nix::unistd::geteuid().is_root();
     ensure!(

@@ -1,4 +1,5 @@
-//! Kubernetes from Debian's source package, and what it runs on; made once and kept in `target/k8s`.
+//! Kubernetes from Debian's source package, with its dependencies;
+//! made once and kept in `target/k8s`.
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
@@ -22,7 +23,7 @@ const PACKAGES: [&str; 8] = [
     "libnfnetlink0",
     "golang-github-modern-go-reflect2-dev",
 ];
-/// Packages that have the marker, but are no part of the API.
+/// Packages that have the marker, but do not belong to the API.
 const NO_API: [&str; 8] = [
     "_test.go",
     "/testdata/",
@@ -34,22 +35,22 @@ const NO_API: [&str; 8] = [
     "apiextensions-apiserver/examples",
 ];
 
-/// The root of everything that is kept.
+/// Return the root of everything that is kept.
 pub fn home() -> PathBuf {
     tools::target().join("k8s")
 }
 
-/// A program that was compiled.
+/// Return the path of a compiled program.
 pub fn built(name: &str) -> PathBuf {
     home().join("bin").join(name)
 }
 
-/// A path in the unpacked packages.
+/// Return a path in the unpacked packages.
 pub fn unpacked(path: &str) -> PathBuf {
     home().join("root").join(path)
 }
 
-/// Fetch and compile what is missing.
+/// Fetch and compile missing parts.
 pub fn make() -> Result<()> {
     if PARTS.iter().all(|part| built(part).exists()) && unpacked("usr/bin/containerd").exists() {
         return Ok(());
@@ -99,7 +100,8 @@ fn fetch() -> Result<()> {
     reflect2()
 }
 
-/// The release in the source does not work with this Go: the API server fails on custom resources.
+/// Replace the release in the source, which does not work with this Go:
+/// the API server fails on custom resources.
 fn reflect2() -> Result<()> {
     let vendored = source().join("vendor/github.com/modern-go/reflect2");
     fs::remove_dir_all(&vendored).with_context(|| vendored.display().to_string())?;
@@ -109,7 +111,7 @@ fn reflect2() -> Result<()> {
     step::run("renewing a library of it", copy)
 }
 
-/// Go in the mode that Debian's sources are laid out for.
+/// Return Go in the mode that Debian's sources are laid out for.
 fn go() -> Command {
     let mut go = Command::new("go");
     go.env("GO111MODULE", "off").env("GOFLAGS", "").env("GOPATH", gopath()).env("CGO_ENABLED", "0");
@@ -118,7 +120,7 @@ fn go() -> Command {
     go
 }
 
-/// The description of the API, which Debian generates and does not ship.
+/// Generate the description of the API, which Debian does not ship.
 fn openapi() -> Result<()> {
     let made = source().join("pkg/generated/openapi/zz_generated.openapi.go");
     if made.exists() {
@@ -138,7 +140,8 @@ fn openapi() -> Result<()> {
     step::run("describing the API", generate)
 }
 
-/// Go packages whose comments ask to be described, by their names for the compiler.
+/// Return Go packages whose comments mark them for the API description.
+/// The names are the compiler's.
 fn described() -> Result<Vec<String>> {
     let mut packages = std::collections::BTreeSet::new();
     for top in ["pkg", "staging/src", "vendor/k8s.io"] {

@@ -1,4 +1,4 @@
-//! What the scenarios run on: a cluster of the test's own, or one that was given.
+//! Cluster of the scenarios: the test's own, or a given one.
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -19,7 +19,7 @@ pub enum Cluster {
 }
 
 impl Cluster {
-    /// The node of its own, for what can only be done there.
+    /// Return the test's own node, for work that is possible only there.
     pub fn own(&mut self) -> Option<&mut Node> {
         match self {
             Cluster::Own(node) => Some(node),
@@ -27,7 +27,7 @@ impl Cluster {
         }
     }
 
-    /// The file that names it, where the environment does not.
+    /// Return the file that names it, where the environment does not.
     pub fn kubeconfig(&self) -> Option<PathBuf> {
         match self {
             Cluster::Own(node) => Some(node.kubeconfig()),
@@ -42,7 +42,7 @@ impl Cluster {
         }
     }
 
-    /// A command that reaches the API server.
+    /// Return a command that reaches the API server.
     pub fn command(&self, program: &str) -> Command {
         match self {
             Cluster::Own(node) => node.inside().command(program),
@@ -50,7 +50,7 @@ impl Cluster {
         }
     }
 
-    /// The node that everything is done on.
+    /// Return the node that everything is done on.
     pub fn node(&self) -> &str {
         match self {
             Cluster::Own(_) => node::NAME,
@@ -58,7 +58,7 @@ impl Cluster {
         }
     }
 
-    /// A port of that node, from outside.
+    /// Return the address of a port of that node, from outside.
     pub fn port(&self, port: u16) -> SocketAddr {
         match self {
             Cluster::Own(_) => (Family::V4.server(), port).into(),
@@ -66,7 +66,7 @@ impl Cluster {
         }
     }
 
-    /// Where the clients are.
+    /// Return the namespace of the clients.
     pub fn outside(&self) -> &Namespace {
         match self {
             Cluster::Own(node) => node.outside(),
@@ -74,7 +74,8 @@ impl Cluster {
         }
     }
 
-    /// Address of client number `n`. From outside a given cluster all have the same.
+    /// Return the address of client number `n`.
+    /// From outside a given cluster all have the same.
     pub fn client(&self, n: u8) -> IpAddr {
         match self {
             Cluster::Own(_) => Family::V4.client(n),
@@ -100,7 +101,7 @@ impl Cluster {
         }
     }
 
-    /// Restart the kubelet; false where that was not allowed.
+    /// Restart the kubelet; return false where that was not allowed.
     pub fn restart_kubelet(&mut self) -> Result<bool> {
         match self {
             Cluster::Own(node) => {

@@ -16,15 +16,16 @@ const PORT: u16 = 30083;
 const CLIENTS: u8 = 20;
 /// Pause between an echo and the next message.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long an echo, or an end, may take.
+/// Time limit for an echo, or an end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a server says that is about to be restarted (RFC 6455, 7.4.1, and its registry).
+/// Close code of a server about to restart (RFC 6455, 7.4.1, and its registry).
 const SERVICE_RESTART: u16 = 1012;
-/// Echoes that each client has had before the roll, and again after it.
+/// Number of echoes for each client before the roll, and again after it.
 const WARM: usize = 20;
 
-/// Restart the Deployment under its clients: each is closed with 1012, comes back, and repeats the one
-/// message that was not acknowledged; the echo is the acknowledgement.
+/// Restart the Deployment under its clients:
+/// each is closed with 1012, comes back, and repeats the one unacknowledged message; the echo is
+/// the acknowledgement.
 pub fn roll(stage: &mut Stage) -> Result<()> {
     expose(stage)?;
     let to = stage.cluster.port(PORT);
@@ -48,7 +49,7 @@ pub fn roll(stage: &mut Stage) -> Result<()> {
             talk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         let talks = talks.into_iter().map(join).collect::<Result<Vec<_>>>();
-        // What a client met says more than that the others were waited for.
+        // A client's error is more telling than the failed wait for the others.
         talks.and_then(|talks| rolled.map(|()| talks))
     })?;
     let sum = |of: fn(&Count) -> usize| talks.iter().map(of).sum::<usize>();
@@ -67,7 +68,7 @@ pub fn roll(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// A way in from outside, which the chart has not.
+/// Make a path from outside, which the chart does not have.
 fn expose(stage: &Stage) -> Result<()> {
     let service = serde_json::json!({
         "apiVersion": "v1", "kind": "Service",
@@ -101,7 +102,7 @@ fn roll_between(stage: &Stage, progress: &[AtomicUsize]) -> Result<()> {
     talked(WARM, "all clients talk again").map(drop)
 }
 
-/// One client's conversation: the next message goes out when the last one has its echo.
+/// One client's conversation: each message waits for the echo of the last.
 struct Talk<'a> {
     cluster: &'a Cluster,
     to: SocketAddr,
@@ -109,15 +110,15 @@ struct Talk<'a> {
     count: Count,
 }
 
-/// What it met.
+/// Events of a conversation.
 #[derive(Default)]
 struct Count {
-    /// With which its connections were closed.
+    /// Close codes of its connections.
     codes: Vec<u16>,
     acknowledged: usize,
-    /// Of these, after a connection that ended before the echo.
+    /// Repeated messages, after a connection that ended before the echo.
     repeated: usize,
-    /// Attempts to connect in vain: at first, until the nodes know the new port, and after the roll.
+    /// Failed attempts to connect: before the nodes know the port, and after the roll.
     refused: [usize; 2],
 }
 
@@ -146,7 +147,8 @@ impl Talk<'_> {
         Ok(self.count)
     }
 
-    /// The next message, number `here` on this connection; the code if the server closed in its place.
+    /// Send the next message, number `here` on this connection;
+    /// return the code if the server closed in its place.
     fn say(&self, client: &mut Client, here: u64) -> Result<Option<u16>> {
         let text = format!("message {} of client {}", self.count.acknowledged, self.n);
         // A server that has closed already takes nothing, and then its code is there.
@@ -165,8 +167,7 @@ impl Talk<'_> {
         }
     }
 
-    /// A connection. Again, if it meets a pod that is leaving, or one that refuses newcomers because its
-    /// node is busy.
+    /// Connect; retry if the pod is leaving, or refuses newcomers as its node is busy.
     fn served(&mut self) -> Result<Client> {
         let start = Instant::now();
         loop {

@@ -1,5 +1,6 @@
-//! A cluster of its operator, named by `KUBECONFIG`. Clients are on this machine, and
-//! share its address; what takes a hand on the node itself is left out, and the transcript says so.
+//! A cluster of its operator, named by `KUBECONFIG`.
+//! Clients are on this machine, and share its address; steps that need access to the node itself
+//! are left out, and the transcript says so.
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     path::PathBuf,
@@ -13,7 +14,7 @@ use ws_guard_testkit::netns::Namespace;
 use super::{images, stage::stdout};
 use crate::{image, step};
 
-/// What is to be known of it.
+/// Options for a given cluster.
 #[derive(clap::Args)]
 pub struct Options {
     /// Run in the cluster of KUBECONFIG, having read what that does there
@@ -34,7 +35,7 @@ pub struct Options {
     pod_interfaces: String,
 }
 
-/// The file or files of the cluster that the environment names, if it names one; kubectl reads them.
+/// Return the environment's cluster file or files, if any; kubectl reads them.
 pub fn kubeconfig() -> Option<String> {
     std::env::var("KUBECONFIG").ok().filter(|files| !files.is_empty())
 }
@@ -43,7 +44,7 @@ pub struct Given {
     kubeconfig: String,
     node: String,
     address: IpAddr,
-    /// Of this machine, as the node sees it.
+    /// Address of this machine, as the node sees it.
     own: IpAddr,
     here: Namespace,
     pub uplink: String,
@@ -52,7 +53,8 @@ pub struct Given {
 }
 
 impl Given {
-    /// Look at it, and change nothing. An error if that was not asked for: then only the plan is shown.
+    /// Inspect it, and change nothing.
+    /// An error unless that was requested: then only the plan is shown.
     pub fn new(kubeconfig: String, options: Options) -> Result<Given> {
         let nodes = stdout(kubectl(&["get", "nodes", "--output", "json"]))?;
         let nodes: Value = serde_json::from_str(&nodes)?;
@@ -86,7 +88,7 @@ impl Given {
         Ok(given)
     }
 
-    /// What will be done, for whoever has to answer for the cluster.
+    /// Describe the planned changes, for the cluster's operators.
     fn plan(&self, nodes: usize) -> String {
         let Given { kubeconfig, node, address, own, uplink, pod_interfaces, .. } = self;
         let kubelet = match &self.restart_kubelet {
@@ -119,12 +121,12 @@ impl Given {
         self.own
     }
 
-    /// This machine's own namespace.
+    /// Return this machine's own namespace.
     pub fn here(&self) -> &Namespace {
         &self.here
     }
 
-    /// Whether there was a way to.
+    /// Restart the kubelet; return whether there was a command for it.
     pub fn restart_kubelet(&self) -> Result<bool> {
         let Some(command) = &self.restart_kubelet else { return Ok(false) };
         let mut shell = Command::new("sh");
@@ -134,7 +136,7 @@ impl Given {
     }
 }
 
-/// What is imported on the nodes before.
+/// Return the archives to be imported on the nodes before.
 fn archives() -> Vec<PathBuf> {
     let mut archives = images::archives();
     archives.push(image::last_for_tests());
@@ -147,7 +149,7 @@ fn kubectl(words: &[&str]) -> Command {
     kubectl
 }
 
-/// The node of this name, or the first that is ready, and its address.
+/// Return the node of this name, or the first ready one, and its address.
 fn choose(nodes: &Value, named: Option<&str>) -> Result<(String, IpAddr)> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let is_ready = |node: &Value| {
@@ -171,7 +173,7 @@ fn choose(nodes: &Value, named: Option<&str>) -> Result<(String, IpAddr)> {
     }
 }
 
-/// This machine's address on the way to another; nothing is sent for that.
+/// Return this machine's address on the route to another; nothing is sent for that.
 fn own_address(to: IpAddr) -> Result<IpAddr> {
     let any: SocketAddr = match to {
         IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),

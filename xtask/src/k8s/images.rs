@@ -1,4 +1,4 @@
-//! Images of what runs beside the guard: a sleeper for pods, a foreign server, a proxy.
+//! Images besides the guard's: a sleeper for pods, a foreign server, a proxy.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use ws_guard_testkit::tools;
 use super::binaries::home;
 use crate::{step, vm::libraries};
 
-/// What every pod's namespaces belong to.
+/// Image of the container that holds every pod's namespaces.
 pub const PAUSE: &str = "k8s.gcr.io/pause:3.2";
 pub const ECHO: &str = "docker.io/library/ws-guard-test-echo:1";
 pub const NGINX: &str = "docker.io/library/ws-guard-test-nginx:1";
@@ -28,7 +28,7 @@ func main() {
 }
 ";
 
-/// Where [`make`] writes them.
+/// Return the paths of [`make`]'s archives.
 pub fn archives() -> Vec<PathBuf> {
     [PAUSE, ECHO, NGINX].into_iter().map(output).collect()
 }
@@ -38,7 +38,7 @@ fn output(name: &str) -> PathBuf {
     home().join("img").join(format!("{short}.tar"))
 }
 
-/// All of them, as archives.
+/// Make all of them, as archives.
 pub fn make() -> Result<Vec<PathBuf>> {
     let folder = home().join("img");
     fs::create_dir_all(&folder)?;
@@ -53,7 +53,7 @@ pub fn make() -> Result<Vec<PathBuf>> {
     ])
 }
 
-/// Debian's nginx, its libraries, and the users that it asks for.
+/// Collect Debian's nginx, its libraries, and the users that it needs.
 fn nginx() -> Result<Vec<(PathBuf, PathBuf)>> {
     let program = tools::nginx();
     let libraries = libraries(&program)?.into_iter().map(|path| (path.clone(), path));
@@ -69,7 +69,7 @@ fn nginx() -> Result<Vec<(PathBuf, PathBuf)>> {
     Ok(files)
 }
 
-/// A static program from one file of Go.
+/// Compile a static program from one file of Go.
 fn compile(source: &Path, name: &str) -> Result<PathBuf> {
     let program = home().join("img").join(name);
     let mut go = Command::new("go");
@@ -80,7 +80,7 @@ fn compile(source: &Path, name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// An archive of one layer with these files, in the form that `ctr images import` takes.
+/// Write an archive of one layer with these files, for `ctr images import`.
 fn archive(name: &str, files: &[(PathBuf, PathBuf)], entry: &[&str]) -> Result<PathBuf> {
     let folder = tempfile::tempdir_in(home())?;
     let root = folder.path().join("root");

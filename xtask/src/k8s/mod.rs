@@ -1,8 +1,9 @@
-//! `cargo xtask test k8s`: the image, the chart and the plug-in on a real cluster, with real traffic.
+//! `cargo xtask test k8s`:
+//! the image, the chart and the plug-in on a real cluster, with real traffic.
 //!
-//! The cluster is that of `KUBECONFIG`, see [`given`], or Debian's Kubernetes on one node in a network
-//! namespace, see [`node`]; what happens on it is in [`scenarios`], in the order in which an operator
-//! would do it.
+//! The cluster is that of `KUBECONFIG`, see [`given`], or Debian's Kubernetes on one node in a
+//! network namespace, see [`node`]; the steps are in [`scenarios`], in the order in which an
+//! operator would take them.
 mod binaries;
 mod cluster;
 mod companion;
@@ -86,7 +87,7 @@ pub fn main(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The images that the pods have.
+/// Return the images of the pods.
 fn archives(keep_image: bool) -> Result<Vec<PathBuf>> {
     setup::cluster()?;
     let last = image::last_for_tests();
@@ -96,7 +97,7 @@ fn archives(keep_image: bool) -> Result<Vec<PathBuf>> {
     Ok(archives)
 }
 
-/// A cluster of the test's own.
+/// Bring up the test's own cluster.
 fn own(keep_image: bool) -> Result<(Node, Duration)> {
     for name in netns::remove_stale()? {
         eprintln!("removed the namespace {name}, which an earlier run left behind");
@@ -108,7 +109,7 @@ fn own(keep_image: bool) -> Result<(Node, Duration)> {
     Ok((node, start.elapsed()))
 }
 
-/// Keep the cluster for what is done to it from elsewhere.
+/// Keep the cluster for work from elsewhere.
 fn hold((node, time): (Node, Duration)) -> Result<()> {
     println!("cluster up in {:.0} s; Ctrl-C ends it. Its clients' end:", time.as_secs_f64());
     println!(
@@ -122,7 +123,7 @@ fn hold((node, time): (Node, Duration)) -> Result<()> {
     Ok(())
 }
 
-/// Put the transcript where the documentation has it.
+/// Write the transcript into the documentation.
 fn document(transcript: &str) -> Result<()> {
     const BEGIN: &str = "<!-- transcript: cargo xtask test k8s --document -->\n```\n";
     let path = tools::workspace().join("docs/kubernetes.md");
@@ -133,7 +134,7 @@ fn document(transcript: &str) -> Result<()> {
     Ok(())
 }
 
-/// Wait until it is so, and say how long that took.
+/// Wait until it is so, and report the time that took.
 pub fn wait(
     what: &str,
     patience: Duration,

@@ -1,5 +1,5 @@
-//! A cluster of one node, in a network namespace of its own; the other end of its uplink is the
-//! outside, with the clients.
+//! A cluster of one node, in a separate network namespace;
+//! the other end of its uplink is the outside, with the clients.
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -23,16 +23,17 @@ use super::{
 use crate::step;
 
 pub const NAME: &str = "node1";
-/// Its uplink, and its ends of the pods' interfaces.
+/// Names of its uplink, and of its ends of the pods' interfaces.
 pub const UPLINK: &str = "veth0";
 pub const POD_INTERFACES: &str = "veth????????";
-/// Client addresses outside.
+/// Number of client addresses outside.
 pub const CLIENTS: u8 = 150;
-/// Where pods and services are, seen from outside.
+/// Networks of pods and services, routed from outside.
 const ROUTED: [&str; 2] = ["10.244.0.0/24", "10.96.0.0/16"];
 const API_PORT: u16 = 16443;
-/// Folders of the node that the guard uses, as the chart names them and as this node has them: it shares
-/// the file systems with this machine, where those of the first names may belong to another guard.
+/// Folders of the node that the guard uses, by the chart's and this node's names.
+/// The node shares the file systems with this machine, where those of the first names may belong to
+/// another guard.
 pub const FOLDERS: [(&str, &str); 2] =
     [("/sys/fs/bpf/ws-guard", PINS), ("/var/lib/ws-guard", STATE)];
 const PINS: &str = "/sys/fs/bpf/ws-guard-test-node";
@@ -42,7 +43,7 @@ const INSIDE: &str = "kubeconfig";
 const OUTSIDE: &str = "outside.kubeconfig";
 const CONTROLLERS: &str = "/sys/fs/cgroup";
 
-/// Its processes, namespaces and files; all of them are gone when it is dropped.
+/// Processes, namespaces and files of a node, all gone when it is dropped.
 pub struct Node {
     pair: Pair,
     run: PathBuf,
@@ -52,7 +53,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Bring it up; the archives are the images that its pods may have.
+    /// Bring it up; the archives are the images of its pods.
     pub fn up(images: &[PathBuf]) -> Result<Node> {
         for folder in [PINS, STATE] {
             let free = !Path::new(folder).exists();
@@ -104,7 +105,7 @@ impl Node {
         self.run.join(INSIDE)
     }
 
-    /// The same for the outside.
+    /// Return the same for the outside.
     pub fn kubeconfig_outside(&self) -> PathBuf {
         self.run.join(OUTSIDE)
     }
@@ -123,7 +124,7 @@ impl Node {
 
     fn network(&self) -> Result<()> {
         self.inside().sysctl("net/ipv4/ip_forward", "1")?;
-        // Not there without the module, and then bridged packets pass no rules anyway.
+        // It does not exist without the module, and then bridged packets pass no rules anyway.
         let _ = self.inside().sysctl("net/bridge/bridge-nf-call-iptables", "1");
         let address = Family::V4.server();
         self.inside().ip(&format!("route add default via {}", Family::V4.client(0)))?;
@@ -170,13 +171,13 @@ impl Node {
         Ok(())
     }
 
-    /// End it.
+    /// End one of the node's processes.
     pub fn stop(&mut self, name: &str) -> Result<()> {
         let mut process = self.processes.remove(name).context("it does not run")?;
         process.terminate().map(drop)
     }
 
-    /// The network namespace of the pod with this address.
+    /// Return the network namespace of the pod with this address.
     pub fn pod(&self, address: IpAddr) -> Result<Namespace> {
         let own = |name: &String| -> Result<bool> {
             let mut show = Command::new("ip");
@@ -193,27 +194,27 @@ impl Node {
         bail!("no pod of this node has the address {address}")
     }
 
-    /// The last lines of a process, for a message.
+    /// Return the last lines of a process, for a message.
     pub fn said(&self, name: &str) -> String {
         let lines = self.processes.get(name).map(Process::lines).unwrap_or_default();
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    /// End a container's process at once, as the kernel does when memory is short.
+    /// Kill a container's process at once, as the kernel does when memory is short.
     pub fn kill(&self, container: &str) -> Result<()> {
         let mut kill = self.ctr();
         kill.args(["tasks", "kill", "--signal", "SIGKILL", container]);
         step::run("killing the daemon", kill)
     }
 
-    /// Give an image that is there another name as well.
+    /// Give an existing image another name as well.
     pub fn tag(&self, image: &str, name: &str) -> Result<()> {
         let mut tag = self.ctr();
         tag.args(["images", "tag", "--force", image, name]);
         step::run("naming an image", tag)
     }
 
-    /// What the guard has left on the node.
+    /// List the guard's leftovers on the node.
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         for entry in fs::read_dir(PINS).into_iter().flatten() {
@@ -281,7 +282,7 @@ impl Drop for Node {
     }
 }
 
-/// What names the API server at this address.
+/// Return a configuration that names the API server at this address.
 fn kubeconfig(api: IpAddr) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
@@ -291,7 +292,7 @@ fn kubeconfig(api: IpAddr) -> String {
     )
 }
 
-/// A part of the cluster: its program and arguments.
+/// Return program and arguments of a part of the cluster.
 fn part(name: &str, run: &Path) -> Result<(PathBuf, Vec<String>)> {
     let at = |path: &str| run.join(path).display().to_string();
     let kubeconfig = format!("--kubeconfig={}", at("kubeconfig"));
@@ -371,14 +372,14 @@ fn part(name: &str, run: &Path) -> Result<(PathBuf, Vec<String>)> {
     Ok((program, args.split_whitespace().map(str::to_owned).collect()))
 }
 
-/// Names of the namespaces that network plug-ins make for pods.
+/// Return the names of the namespaces that network plug-ins make for pods.
 fn pod_namespaces() -> BTreeSet<String> {
     let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with("cni-")).collect()
 }
 
-/// Everything that is mounted below a folder, the innermost first.
+/// Unmount everything below a folder, the innermost first.
 fn unmount(folder: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let prefix = format!("{}/", folder.display());
@@ -392,7 +393,7 @@ fn unmount(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Groups of containers, empty by now.
+/// Remove the containers' cgroups, empty by now.
 fn remove_cgroups() {
     let controllers = fs::read_dir(CONTROLLERS).into_iter().flatten().flatten();
     for controller in controllers {

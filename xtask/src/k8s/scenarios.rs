@@ -1,4 +1,4 @@
-//! What is done to the cluster, and what has to be true then.
+//! Scenarios on the cluster, and their conditions.
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,11 +16,11 @@ use super::{
 const INGRESS: u16 = 30080;
 pub const LOCAL: u16 = 30081;
 const CLUSTER: u16 = 30082;
-/// The shipped limit.
+/// Shipped limit.
 pub const LIMIT: u64 = 30;
-/// A flood that is longer than the window, so that a second window would show.
+/// Duration of a flood, longer than the window, so that a second window would show.
 const FLOOD: Duration = Duration::from_secs(15);
-/// How long the kubelet may take to write a changed ConfigMap into the pod.
+/// Time limit for the kubelet to write a changed ConfigMap into the pod.
 const KUBELET: Duration = Duration::from_secs(180);
 
 type Scenario = fn(&mut Stage) -> Result<()>;
@@ -40,7 +40,8 @@ const SCENARIOS: [(&str, Scenario); 12] = [
     ("kustomize, from installation to removal", undo::kustomize),
 ];
 
-/// In their order; `only` leaves out those whose names have none of these parts, but the first.
+/// Run the scenarios in order;
+/// `only` skips those whose names have none of these parts, except the first.
 pub fn run(stage: &mut Stage, only: &[String]) -> Result<()> {
     for (at, (name, scenario)) in SCENARIOS.into_iter().enumerate() {
         if at > 0 && !only.is_empty() && !only.iter().any(|part| name.contains(part)) {
@@ -76,7 +77,7 @@ fn install(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// So many honest clients, and a flooder by its number, at a port of the node.
+/// Connect honest clients, and a flooder by its number, to a port of the node.
 pub fn crowd(
     cluster: &Cluster,
     port: u16,
@@ -89,21 +90,22 @@ pub fn crowd(
     Ok((clients, honest, flooder))
 }
 
-/// Honest clients and a flooder over one of the ways into the cluster.
+/// Run honest clients and a flooder over one of the paths into the cluster.
 pub fn attack(stage: &mut Stage, port: u16, honest: u8, flooder: u8, limit: u64) -> Result<()> {
     let (clients, honest, flooder) = crowd(&stage.cluster, port, honest, flooder)?;
     repelled(stage, clients, &honest, flooder, limit)
 }
 
-/// The flooder got the limit's share of answers. Honest clients on its address use some of it up.
+/// Check that the flooder got the limit's share of answers.
+/// Honest clients on its address use some of it up.
 fn held(cluster: &Cluster, answered: u64, limit: u64) -> Result<()> {
     let held = if cluster.shares_address() { answered <= limit } else { answered == limit };
     ensure!(held, "{answered} pings were answered, and the limit is {limit}");
     Ok(())
 }
 
-/// The honest clients notice nothing of the flood, the flooder's own address is throttled, and it gets
-/// the limit's share of answers.
+/// Check that honest clients notice nothing, and the flooder is limited.
+/// Its own address is throttled, and it gets the limit's share of answers.
 fn repelled(
     stage: &mut Stage,
     clients: Clients,
@@ -141,8 +143,8 @@ fn ingress(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// From two pods of the node to a third: the honest clients through the service, the flooder to the
-/// server's own address.
+/// Flood from two pods of the node to a third:
+/// the honest clients through the service, the flooder to the server's own address.
 fn pods(stage: &mut Stage) -> Result<()> {
     let [honest, flooder] = stage.addresses("callers")?[..] else { bail!("not two callers") };
     let [server] = stage.addresses("echo")?[..] else { bail!("not one server") };
@@ -169,7 +171,7 @@ fn cluster(stage: &mut Stage) -> Result<()> {
     attack(stage, CLUSTER, 40, 122, LIMIT)
 }
 
-/// The limit that is in force on the node.
+/// Return the limit in force on the node.
 fn limit(stage: &Stage) -> Result<Option<u64>> {
     fn find(value: &Value) -> Option<u64> {
         match value {
@@ -197,7 +199,7 @@ fn threshold(stage: &mut Stage) -> Result<()> {
     attack(stage, LOCAL, 5, 124, 20)
 }
 
-/// Pings that the guard has counted of a source.
+/// Return the pings that the guard has counted for a source.
 pub fn counted(stage: &Stage, source: &str) -> Result<u64> {
     let row = stage.source(source)?.with_context(|| format!("{source} is not listed"))?;
     row["pings_total"].as_u64().context("no pings_total")
@@ -215,7 +217,8 @@ fn restarts(stage: &mut Stage) -> Result<()> {
     stage.say(&served.to_string());
     stage.say(&format!("flooder: {} of {} pings answered", flooded.answered, flooded.pings));
     ensure!(served.all_served(), "an honest client noticed it");
-    // The share of the flooder's connection, window after window, where others use up the source's.
+    // The share of the flooder's connection, window after window, where others use up the source's
+    // limit.
     if stage.cluster.shares_address() {
         ensure!(flooded.pings > 10 * flooded.answered, "the flood was not held");
         return Ok(());
@@ -223,7 +226,8 @@ fn restarts(stage: &mut Stage) -> Result<()> {
     held(&stage.cluster, flooded.answered, LIMIT)
 }
 
-/// Everything that replaces or ends the daemon. After each, the source's counter has grown.
+/// Do everything that replaces or ends the daemon.
+/// After each step, the source's counter has grown.
 fn disturb(stage: &mut Stage, source: &str) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     wait("the flood is throttled", Duration::from_secs(30), || {
@@ -297,14 +301,14 @@ fn removal(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// Take the guard off all nodes, and its namespace away.
+/// Unload the guard on all nodes, and delete its namespace.
 fn unload(stage: &Stage) -> Result<()> {
     stage.apply(&stage.chart(Place::Uplink, &["unload=true"])?)?;
     stage.rolled_out("ws-guard", "daemonset/ws-guard")?;
     stage.kubectl(&["delete", "namespace", "ws-guard", "--timeout=120s"]).map(drop)
 }
 
-/// Leave a given cluster as it was, whatever has happened.
+/// Restore a given cluster, whatever has happened.
 pub fn clean(stage: &Stage) -> Result<()> {
     let there = |namespace: &str| stage.kubectl(&["get", "namespace", namespace]).is_ok();
     let unloaded = if there("ws-guard") { unload(stage) } else { Ok(()) };

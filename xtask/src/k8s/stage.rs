@@ -1,4 +1,4 @@
-//! What the scenarios share: the node, the commands on it, the transcript.
+//! Common parts of the scenarios: the node, the commands on it, the transcript.
 use std::{
     fmt::Write as _,
     io::Write as _,
@@ -15,10 +15,11 @@ use super::{cluster::Cluster, node::FOLDERS, wait};
 use crate::step;
 
 const NAMESPACE: &str = "ws-guard";
-/// What [`super::node::Node::leftovers`] counts.
+/// Description of the count of [`super::node::Node::leftovers`].
 pub const FIGURES: &str = "pins and programs on the node";
-/// Where the guard attaches. Not at both places with ports of the same servers: a packet that passes both
-/// would be counted twice.
+/// Attach point of the guard.
+/// Not both places with ports of the same servers: a packet that passes both would be counted
+/// twice.
 #[derive(Clone, Copy)]
 pub enum Place {
     /// The node's end of each pod's interface, at the servers' own port.
@@ -27,7 +28,7 @@ pub enum Place {
     Uplink,
 }
 
-/// A cluster, and what was seen on it.
+/// A cluster, and observations on it.
 pub struct Stage {
     pub cluster: Cluster,
     transcript: String,
@@ -49,7 +50,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// A line of the transcript.
+    /// Add a line to the transcript.
     pub fn say(&mut self, line: &str) {
         eprintln!("  {line}");
         let _ = writeln!(self.transcript, "{line}");
@@ -59,7 +60,7 @@ impl Stage {
         self.transcript.clone()
     }
 
-    /// What an operator would look at after a failure.
+    /// Return the output that an operator would look at after a failure.
     pub fn state(&mut self) -> String {
         let mut text = String::new();
         for words in [
@@ -105,7 +106,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What the chart renders for this node, with more values.
+    /// Render the chart for this node, with more values.
     pub fn chart(&self, place: Place, values: &[&str]) -> Result<String> {
         let mut all = vec!["namespace.create=true", "server.enabled=true"];
         all.push("guard.action=\"defuse\"");
@@ -122,7 +123,7 @@ impl Stage {
         let templates = stdout(tools::helm("render", &all))?;
         let templates: std::collections::BTreeMap<String, String> =
             serde_json::from_str(&templates)?;
-        // The namespace before what is in it.
+        // The namespace before its content.
         let order = |name: &String| (name != "namespace.yaml", name.clone());
         let mut templates: Vec<_> =
             templates.into_iter().filter(|(name, _)| name != "NOTES.txt").collect();
@@ -132,8 +133,8 @@ impl Stage {
         self.placed(&text, ["{path: ", ","])
     }
 
-    /// Manifests with the folders that a node of the test's own has; what is around their names says
-    /// where they are meant.
+    /// Replace the folders in manifests by those of the test's own node;
+    /// the text around their names identifies them.
     pub fn placed(&self, manifests: &str, [before, after]: [&str; 2]) -> Result<String> {
         let mut text = manifests.to_owned();
         if let Cluster::Own(_) = self.cluster {
@@ -146,7 +147,7 @@ impl Stage {
         Ok(text)
     }
 
-    /// Delete what these manifests made.
+    /// Delete the objects of these manifests.
     pub fn delete(&self, manifests: &str) -> Result<()> {
         self.pipe(&["delete", "--ignore-not-found", "--timeout=120s"], manifests)
     }
@@ -157,7 +158,7 @@ impl Stage {
         Ok(start.elapsed())
     }
 
-    /// `kubectl ws-guard`, as a user calls it: kubectl finds the plug-in by its name.
+    /// Run `kubectl ws-guard` as a user does: kubectl finds the plug-in by its name.
     pub fn plugin(&self, words: &[&str]) -> Result<String> {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut kubectl = self.cluster.command("kubectl");
@@ -175,21 +176,21 @@ impl Stage {
         serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
     }
 
-    /// The row of a source, as the plug-in lists it.
+    /// Return the row of a source, as the plug-in lists it.
     pub fn source(&self, address: &str) -> Result<Option<Value>> {
         let all = self.plugin_json(&["sources"])?;
         let mut rows = all.as_array().into_iter().flatten();
         Ok(rows.find(|row| row["source"] == address).cloned())
     }
 
-    /// Sources that are throttled now.
+    /// Return the sources that are throttled now.
     pub fn throttled(&self) -> Result<Vec<String>> {
         let all = self.plugin_json(&["throttled"])?;
         let rows = all.as_array().into_iter().flatten();
         Ok(rows.filter_map(|row| row["source"].as_str().map(str::to_owned)).collect())
     }
 
-    /// The guard's pod, and its container for the runtime.
+    /// Return the guard's pod, and its container's name for the runtime.
     pub fn guard(&self) -> Result<(String, String)> {
         let text = self.kubectl(&[
             "-n",
@@ -212,14 +213,14 @@ impl Stage {
         Ok((name.to_owned(), id.trim_start_matches("containerd://").to_owned()))
     }
 
-    /// The address that a service has inside the cluster.
+    /// Return the address of a service inside the cluster.
     pub fn service(&self, namespace: &str, name: &str) -> Result<IpAddr> {
         let path = "jsonpath={.spec.clusterIP}";
         let text = self.kubectl(&["-n", namespace, "get", "service", name, "-o", path])?;
         text.parse().with_context(|| format!("the address of the service {name}: {text:?}"))
     }
 
-    /// Addresses of the pods of an application among the workloads, in order.
+    /// Return the addresses of an application's pods among the workloads, in order.
     pub fn addresses(&self, app: &str) -> Result<Vec<IpAddr>> {
         let label = format!("app={app}");
         let path = "jsonpath={.items[*].status.podIP}";
@@ -238,7 +239,7 @@ impl Stage {
     }
 }
 
-/// What a command says; an error if it fails.
+/// Return a command's output; an error if it fails.
 pub fn stdout(mut command: Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -16,12 +16,13 @@ use ws_guard_testkit::{
 
 use crate::interrupt;
 
-/// Small: these clients are many, and the machine has other things to do.
+/// Interval of each client's messages: clients are many, and the machine is busy.
 const MESSAGE_EVERY: Duration = Duration::from_millis(500);
-/// Between two writes of the flooder: some ten thousand pings a second, if the server takes them.
+/// Pause between two writes of the flooder:
+/// some ten thousand pings a second, if the server takes them.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// All honest clients together.
+/// Results of all honest clients together.
 #[derive(Debug, Default)]
 pub struct Honest {
     pub clients: usize,
@@ -54,7 +55,7 @@ impl std::fmt::Display for Honest {
     }
 }
 
-/// A flooder that counts the answers, as the only witness of them outside.
+/// Results of a flooder that counts its answers, the only evidence of them outside.
 #[derive(Debug)]
 pub struct Flood {
     pub pings: u64,
@@ -66,7 +67,7 @@ pub fn connect(outside: &Namespace, to: SocketAddr, from: IpAddr) -> Result<Clie
     Client::connect(outside, to, options).with_context(|| format!("from {from} to {to}"))
 }
 
-/// Honest clients and a flood for `time`.
+/// Run honest clients and a flood for `time`.
 pub fn mixed(clients: Clients, time: Duration) -> Result<(Honest, Flood)> {
     let end = Instant::now() + time;
     let (_, honest, flooded) = flood_during(clients, || {
@@ -85,7 +86,7 @@ pub struct Clients {
     flooder: Client,
 }
 
-/// Honest clients on these addresses, and a flooder.
+/// Connect honest clients on these addresses, and a flooder.
 pub fn flood_clients(
     outside: &Namespace,
     to: SocketAddr,
@@ -96,7 +97,7 @@ pub fn flood_clients(
     Ok(Clients { honest, flooder: connect(outside, to, flooder)? })
 }
 
-/// Honest clients in one pod and a flooder in another, on the addresses of these pods.
+/// Connect honest clients in one pod and a flooder in another, by their addresses.
 pub fn pod_clients(
     (honest, clients): (&Namespace, usize),
     flooder: &Namespace,
@@ -110,7 +111,7 @@ pub fn pod_clients(
     Ok(Clients { honest, flooder: from(flooder, flooded)? })
 }
 
-/// A flood for as long as `during` takes, beside honest clients.
+/// Flood for as long as `during` takes, next to honest clients.
 pub fn flood_during<T>(
     clients: Clients,
     during: impl FnOnce() -> Result<T>,

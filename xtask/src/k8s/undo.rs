@@ -1,5 +1,4 @@
-//! Taking back what was done, as the documentation says: enforcement, a version, and an installation
-//! with kustomize.
+//! Undoing as documented: enforcement, a version, an installation with kustomize.
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -12,10 +11,11 @@ use super::{
 };
 use crate::image::NAME;
 
-/// Tag of the image that stands in for an older version of the same schema.
+/// Tag of the image that serves as an older version of the same schema.
 const OLDER: &str = "older";
 
-/// Enforcement off and on again by one command each; another version of the image, and back.
+/// Switch enforcement off and on again by one command each;
+/// deploy another version of the image, and go back.
 pub fn rollback(stage: &mut Stage) -> Result<()> {
     stage.plugin(&["policy", "set", "--action", "observe"])?;
     passed(stage, 127)?;
@@ -44,7 +44,7 @@ pub fn rollback(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// A flood that is only looked at.
+/// Check that a flood is only observed.
 fn passed(stage: &mut Stage, flooder: u8) -> Result<()> {
     let (clients, _, address) = crowd(&stage.cluster, LOCAL, 5, flooder)?;
     let (served, flooded) = mixed(clients, Duration::from_secs(3))?;
@@ -57,7 +57,7 @@ fn passed(stage: &mut Stage, flooder: u8) -> Result<()> {
     Ok(())
 }
 
-/// The folders of the repository, fitted to the cluster, applied, and removed again.
+/// Apply the repository's folders, adapted to the cluster, and remove them again.
 pub fn kustomize(stage: &mut Stage) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut copy = Command::new("cp");
@@ -91,7 +91,7 @@ pub fn kustomize(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// The lines that an operator adapts.
+/// Edit the lines that an operator adapts.
 fn fit(config: &Path, uplink: &str) -> Result<()> {
     let mut text = fs::read_to_string(config).with_context(|| config.display().to_string())?;
     for (from, to) in [
@@ -104,7 +104,7 @@ fn fit(config: &Path, uplink: &str) -> Result<()> {
     fs::write(config, text).with_context(|| config.display().to_string())
 }
 
-/// What `kubectl apply -k` of a folder applies, with the folders of this node.
+/// Return the manifests of `kubectl apply -k`, with the folders of this node.
 fn rendered(stage: &Stage, folder: &Path) -> Result<String> {
     let mut kustomize = Command::new("kubectl");
     kustomize.arg("kustomize").arg(folder);

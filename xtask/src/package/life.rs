@@ -1,4 +1,5 @@
-//! The package's life: installed, upgraded and removed under systemd, beside a flood.
+//! Life cycle of the package: installed, upgraded, removed under a flood.
+//! It runs under systemd.
 use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
@@ -13,12 +14,13 @@ use crate::{
     setup,
 };
 
-/// Port of the protected server, which is not the companion server: that limits pings by itself.
+/// Port of the protected server.
+/// It is not the companion server, which limits pings itself.
 const PORT: u16 = 8090;
 const HONEST: u8 = 5;
 /// Default limit: pings in any ten seconds.
 const LIMIT: u64 = 30;
-/// How long the flood goes on before and after the upgrade.
+/// Duration of the flood before and after the upgrade.
 const WHILE: Duration = Duration::from_secs(3);
 
 /// Install the package `older`, upgrade to `package`, and remove it.
@@ -80,7 +82,7 @@ fn version(machine: &Machine) -> Result<String> {
     machine.run("dpkg-query --show --showformat '${Package} ${Version}' ws-guard")
 }
 
-/// The shipped example, with this network's interface and an action that acts.
+/// Write the shipped example, with this network's interface, and enforcing.
 fn configure(machine: &Machine) -> Result<()> {
     let example = "/usr/share/doc/ws-guard/examples/guard.toml";
     machine.run(&format!(

@@ -1,4 +1,4 @@
-//! A Debian with systemd, in a container with a network of its own, and the package in it.
+//! A Debian with systemd and the package, in a container with its own network.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running container; it ends when this is dropped.
 pub struct Machine {
     container: Child,
-    /// Its first process, as seen from outside.
+    /// Its first process, by its id outside.
     init: Pid,
     root: PathBuf,
     bpffs: PathBuf,
@@ -61,13 +61,13 @@ impl Machine {
         machine.init = machine.find_init()?;
         machine.eventually("systemd has started", |machine| {
             let state = machine.output("systemctl is-system-running")?;
-            // Without hardware some units of the tree fail, which is no matter here.
+            // Without hardware some units of the tree fail, which is irrelevant here.
             Ok(["running", "degraded"].contains(&state.trim()))
         })?;
         Ok(machine)
     }
 
-    /// The container's first process is the child of nspawn.
+    /// Find the container's first process, the child of nspawn.
     fn find_init(&mut self) -> Result<Pid> {
         let children = format!("/proc/{0}/task/{0}/children", self.container.id());
         let until = Instant::now() + PATIENCE;
@@ -104,13 +104,13 @@ impl Machine {
         enter
     }
 
-    /// What a script in it prints, whether it succeeds or not.
+    /// Return the output of a script in it, whether it succeeds or not.
     pub fn output(&self, script: &str) -> Result<String> {
         let output = self.command(script).output().context("entering the container")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// A script in it that has to succeed.
+    /// Run a script in it that has to succeed.
     pub fn run(&self, script: &str) -> Result<String> {
         let output = self.command(script).output().context("entering the container")?;
         let (said, errors) = (output.stdout, output.stderr);
@@ -156,7 +156,7 @@ impl Drop for Machine {
     }
 }
 
-/// A fresh Debian with systemd, made once.
+/// Return a fresh Debian with systemd, made once.
 fn tree() -> Result<PathBuf> {
     let tree = tools::root().join(format!("debian-{SUITE}"));
     if tree.exists() {

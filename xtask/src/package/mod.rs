@@ -1,5 +1,5 @@
-//! `cargo xtask package`: the Debian package, made with cargo-deb of what it needs staged below
-//! `target/package`.
+//! `cargo xtask package`:
+//! the Debian package, made by cargo-deb from files staged below `target/package`.
 mod life;
 mod machine;
 mod stage;
@@ -18,7 +18,7 @@ use crate::{
     setup, step,
 };
 
-/// Revision of the package that is upgraded from.
+/// Revision of the package that is upgraded.
 const OLDER: u32 = 0;
 
 #[derive(clap::Args)]
@@ -52,7 +52,7 @@ pub fn make(profile: Profile, folder: &Path) -> Result<PathBuf> {
     pack(folder, 1)
 }
 
-/// Pack what is staged, as this revision.
+/// Pack the staged files, as this revision.
 fn pack(folder: &Path, revision: u32) -> Result<PathBuf> {
     let version = format!("{VERSION}-{revision}");
     let architecture = Architecture::HOST.oci();
@@ -61,7 +61,7 @@ fn pack(folder: &Path, revision: u32) -> Result<PathBuf> {
     deb.args(["--package", "ws-guard", "--no-build", "--no-strip", "--deb-version", &version]);
     deb.arg("--output").arg(&package);
     if revision == OLDER {
-        // It is not kept.
+        // The package is not kept.
         deb.arg("--fast");
     }
     deb.current_dir(installed::workspace()).env("SOURCE_DATE_EPOCH", stage::time()?);

@@ -1,5 +1,5 @@
-//! What the package consists of beyond files of the repository: binary, manual pages, completions, and
-//! a changelog of Debian's form.
+//! Contents of the package that are not in the repository:
+//! binary, manual pages, completions, and a changelog in Debian's format.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use crate::{image, step};
 const COMPLETIONS: [(&str, &str); 3] =
     [("bash", "ws-guard.bash"), ("zsh", "_ws-guard"), ("fish", "ws-guard.fish")];
 
-/// Where `Cargo.toml` of the package expects it.
+/// Return the folder that the package's `Cargo.toml` names.
 fn folder() -> PathBuf {
     tools::workspace().join("target/package")
 }
@@ -28,7 +28,7 @@ pub fn fill(binary: &Path) -> Result<()> {
         }
         fs::create_dir_all(made).with_context(|| made.display().to_string())?;
     }
-    // As Debian wants it; the image's binary keeps the names of functions, for backtraces.
+    // As Debian requires; the image's binary keeps the names of functions, for backtraces.
     let mut strip = Command::new("strip");
     strip.arg("--strip-unneeded").arg("-o").arg(folder().join("ws-guard")).arg(binary);
     step::run("taking symbols out of the binary", strip)?;
@@ -46,7 +46,7 @@ pub fn fill(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Time of the commit, seconds since 1970: the same sources make the same package.
+/// Return the commit's time, seconds since 1970: same sources, same package.
 pub fn time() -> Result<String> {
     git("%ct")
 }

@@ -1,5 +1,5 @@
-//! The kernel programs as an image of their own, in the form that bpfman loads: one file, and labels
-//! that name its programs and maps.
+//! The kernel programs as a separate image, in bpfman's format:
+//! one file, and labels that name its programs and maps.
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, bail};
@@ -12,11 +12,11 @@ use crate::{
 
 const NAME: &str = "docker.io/library/ws-guard-bytecode";
 
-/// Returns what `cosign sign` takes.
+/// Make it; return the argument of `cosign sign`.
 pub fn make(folder: &Path) -> Result<String> {
     let object = build_ebpf::committed();
     let labels = labels(&fs::read(&object).with_context(|| object.display().to_string())?)?;
-    // One object is for all little-endian machines; an image has to name one of them.
+    // One object serves all little-endian machines; an image has to name one of them.
     let architecture = Architecture::Amd64;
     let inside = "ws-guard.bpf.o";
     let (runs, capable) = (false, false);
@@ -36,7 +36,7 @@ fn labels(object: &[u8]) -> Result<Vec<(&'static str, String)>> {
         };
         programs.insert(name, kind);
     }
-    // Those without a definition are the object's sections of constants and variables.
+    // Maps without a definition are the object's sections of constants and variables.
     let defined = object.maps.iter().filter(|(_, map)| matches!(map, Map::Btf(_)));
     let maps =
         defined.map(|(name, map)| Ok((name, kind(map)?))).collect::<Result<BTreeMap<_, _>>>()?;

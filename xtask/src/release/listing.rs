@@ -1,17 +1,18 @@
-//! The texts of a release: its section of the changelog, and the sums of its files.
+//! Texts of a release: its section of the changelog, and checksums of files.
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use ws_guard_testkit::tools;
 
-/// What the changelog says of this version.
+/// Return the changelog's entry for this version.
 pub fn notes(version: &str) -> Result<String> {
     let text = fs::read_to_string(tools::workspace().join("CHANGELOG.md"))?;
     section(&text, version).with_context(|| format!("CHANGELOG.md has nothing of {version}"))
 }
 
-/// The section whose heading names `version`: `## [1.2.3] - DATE`, or `## [Unreleased]: 1.2.3`.
+/// Return the section whose heading names `version`:
+/// `## [1.2.3] - DATE`, or `## [Unreleased]: 1.2.3`.
 fn section(text: &str, version: &str) -> Option<String> {
     let names = |line: &str| {
         let heading = line.strip_prefix("## ");
@@ -25,7 +26,7 @@ fn section(text: &str, version: &str) -> Option<String> {
     (!section.is_empty()).then_some(section + "\n")
 }
 
-/// SHA-256 of each file, as `sha256sum --check` reads them.
+/// Return the SHA-256 of each file, as `sha256sum --check` reads them.
 pub fn sums(folder: &Path) -> Result<String> {
     let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -40,7 +41,7 @@ pub fn sums(folder: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// SHA-256 of a file, in hexadecimal.
+/// Return the SHA-256 of a file, in hexadecimal.
 pub fn sum(file: &Path) -> Result<String> {
     let bytes = fs::read(file).with_context(|| file.display().to_string())?;
     Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())

@@ -1,5 +1,5 @@
-//! `cargo xtask release --dry-run`: everything that a release consists of, in one folder. Nothing is
-//! published.
+//! `cargo xtask release --dry-run`: all parts of a release, in one folder.
+//! Nothing is published.
 mod bytecode;
 mod listing;
 mod plugin;
@@ -18,7 +18,7 @@ use crate::{
     package, setup, step, vm,
 };
 
-/// Most bytes of the image.
+/// Maximum size of the image, in bytes.
 const LARGEST_IMAGE: u64 = 15 << 20;
 const ARCHITECTURES: [Architecture; 2] = [Architecture::Amd64, Architecture::Arm64];
 
@@ -66,7 +66,7 @@ pub fn main(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// An image for each architecture; returns what `cosign sign` takes, a line for each.
+/// Make an image for each architecture; return `cosign sign`'s arguments by line.
 fn images(folder: &Path, chosen: &[Architecture], once: bool) -> Result<Vec<String>> {
     let build = Build::new(Profile::Release, chosen[0]).together(chosen);
     let elsewhere = tempfile::tempdir_in(tools::target())?;
@@ -91,7 +91,7 @@ fn images(folder: &Path, chosen: &[Architecture], once: bool) -> Result<Vec<Stri
     Ok(digests)
 }
 
-/// What was made twice has to be the same bytes.
+/// Check that two builds are the same bytes.
 fn same(first: &Path, second: &Path) -> Result<()> {
     let sums = (listing::sum(first)?, listing::sum(second)?);
     let shown = first.display();
@@ -100,21 +100,22 @@ fn same(first: &Path, second: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The Debian package; packed twice.
+/// Make the Debian package; pack it twice.
 fn packages(folder: &Path) -> Result<()> {
     let package = package::make(Profile::Release, folder)?;
     let elsewhere = tempfile::tempdir_in(tools::target())?;
     same(&package, &package::make(Profile::Release, elsewhere.path())?)
 }
 
-/// The chart as Helm packs it: a folder of the chart's name.
+/// Pack the chart as Helm does: a folder of the chart's name.
 fn chart(folder: &Path) -> Result<()> {
     let mut tar = archive(&folder.join(format!("ws-guard-{VERSION}.tgz")));
     tar.arg("-C").arg(tools::workspace().join("deploy/helm")).arg("ws-guard");
     step::run("packing the chart", tar)
 }
 
-/// A compressed archive, the same bytes whenever it is made; what goes into it is to be added.
+/// Return a command for a compressed archive, the same bytes at any time;
+/// its files are still to be added.
 fn archive(output: &Path) -> Command {
     let mut tar = Command::new("tar");
     tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"]);
@@ -122,8 +123,8 @@ fn archive(output: &Path) -> Command {
     tar
 }
 
-/// The crates in the binary, in CycloneDX's form. Its tool writes next to the manifest of each crate of
-/// the workspace.
+/// List the crates in the binary, in CycloneDX's format.
+/// Its tool writes next to the manifest of each crate of the workspace.
 fn bill_of_materials(folder: &Path) -> Result<()> {
     const NAME: &str = "ws-guard-bill-of-materials";
     let workspace = tools::workspace();

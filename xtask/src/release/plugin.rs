@@ -14,7 +14,7 @@ const PACKAGE: &str = "kubectl-ws-guard";
 const PROGRAM: &str = "kubectl-ws_guard";
 const LICENCE: &str = "LICENSE-APACHE";
 
-/// An archive for each of these architectures, and the manifest that names them.
+/// Write an archive for each architecture, and the manifest that names them.
 pub fn make(folder: &Path, chosen: &[Architecture]) -> Result<()> {
     let build = Build::new(Profile::Release, chosen[0]).together(chosen);
     let mut archives = Vec::new();
@@ -32,7 +32,7 @@ pub fn make(folder: &Path, chosen: &[Architecture]) -> Result<()> {
     fs::write(folder.join("krew-ws-guard.yaml"), manifest(&archives)?).context("krew's manifest")
 }
 
-/// What krew installs from.
+/// Return the manifest that krew installs from.
 fn manifest(archives: &[(Architecture, String, String)]) -> Result<String> {
     let repository = env!("CARGO_PKG_REPOSITORY");
     let mut text = format!(
@@ -77,8 +77,9 @@ spec:
 mod tests {
     use super::{super::ARCHITECTURES, *};
 
-    /// krew's own rules: a version with `v`, a short description of one line without a full stop, and a
-    /// sum and a program for each platform.
+    /// krew's own rules for a manifest.
+    /// A version with `v`, a short description of one line without a full stop, and a checksum and
+    /// a program for each platform.
     #[test]
     fn the_manifest_keeps_to_krews_rules() {
         let sum = "0".repeat(64);

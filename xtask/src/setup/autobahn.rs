@@ -1,5 +1,5 @@
-//! Autobahn|Testsuite, below `target/tools`. It needs Python 2.7, which pyenv has where the system
-//! has none.
+//! Autobahn|Testsuite, below `target/tools`.
+//! It needs Python 2.7, from pyenv where the system has none.
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
@@ -8,7 +8,7 @@ use ws_guard_testkit::tools;
 use crate::step;
 
 const RELEASE: &str = "25.10.1";
-/// The last that makes environments of Python 2.7.
+/// Last release that makes environments of Python 2.7.
 const VIRTUALENV: &str = "virtualenv==20.15.1";
 
 pub struct Component;
@@ -41,12 +41,12 @@ impl super::Component for Component {
     }
 }
 
-/// Which release is installed.
+/// Return the file that names the installed release.
 fn stamp() -> PathBuf {
     tools::root().join("autobahn/release")
 }
 
-/// A Python 2.7 that runs: the system's, or one of pyenv's.
+/// Return a working Python 2.7: the system's, or one of pyenv's.
 fn python() -> Result<PathBuf> {
     let pyenv = step::output("pyenv", &["root"]).map(PathBuf::from);
     let versions = pyenv.and_then(|root| fs::read_dir(root.join("versions")).ok());

@@ -1,4 +1,4 @@
-//! What the browser client is built and tested with: the packages of its lock file.
+//! Tools to build and test the browser client: the packages of its lock file.
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
@@ -6,10 +6,10 @@ use ws_guard_testkit::tools;
 
 use crate::step;
 
-/// npm's packages, next to the client's `package.json`, where its programs look for them.
+/// npm's packages, next to the client's `package.json`, for its programs.
 pub struct Component;
 
-/// Next to the packages is a copy of the lock file that they were installed from.
+/// Return the copy of the lock file, next to the packages installed from it.
 fn copy() -> PathBuf {
     tools::client().join("node_modules/.installed-lock.json")
 }

@@ -1,4 +1,4 @@
-//! Programs that come as crates, pinned, each in a root of its own.
+//! Programs from pinned crates, each in a separate root.
 use std::process::Command;
 
 use anyhow::Result;
@@ -6,17 +6,17 @@ use ws_guard_testkit::tools;
 
 use crate::step;
 
-/// Such a program that cargo runs as one of its commands.
+/// A program that cargo runs as one of its commands.
 pub struct Program {
     name: &'static str,
     version: &'static str,
-    /// What it is asked for its version with.
+    /// Arguments that print its version.
     ask: &'static [&'static str],
 }
 
-/// Makes Debian packages.
+/// Maker of Debian packages.
 pub const CARGO_DEB: Program = Program { name: "cargo-deb", version: "3.8.0", ask: &["--version"] };
-/// Makes bills of materials.
+/// Maker of bills of materials.
 pub const CARGO_CYCLONEDX: Program =
     Program { name: "cargo-cyclonedx", version: "0.5.9", ask: &["cyclonedx", "--version"] };
 
@@ -40,7 +40,7 @@ impl super::Component for Program {
     }
 }
 
-/// The command that compiles a crate's programs into its root.
+/// Return the command that compiles a crate's programs into its root.
 pub fn install(name: &str, version: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.args(["install", name, "--version", version, "--locked", "--force", "--root"]);

@@ -1,4 +1,4 @@
-//! What the container image is made with, and what deployments are checked with.
+//! Tools to make the container image, and to check deployments.
 use std::{fmt, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
@@ -7,7 +7,7 @@ use ws_guard_testkit::tools;
 use super::system;
 use crate::{image::Architecture, step};
 
-/// How the image's binary is linked.
+/// Linkage of the image's binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Linkage {
     /// Rust's musl target.
@@ -17,7 +17,7 @@ pub enum Linkage {
 }
 
 impl Linkage {
-    /// The target that rustc is given.
+    /// Return the target for rustc.
     pub fn target(self) -> String {
         let library = match self {
             Linkage::Musl => "musl",
@@ -33,7 +33,7 @@ impl fmt::Display for Linkage {
     }
 }
 
-/// What there is; musl before glibc.
+/// Return the available linkage; musl before glibc.
 pub fn linkage() -> Option<Linkage> {
     let sysroot = step::output("rustc", &["--print", "sysroot"])?;
     let library = PathBuf::from(sysroot).join("lib/rustlib").join(Linkage::Musl.target());
@@ -43,12 +43,12 @@ pub fn linkage() -> Option<Linkage> {
     no_musl().exists().then_some(Linkage::Glibc)
 }
 
-/// Says that rustup could not fetch the musl target.
+/// Return the file that records that rustup could not fetch the musl target.
 fn no_musl() -> PathBuf {
     tools::root().join("no-musl")
 }
 
-/// The libraries that a static binary is linked with.
+/// Libraries that a static binary is linked with.
 pub struct Static;
 
 impl super::Component for Static {
@@ -72,7 +72,7 @@ impl super::Component for Static {
     }
 }
 
-/// Rust's libraries for the other architecture that images are made for.
+/// Rust's libraries for the other architecture of the images.
 pub struct Arm64;
 
 impl super::Component for Arm64 {
@@ -93,7 +93,7 @@ impl super::Component for Arm64 {
     }
 }
 
-/// A program of its own in a Python package, which the examples for OpenTelemetry are started with.
+/// A separate program in a Python package, for the examples with OpenTelemetry.
 pub struct Rotel;
 
 impl Rotel {
@@ -110,7 +110,7 @@ impl super::Component for Rotel {
     }
 
     fn present(&self) -> Option<String> {
-        // It says the version of the program, and not that of the package.
+        // It prints the version of the program, and not that of the package.
         let said = step::output(tools::rotel().to_str()?, &["--version"])?;
         let described = Rotel::folder().join(format!("rotel-{}.dist-info", Rotel::VERSION));
         described.exists().then(|| format!("{said}, from the package's {}", Rotel::VERSION))
@@ -123,14 +123,15 @@ impl super::Component for Rotel {
         pip.args(["--no-deps", &format!("rotel=={}", Rotel::VERSION), "--target"]);
         pip.arg(Rotel::folder());
         step::run("fetching Rotel", pip)?;
-        // Its package says nothing of the library that it is linked with.
+        // Its package does not name the library that it is linked with.
         let library = "import sys; print('libpython%d.%d' % sys.version_info[:2])";
         let library = step::output(python.to_str().context("a path")?, &["-c", library]);
         system::apt_install(&[&library.context("running Python")?])
     }
 }
 
-/// A package of Debian with a server and its tool, unpacked and not installed: it starts a service.
+/// A Debian package with a server and its tool, unpacked, not installed.
+/// Installed, it would start a service.
 pub struct Unpacked {
     name: &'static str,
     package: &'static str,

@@ -1,7 +1,7 @@
-//! Other people's WebSocket servers, pinned, below `target/tools`.
+//! Third-party WebSocket servers, pinned, below `target/tools`.
 //!
-//! Next to each is a copy of what it was installed from: when that is still the same, nothing has
-//! to be done.
+//! Next to each is a copy of the file that it was installed from: while that is the same, nothing
+//! has to be done.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use crate::step;
 /// Something installed from one file of `ws-guard-testkit/foreign`.
 struct Pinned {
     file: &'static str,
-    /// What must exist afterwards.
+    /// Path that must exist afterwards.
     made: PathBuf,
 }
 
@@ -40,8 +40,8 @@ impl Pinned {
     }
 }
 
-/// Python's `websockets`, and what checks dependencies and manifests and makes dashboards, in an
-/// environment of their own.
+/// Python's `websockets`, and tools in Python, in a separate environment.
+/// They check dependencies and manifests and make dashboards.
 pub struct Python;
 
 impl Python {
@@ -75,7 +75,7 @@ impl super::Component for Python {
     }
 }
 
-/// A Python that can make environments and is not too old for the pinned release.
+/// Return a Python that makes environments and suits the pinned release.
 fn python() -> Result<&'static str> {
     const TEST: &str = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))";
     let found = ["python3", "/usr/bin/python3"]

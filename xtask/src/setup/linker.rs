@@ -1,4 +1,4 @@
-//! bpf-linker, pinned, in a root of its own.
+//! bpf-linker, pinned, in a separate root.
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -7,10 +7,10 @@ use ws_guard_testkit::tools;
 use super::{system, toolchain::LLVM};
 use crate::step;
 
-/// The release that has a feature for [`LLVM`].
+/// Release that has a feature for [`LLVM`].
 pub const VERSION: &str = "0.13.0";
 
-/// Where the linker is: in front of PATH when the kernel programs are built.
+/// Return the linker's folder: in front of PATH when the kernel programs are built.
 pub fn folder() -> PathBuf {
     tools::root().join("bpf-linker/bin")
 }

@@ -1,8 +1,8 @@
-//! `cargo xtask setup`: what a machine needs to build and test everything.
+//! `cargo xtask setup`: everything that a machine needs to build and test.
 //!
 //! Each [`Component`] can tell quickly whether it is there, so that a second run does nothing. The
-//! other commands call [`ebpf`] and [`all`] themselves. What is not a system package goes below
-//! `target/tools`, so no installed tools are replaced.
+//! other commands call [`ebpf`] and [`all`] themselves. Everything except system packages goes
+//! below `target/tools`, so no installed tools are replaced.
 mod autobahn;
 mod client;
 mod crates;
@@ -37,17 +37,17 @@ pub struct Args {
 /// Something that setup installs.
 pub trait Component {
     fn name(&self) -> &'static str;
-    /// Which version is there, or `None`. Takes a fraction of a second.
+    /// Return the installed version, or `None`. Takes a fraction of a second.
     fn present(&self) -> Option<String>;
     fn install(&self) -> Result<()>;
 }
 
-/// What compiling the kernel programs needs, in the order of installation.
+/// Components to compile the kernel programs, in the order of installation.
 fn for_ebpf() -> Vec<Box<dyn Component>> {
     vec![Box::new(toolchain::Component), Box::new(system::LLVM), Box::new(linker::Component)]
 }
 
-/// Components that the demonstration needs in addition to cargo, with the server on `library`.
+/// Components of the demonstration besides cargo's, with the server on `library`.
 fn for_demo(library: Library) -> Vec<Box<dyn Component>> {
     let mut components: Vec<Box<dyn Component>> = vec![Box::new(system::NETWORK)];
     match library {
@@ -89,12 +89,13 @@ fn for_tests() -> Vec<Box<dyn Component>> {
     components
 }
 
-/// What the container image is made with.
+/// Components to make the container image.
 fn for_image() -> Vec<Box<dyn Component>> {
     vec![Box::new(system::IMAGE), Box::new(deploy::Static)]
 }
 
-/// What the tests on other kernels need. Where it cannot be had, those tests are skipped.
+/// Components for the tests on other kernels.
+/// Where they are unavailable, those tests are skipped.
 fn for_machines() -> Vec<Box<dyn Component>> {
     let [oldest, later] = vm::TESTED;
     vec![
@@ -134,7 +135,7 @@ pub fn demo(library: Library) -> Result<()> {
     install(for_demo(library)).map(drop)
 }
 
-/// Make sure that what is written in Python can run.
+/// Make sure that programs in Python can run.
 pub fn python() -> Result<()> {
     let components: [Box<dyn Component>; 2] = [Box::new(system::PYTHON), Box::new(foreign::Python)];
     install(components).map(drop)
@@ -155,7 +156,7 @@ pub fn package() -> Result<()> {
     install(for_image().into_iter().chain([Box::new(crates::CARGO_DEB) as _])).map(drop)
 }
 
-/// Make sure that Debian's judges of a package can run.
+/// Make sure that Debian's checkers of a package can run.
 pub fn package_checks() -> Result<()> {
     install([Box::new(system::PACKAGE_CHECKS) as Box<dyn Component>]).map(drop)
 }
@@ -167,7 +168,7 @@ pub fn release() -> Result<()> {
     install([Box::new(crates::CARGO_CYCLONEDX) as Box<dyn Component>]).map(drop)
 }
 
-/// Make sure that the program can be compiled for arm64, and tried out.
+/// Make sure that the program can be compiled for arm64, and run.
 pub fn arm64() -> Result<()> {
     let components: [Box<dyn Component>; 4] = [
         Box::new(system::MACHINES),
@@ -227,14 +228,14 @@ pub fn machine(release: Release) -> Result<Kernel> {
     release.here().fetch()
 }
 
-/// The machines run what is compiled for this one.
+/// Check that the machines can run programs compiled for this one.
 fn machines_can_run() -> Result<()> {
     let ours = std::env::consts::ARCH;
     anyhow::ensure!(ours == "x86_64", "the kernels are for x86_64, and the tests for {ours}");
     Ok(())
 }
 
-/// Install what is missing; returns how many components that were.
+/// Install missing components; return their number.
 fn install(components: impl IntoIterator<Item = Box<dyn Component>>) -> Result<usize> {
     let mut installed = 0;
     for component in components {

@@ -1,4 +1,4 @@
-//! Debian's PostgreSQL, for what chaos runs store.
+//! Debian's PostgreSQL, the store of chaos runs.
 //!
 //! Unpacked where it is not installed: Debian's package makes a database and starts a service.
 use anyhow::Result;

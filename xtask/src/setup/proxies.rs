@@ -24,7 +24,7 @@ pub struct UnpackedFile {
     file: &'static str,
 }
 
-/// What runs Lua in nginx.
+/// Files to run Lua in nginx.
 pub const NGINX_LUA: [UnpackedFile; 4] = [
     UnpackedFile { package: "libnginx-mod-http-ndk", file: "lib/nginx/modules/ndk_http_module.so" },
     UnpackedFile {
@@ -56,7 +56,7 @@ impl super::Component for Unpacked {
 
     fn present(&self) -> Option<String> {
         let program = (self.program)();
-        // nginx writes to standard error, of which nothing is seen here.
+        // nginx writes to standard error, which is not captured here.
         let version = step::output(program.to_str()?, &["-v"])?;
         Some(version.lines().next().unwrap_or(self.package).to_owned())
     }

@@ -12,12 +12,12 @@ use anyhow::{Context, Result, bail};
 use super::toolchain::LLVM as LLVM_MAJOR;
 use crate::step;
 
-/// How long another program may hold the package manager's lock.
+/// Time limit for another program to hold the package manager's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(600);
-/// Between two looks at it.
+/// Interval between two checks of it.
 const LOCK_PAUSE: Duration = Duration::from_secs(5);
 
-/// How to see that a package is there without asking the package manager.
+/// Check for a package without asking the package manager.
 enum Probe {
     /// A program in PATH.
     Program(&'static str),
@@ -33,7 +33,8 @@ impl Probe {
     }
 }
 
-/// Where a program is: in PATH, or where Debian has ip and ethtool, which is not in everybody's PATH.
+/// Return the path of a program:
+/// in PATH, or where Debian has ip and ethtool, which is not in every user's PATH.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
@@ -58,7 +59,7 @@ pub const LLVM: Packages = Packages {
     ],
 };
 
-/// What namespaces are made with.
+/// Tools to make namespaces.
 pub const NETWORK: Packages = Packages {
     name: "network programs",
     needed: &[
@@ -69,7 +70,7 @@ pub const NETWORK: Packages = Packages {
     ],
 };
 
-/// What captures are made with, and compared with what `ws-guard inspect` says of them.
+/// Tools to make captures, and to compare with the output of `ws-guard inspect`.
 pub const CAPTURES: Packages = Packages {
     name: "captures",
     needed: &[
@@ -78,27 +79,27 @@ pub const CAPTURES: Packages = Packages {
     ],
 };
 
-/// What draws the page of `ws-guard inspect --html`.
+/// Browser for the page of `ws-guard inspect --html`.
 pub const BROWSER: Packages =
     Packages { name: "browser", needed: &[(Probe::Program("chromium"), "chromium")] };
 
-/// What servers share topics over. Not `redis-server`, which starts a service: this package has the
-/// program, under another name.
+/// Bus of the servers' topics.
+/// Not `redis-server`, which starts a service: this package has the program, under another name.
 pub const REDIS: Packages =
     Packages { name: "Redis", needed: &[(Probe::Program("redis-check-rdb"), "redis-tools")] };
 
-/// What lets a server's clock jump, and no other's.
+/// Tool that makes a server's clock jump, and no other's.
 pub const FAKETIME: Packages =
     Packages { name: "clocks", needed: &[(Probe::Program("faketime"), "faketime")] };
 
-/// The library that comes with it.
+/// Return the path of its library.
 pub fn faketime() -> Option<PathBuf> {
     let libraries = fs::read_dir("/usr/lib").ok()?.flatten();
     let places = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
     places.into_iter().find(|path| path.exists())
 }
 
-/// The libraries that the unpacked PostgreSQL is linked with and that few systems have.
+/// Libraries that the unpacked PostgreSQL is linked with and that few systems have.
 pub const POSTGRES_LIBRARIES: Packages = Packages {
     name: "libraries of PostgreSQL",
     needed: &[
@@ -108,11 +109,11 @@ pub const POSTGRES_LIBRARIES: Packages = Packages {
     ],
 };
 
-/// What tests use `ws-guard top` in, as a person does.
+/// Terminal in which tests use `ws-guard top`, as a person does.
 pub const TERMINAL: Packages =
     Packages { name: "terminal", needed: &[(Probe::Program("tmux"), "tmux")] };
 
-/// What other kernels are booted with.
+/// Tools to boot other kernels.
 pub const MACHINES: Packages = Packages {
     name: "virtual machines",
     needed: &[
@@ -122,7 +123,8 @@ pub const MACHINES: Packages = Packages {
     ],
 };
 
-/// What the container image is made with; `musl-tools` has the C compiler for a crate with C in it.
+/// Tools to make the container image.
+/// `musl-tools` has the C compiler for a crate with C in it.
 pub const IMAGE: Packages = Packages {
     name: "image building",
     needed: &[
@@ -133,7 +135,7 @@ pub const IMAGE: Packages = Packages {
     ],
 };
 
-/// What judges a Debian package.
+/// Checkers of a Debian package.
 pub const PACKAGE_CHECKS: Packages = Packages {
     name: "checks of packages",
     needed: &[
@@ -144,7 +146,7 @@ pub const PACKAGE_CHECKS: Packages = Packages {
     ],
 };
 
-/// What is compiled for arm64 with, and tried out.
+/// Tools to compile for arm64, and to run the result.
 pub const ARM64: Packages = Packages {
     name: "arm64",
     needed: &[
@@ -154,13 +156,14 @@ pub const ARM64: Packages = Packages {
     ],
 };
 
-/// What manifests are rendered and their containers run with. Any `kubectl` does, Debian's also.
+/// Tools to render manifests and run their containers.
+/// Any `kubectl` does, even Debian's.
 pub const CONTAINERS: Packages = Packages {
     name: "containers",
     needed: &[(Probe::Program("kubectl"), "kubernetes-client"), (Probe::Program("runc"), "runc")],
 };
 
-/// The libraries that the unpacked HAProxy, and nginx's Lua, are linked with and that few systems have.
+/// Libraries of the unpacked HAProxy, and nginx's Lua, that few systems have.
 pub const PROXY_LIBRARIES: Packages = Packages {
     name: "libraries of proxies",
     needed: &[
@@ -171,7 +174,7 @@ pub const PROXY_LIBRARIES: Packages = Packages {
     ],
 };
 
-/// What the servers in Python, JavaScript and Go are installed with.
+/// Tools to install the servers in Python, JavaScript and Go.
 pub const PYTHON: Packages = Packages {
     name: "Python",
     needed: &[
@@ -207,7 +210,7 @@ impl super::Component for Packages {
     }
 
     fn present(&self) -> Option<String> {
-        // An LLVM that LLVM_PREFIX names does for all of its group.
+        // An LLVM named by LLVM_PREFIX serves for all of its group.
         if self.name == LLVM.name && std::env::var_os("LLVM_PREFIX").is_some() {
             return llvm_prefix().map(|prefix| prefix.display().to_string());
         }
@@ -220,14 +223,14 @@ impl super::Component for Packages {
     }
 }
 
-/// Where LLVM is installed: `LLVM_PREFIX`, or where Debian and its relatives put it.
+/// Return LLVM's prefix: `LLVM_PREFIX`, or where Debian and its relatives put it.
 pub fn llvm_prefix() -> Option<PathBuf> {
     let default = || format!("/usr/lib/llvm-{LLVM_MAJOR}").into();
     let prefix = std::env::var_os("LLVM_PREFIX").map_or_else(default, PathBuf::from);
     prefix.join("bin/llvm-objcopy").exists().then_some(prefix)
 }
 
-/// Install Debian packages; the lists are fetched anew when a package is unknown.
+/// Install Debian packages; fetch the lists again when a package is unknown.
 pub fn apt_install(packages: &[&str]) -> Result<()> {
     if step::output("apt-get", &["--version"]).is_none() {
         bail!(
@@ -256,7 +259,7 @@ fn make_known(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Unpack a Debian package in `folder`, without installing it; what was there goes.
+/// Unpack a Debian package in `folder`, uninstalled; replace earlier content.
 pub fn apt_unpack(package: &str, folder: &Path) -> Result<()> {
     make_known(&[package])?;
     if folder.exists() {
@@ -275,13 +278,14 @@ pub fn apt_unpack(package: &str, folder: &Path) -> Result<()> {
     fs::remove_file(&archive).with_context(|| archive.display().to_string())
 }
 
-/// Fetch the lists of packages anew.
+/// Fetch the lists of packages again.
 pub fn apt_update() -> Result<()> {
     once_unlocked(|| step::run("fetching the package lists", apt(&["update", "-q"])?))
 }
 
-/// Do something with apt as soon as no other program holds one of its locks, such as the upgrades that
-/// a fresh machine makes by itself. apt waits for one of them only (`DPkg::Lock::Timeout`).
+/// Run apt once no other program holds one of its locks.
+/// Holders are, for example, the automatic upgrades of a fresh machine. apt waits for one of the
+/// locks only (`DPkg::Lock::Timeout`).
 fn once_unlocked(attempt: impl Fn() -> Result<()>) -> Result<()> {
     wait_for_lock(attempt, LOCK_PATIENCE, LOCK_PAUSE)
 }
@@ -309,7 +313,7 @@ fn wait_for_lock(
     }
 }
 
-/// Messages of apt and dpkg about a lock held by another process.
+/// Recognise messages of apt and dpkg about a lock held by another process.
 fn is_locked(output: &str) -> bool {
     ["Could not get lock", "Unable to lock", "Unable to acquire the dpkg", "is locked by another"]
         .iter()
@@ -341,7 +345,8 @@ mod tests {
     const LOCKED: &str =
         "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7";
 
-    /// A package manager whose lock is free from the `free`th attempt on; how often it was tried.
+    /// Simulate a package manager whose lock is free from the `free`th attempt on;
+    /// return the number of attempts.
     fn tried(free: u32, patience: Duration) -> (u32, Result<()>) {
         let attempts = Cell::new(0);
         let attempt = || {

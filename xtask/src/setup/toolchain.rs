@@ -1,4 +1,5 @@
-//! The Rust toolchain for the kernel programs: it needs the sources of `core`, and the right LLVM.
+//! The Rust toolchain for the kernel programs.
+//! It needs the sources of `core`, and the right LLVM.
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -10,31 +11,31 @@ use anyhow::{Context, Result, bail};
 use super::system;
 use crate::step;
 
-/// The LLVM that compiler and bpf-linker have in common: bpf-linker reads the compiler's bitcode, and
-/// each LLVM reads only its own and older ones.
+/// LLVM version common to compiler and bpf-linker:
+/// bpf-linker reads the compiler's bitcode, and each LLVM reads only its own and older ones.
 pub const LLVM: u32 = 22;
-/// The last nightly days before rustc moved on; its date is pinned, or the build breaks on the day
-/// that nightly takes the next LLVM.
+/// One of the last nightlies before rustc moved on;
+/// its date is pinned, or the build breaks on the day that nightly takes the next LLVM.
 const NIGHTLY: &str = "nightly-2026-05-20";
-/// How long rustup may take before Debian's packages are tried, in seconds.
+/// Time limit of rustup, in seconds, before Debian's packages are tried.
 const RUSTUP_SECONDS: &str = "300";
-/// `rustup` or `debian` insists on one of the two.
+/// Environment variable that insists on `rustup` or `debian`.
 const CHOICE: &str = "WS_GUARD_EBPF_TOOLCHAIN";
 /// Debian's compiler, with the sources of its own library.
 const DEBIAN: [&str; 4] = ["rustc-web", "rust-web-src", "cargo-web", "rust-web-clippy"];
 
 /// A toolchain that can compile the kernel programs.
 pub struct Toolchain {
-    /// Where `cargo` and `rustc` are.
+    /// Folder of `cargo` and `rustc`.
     pub bin: PathBuf,
-    /// The library sources are below it.
+    /// Folder above the library sources.
     pub sysroot: PathBuf,
-    /// As `rustc --version` says.
+    /// Output of `rustc --version`.
     version: String,
 }
 
 impl Toolchain {
-    /// Where the LLVM tools are that go with it.
+    /// Return the folder of its LLVM tools.
     pub fn llvm_folder(&self) -> Result<PathBuf> {
         let prefix = system::llvm_prefix().with_context(|| {
             format!("LLVM {LLVM} was not found: set LLVM_PREFIX to where it is installed")
@@ -49,7 +50,7 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// The toolchain to use: rustup's where it is complete, otherwise Debian's.
+/// Return the toolchain to use: rustup's where it is complete, otherwise Debian's.
 pub fn find() -> Option<Toolchain> {
     let rustup = || at(&rustup_bin()?);
     let debian = || at(Path::new("/usr/bin"));
@@ -69,7 +70,7 @@ fn rustup_bin() -> Option<PathBuf> {
     Some(Path::new(&rustc).parent()?.to_owned())
 }
 
-/// The toolchain in `bin`, when it has the library sources and the right LLVM.
+/// Return the toolchain in `bin`, if it has library sources and the right LLVM.
 fn at(bin: &Path) -> Option<Toolchain> {
     let rustc = bin.join("rustc");
     let described = step::output(rustc.to_str()?, &["-vV"])?;
@@ -80,7 +81,7 @@ fn at(bin: &Path) -> Option<Toolchain> {
     complete.then(|| Toolchain { bin: bin.to_owned(), sysroot, version })
 }
 
-/// The major version in the line `LLVM version: 22.1.4` of `rustc -vV`.
+/// Return the major version in the line `LLVM version: 22.1.4` of `rustc -vV`.
 fn llvm(described: &str) -> Option<u32> {
     let version = described.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.parse().ok()

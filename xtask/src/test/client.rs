@@ -1,4 +1,4 @@
-//! The browser client: its types, its own tests, and its clients against the real server.
+//! The browser client: its types, its tests, and clients against the real server.
 use std::process::Command;
 
 use anyhow::Result;
@@ -7,9 +7,9 @@ use ws_guard_testkit::tools;
 use super::{CASES, cargo, report::Report};
 use crate::step;
 
-/// The oldest Node.js that its tools run in; the client itself runs in older ones.
+/// Oldest Node.js that its tools run in; the client itself runs in older ones.
 const OLDEST_NODE: u32 = 20;
-/// How many clients return at once in the ordinary test, and in the nightly one.
+/// Numbers of simultaneously returning clients, ordinary and nightly.
 const CLIENTS: [&str; 2] = ["100", "1000"];
 const NIGHTLY_CASES: &str = "5000";
 
@@ -34,7 +34,7 @@ pub fn check(report: &mut Report, nightly: bool) {
     });
 }
 
-/// Why it cannot be tested here.
+/// Return why it cannot be tested here.
 fn unfit() -> Option<String> {
     let version = step::output("node", &["--version"])?;
     let major = version.trim_start_matches('v').split('.').next()?.parse::<u32>().ok()?;

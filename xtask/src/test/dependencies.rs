@@ -1,5 +1,5 @@
-//! What the crates of the lock file may be: licences, sources, advisories (`deny.toml`), and the
-//! oldest Rust that compiles them.
+//! Constraints on the crates of the lock file:
+//! licences, sources, advisories (`deny.toml`), and the oldest Rust that compiles them.
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +11,7 @@ use crate::step::{self, Outcome};
 
 const ADVISORIES: &str = "dependencies: advisories";
 
-/// Steps of the ordinary test. All of them take a few seconds.
+/// Run the checks of the ordinary test. All of them take a few seconds.
 pub fn check(report: &mut Report) {
     report.check("dependencies: licences, bans, sources", || {
         judge(&deny(&["bans", "licenses", "sources"])?)
@@ -42,13 +42,14 @@ fn judge(outcome: &Outcome) -> Result<()> {
     bail!("cargo-deny, with deny.toml, refuses:\n{}", lines.join("\n"))
 }
 
-/// Whether it failed only because there is no way to the database.
+/// Check whether it failed only because the database is unreachable.
 fn cannot_fetch(lines: &[String]) -> bool {
     lines.iter().any(|line| line.contains("failed to fetch advisory database"))
 }
 
-/// No crate asks for a newer Rust than this workspace says it needs. The rest is checked by compiling
-/// with that one, which clippy's `incompatible_msrv` and the tests do where it is installed.
+/// Check that no crate requires a newer Rust than this workspace declares.
+/// The rest is checked by compiling with that one, which clippy's `incompatible_msrv` and the tests
+/// do where it is installed.
 fn oldest_rust() -> Result<()> {
     let metadata = MetadataCommand::new().current_dir(tools::workspace()).exec()?;
     let ours = minimum(&metadata)?;
@@ -62,7 +63,7 @@ fn oldest_rust() -> Result<()> {
     Ok(())
 }
 
-/// `rust-version` of the workspace, which all its crates have.
+/// Return `rust-version` of the workspace, which all its crates have.
 fn minimum(metadata: &Metadata) -> Result<Version> {
     let mut versions = metadata.workspace_packages().into_iter().map(|package| {
         let version = package.rust_version.clone();

@@ -1,15 +1,15 @@
-//! Events of libtest, told in the lines that it prints for people, with the time of each test.
+//! Events of libtest, shown in its lines for people, with the time of each test.
 //!
-//! Times are in no output of libtest that is stable. So it is asked for its events, which
-//! `cargo_metadata` reads; any other line passes as it is.
+//! Times are in no stable output of libtest. So it is asked for its events, which `cargo_metadata`
+//! reads; any other line passes unchanged.
 use std::time::Duration;
 
 use cargo_metadata::libtest::{SuiteEvent, TestEvent, TestMessage};
 
-/// Cargo's configuration under which the tests accept [`ARGUMENTS`]: for them alone, so that nothing
-/// is compiled anew.
+/// Cargo's configuration under which the tests accept [`ARGUMENTS`]:
+/// for them alone, so that nothing is compiled anew.
 pub const RUNNER: &str = "target.'cfg(all())'.runner=['env', 'RUSTC_BOOTSTRAP=1']";
-/// What has libtest report events and times.
+/// Arguments that make libtest report events and times.
 pub const ARGUMENTS: [&str; 3] = ["-Zunstable-options", "--format=json", "--report-time"];
 
 /// Tests of one step.
@@ -19,12 +19,12 @@ pub struct Events {
     pub times: Vec<(String, Duration)>,
     /// The tests that failed.
     pub failed: Vec<String>,
-    /// What each failed test of the suite that runs has printed.
+    /// Output of each failed test of the running suite.
     failures: Vec<(String, String)>,
 }
 
 impl Events {
-    /// The lines that say what a line of output says.
+    /// Return the lines to print for a line of output.
     pub fn tell(&mut self, line: &str) -> Vec<String> {
         match serde_json::from_str(line) {
             Ok(TestMessage::Test(event)) => self.test(event),
@@ -87,7 +87,7 @@ impl Events {
 mod tests {
     use super::*;
 
-    /// As libtest of Rust 1.95 prints it.
+    /// Output of libtest of Rust 1.95.
     const EVENTS: &str = r#"     Running unittests src/lib.rs
 { "type": "suite", "event": "started", "test_count": 3 }
 { "type": "test", "event": "started", "name": "a" }

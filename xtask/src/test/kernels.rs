@@ -1,4 +1,4 @@
-//! The kernel tests on other kernels than the running one, in virtual machines.
+//! Kernel tests on other kernels than the running one, in virtual machines.
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -47,34 +47,36 @@ impl Choice {
     }
 }
 
-/// How much is tested.
+/// Extent of the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
-    /// Loading, and the table of packets once at each hook and once in each address family.
+    /// Loading, and the table of packets, each hook and each address family once.
     Sample,
     /// Loading and the whole table of packets.
     Packets,
-    /// Also attaching, pinning, and traffic between namespaces.
+    /// Attaching, pinning, and traffic between namespaces as well.
     Whole,
 }
 
 /// One of the daemon's test targets.
 struct Target {
     name: &'static str,
-    /// Minutes that it may take under emulation, on a busy machine.
+    /// Time limit under emulation on a busy machine, in minutes.
     minutes: u64,
-    /// Names of the tests that are run; all when empty.
+    /// Names of the tests to run; all when empty.
     only: &'static [&'static str],
-    /// Names of tests that are not.
+    /// Names of the tests to skip.
     skip: &'static [&'static str],
 }
 
-/// The table of packets, and what the verifier thinks of the programs.
+/// The table of packets, and the verifier's work for the programs.
 const PACKETS: Target = Target { name: VERIFIER, minutes: 12, only: &[], skip: &[] };
-/// What the running kernel has been asked already, and takes a minute for each hook and family here.
+/// Without the cases that the running kernel has covered.
+/// Each hook and family takes a minute here.
 const SAMPLE: Target = Target { skip: &["packets_at_xdp_ipv6", "packets_at_tc_ipv4"], ..PACKETS };
-/// Without the tests that take over a dozen times and more: under emulation a load takes half a
-/// minute. One is left, with the hook that old kernels fall back to.
+/// Without the tests that take over a dozen times and more.
+/// Under emulation a load takes half a minute. One is left, with the hook that old kernels fall
+/// back to.
 const LOADER: Target = Target {
     name: "loader",
     minutes: 45,
@@ -86,8 +88,8 @@ const LOADER: Target = Target {
         "takeover::no_packet_is_unguarded_while_the_mode_changes",
     ],
 };
-/// Real traffic: the servers in a machine are those that are compiled, and no test that says of itself
-/// that it needs a fast machine.
+/// Real traffic, with compiled servers in the machine.
+/// Tests marked as needing a fast machine are left out.
 const TRAFFIC: Target = Target {
     name: "guard",
     minutes: 20,
@@ -113,12 +115,12 @@ impl Suite {
 
 /// Other programs that the tests call.
 const TOOLS: [&str; 4] = ["ip", "tc", "ethtool", "nsenter"];
-/// Modules that the tests want: the kinds of interfaces they make, and what clsact is made of.
+/// Modules that the tests need for their kinds of interfaces and for clsact.
 const MODULES: [&str; 8] =
     ["veth", "dummy", "8021q", "bridge", "sch_ingress", "cls_bpf", "sch_netem", "tun"];
 
-/// Run a suite on all kernels at the same time: a machine has one CPU. A kernel that cannot be had is
-/// skipped.
+/// Run a suite on all kernels at the same time: a machine has one CPU.
+/// An unavailable kernel is skipped.
 pub fn test(report: &mut Report, releases: &[Release], suite: Suite) {
     let mut kernels = Vec::new();
     for release in releases {
@@ -162,7 +164,7 @@ fn test_one(kernel: &Kernel, built: &Built, suite: Suite) -> Result<Vec<Outcome>
     })
 }
 
-/// Result of a job, as a step of the report.
+/// Add the result of a job, as a step of the report.
 fn add(report: &mut Report, kernel: &Kernel, outcome: &Outcome) {
     let mut tally = Tally::of(&outcome.lines);
     let name = format!("Linux {}, {}", kernel.version, outcome.name);
@@ -179,7 +181,7 @@ fn add(report: &mut Report, kernel: &Kernel, outcome: &Outcome) {
     }
 }
 
-/// What is compiled once, for all kernels.
+/// Programs compiled once, for all kernels.
 struct Built {
     object: PathBuf,
     /// The daemon and its tests, by name.
@@ -230,8 +232,8 @@ impl Built {
         })
     }
 
-    /// The file system of a machine. Everything is where it is on this one, because the tests were
-    /// told while they were compiled.
+    /// Return the file system of a machine.
+    /// Everything has the same path as on this one, because the paths were compiled into the tests.
     fn files(&self, kernel: &Kernel, suite: Suite) -> Result<Initramfs> {
         let strip = self.toolchain.llvm_folder()?.join("llvm-objcopy");
         let mut files = Initramfs::default();
@@ -256,7 +258,7 @@ impl Built {
     }
 }
 
-/// The programs that cargo says it built, by the names of their targets.
+/// Return the programs that cargo reports as built, by the names of their targets.
 fn executables(lines: &[String]) -> BTreeMap<String, PathBuf> {
     let messages = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let artifacts = messages.filter(|message| message["reason"] == "compiler-artifact");

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 
-/// Lines of a failed step that are shown where no test says what failed.
+/// Number of lines of a failed step that are shown where no test says what failed.
 const LAST_LINES: usize = 60;
-/// Tests that are named as the slowest.
+/// Number of tests that are named as the slowest.
 const SLOWEST: usize = 10;
-/// Failed tests of a whole run that may run a second time. More have a reason of their own.
+/// Maximum number of failed tests of a whole run that may run again.
+/// More have a common cause.
 const REPEATED: u64 = 3;
-/// Lines of a failed test's reason that are repeated at the end.
+/// Number of lines of a failed test's reason that are repeated at the end.
 const REASON: usize = 8;
 
 /// Results of checks and tests.
@@ -19,13 +20,13 @@ pub struct Tally {
     pub passed: u64,
     pub failed: u64,
     pub skipped: u64,
-    /// Those of `passed` that failed at first.
+    /// Number of `passed` that failed at first.
     pub repeated: u64,
 }
 
 impl Tally {
-    /// Add up what `cargo test` printed. A test that cannot run here prints `skipped: ` and the
-    /// reason, and passes.
+    /// Add up the output of `cargo test`.
+    /// A test that cannot run here prints `skipped: ` and the reason, and passes.
     pub fn of(lines: &[String]) -> Tally {
         let mut tally = Tally::default();
         for line in lines {
@@ -40,7 +41,7 @@ impl Tally {
         Tally { passed: tally.passed - not_run, skipped: tally.skipped + not_run, ..tally }
     }
 
-    /// What failed has passed at its second run.
+    /// Count failed tests as passed after their second run.
     pub fn repair(&mut self) {
         self.passed += self.failed;
         self.repeated += self.failed;
@@ -57,7 +58,7 @@ impl Tally {
     }
 }
 
-/// The number right before `word`, as in `3 passed`.
+/// Return the number right before `word`, as in `3 passed`.
 fn number_before(text: &str, word: &str) -> u64 {
     let before = text.split(word).next().filter(|before| before.len() < text.len());
     before.and_then(|before| before.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
@@ -74,7 +75,7 @@ struct Row {
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Row>,
-    /// What failed and why, in short.
+    /// Failures and their reasons, in short.
     failures: Vec<String>,
     /// The same of tests that passed at their second run.
     flaky: Vec<String>,
@@ -95,9 +96,9 @@ impl Report {
         self.add(name, start.elapsed(), tally);
     }
 
-    /// Print what the failing tests of a step have to say, or the end of it all where none does; and
-    /// keep the short of it for the end, where it is found without searching. Returns the number of
-    /// entries that it keeps.
+    /// Print the output of a step's failing tests, or else the end of all output.
+    /// Keep a summary for the end, where it is found without searching. Return the number of
+    /// entries kept.
     pub fn failed(&mut self, name: &str, lines: &[String]) -> usize {
         let from = lines.iter().position(|line| line == "failures:");
         let from = from.unwrap_or(lines.len().saturating_sub(LAST_LINES));
@@ -113,13 +114,13 @@ impl Report {
         kept
     }
 
-    /// Whether the tests that failed, and nothing else, may run once more.
+    /// Check whether the tests that failed, and nothing else, may run once more.
     pub fn may_repeat(&self, tally: &Tally, failed: &[String]) -> bool {
         let before: u64 = self.rows.iter().map(|row| row.tally.repeated).sum();
         tally.failed == failed.len() as u64 && before + tally.failed <= REPEATED
     }
 
-    /// The last `entries` that [`Report::failed`] kept are of tests that passed at their second run.
+    /// Mark the last `entries` of [`Report::failed`] as passed at their second run.
     pub fn passed_again(&mut self, entries: usize) {
         let from = self.failures.len().saturating_sub(entries);
         self.flaky.extend(self.failures.drain(from..));
@@ -134,7 +135,7 @@ impl Report {
         self.times.extend(times.into_iter().map(|(test, time)| (time, format!("{step}: {test}"))));
     }
 
-    /// The slowest tests, the slowest of them first.
+    /// Return the slowest tests, the slowest of them first.
     fn slowest(&self) -> Vec<&(Duration, String)> {
         let mut times: Vec<_> = self.times.iter().collect();
         times.sort_by(|a, b| b.cmp(a));
@@ -148,7 +149,7 @@ impl Report {
         self.note(reason);
     }
 
-    /// Say something about the last step.
+    /// Print a note on the last step.
     pub fn note(&mut self, text: &str) {
         if let Some(row) = self.rows.last_mut() {
             row.note = text.to_owned();
@@ -194,7 +195,7 @@ impl Report {
     }
 }
 
-/// Each failing test's name and what it ended with, from what libtest prints of failures.
+/// Return each failing test's name and last lines, from libtest's failures.
 fn reasons(lines: &[String]) -> Vec<String> {
     let heading = |line: &String| {
         let name = line.strip_prefix("---- ")?.strip_suffix(" stdout ----")?;

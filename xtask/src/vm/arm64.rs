@@ -1,5 +1,6 @@
-//! The program for arm64 on a kernel of that architecture: what was compiled for another machine is
-//! tried out before it is shipped. The kernel programs are the same object for both.
+//! The program for arm64 on a kernel of that architecture:
+//! a cross-compiled program is tried out before it is shipped. The kernel programs are the same
+//! object for both.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -17,13 +18,13 @@ use crate::{
     setup,
 };
 
-/// The series that it is tried on.
+/// Series of the kernel to try it on.
 const RELEASE: Release = Release { major: 6, minor: 12 };
 const PROGRAM: &str = "/usr/bin/ws-guard";
 const SCRIPT: &str = "/try.sh";
-/// Under emulation, on a busy machine: the verifier takes minutes.
+/// Time limit under emulation on a busy machine: the verifier takes minutes.
 const PATIENCE: Duration = Duration::from_secs(1200);
-/// What the script's client sends, and the shipped limit.
+/// Pings of the script's client, and the shipped limit.
 const PINGS: u64 = 40;
 const LIMIT: u64 = 30;
 
@@ -41,7 +42,7 @@ pub fn main(args: Args) -> Result<()> {
     try_out(&args.program.map_or_else(compiled, Ok)?)
 }
 
-/// `doctor`, then `serve` with the guard before it and a client.
+/// Run `doctor`, then `serve` with the guard before it and a client.
 pub fn try_out(program: &Path) -> Result<()> {
     let kernel = RELEASE.of(Architecture::Arm64).fetch()?;
     eprintln!("  booting Linux {} for arm64 ...", kernel.version);
@@ -82,7 +83,7 @@ fn files(kernel: &Kernel, program: &Path) -> Result<Initramfs> {
     Ok(files)
 }
 
-/// The shell of the machine, fetched once.
+/// Return the shell of the machine, fetched once.
 fn busybox() -> Result<PathBuf> {
     let folder = tools::target().join("vm/busybox-arm64");
     let program = folder.join("root/bin/busybox");
@@ -101,7 +102,7 @@ fn healthy(doctor: &Outcome) -> Result<()> {
     Ok(())
 }
 
-/// Pings of the one source, and how many of them became pongs.
+/// Return the pings of the one source, and how many of them became pongs.
 fn counted(serve: &Outcome) -> Result<(u64, u64)> {
     let said = serve.lines.join("\n");
     ensure!(serve.status == Some(0), "serve on arm64, status {:?}:\n{said}", serve.status);

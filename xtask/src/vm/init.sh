@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a test machine. Jobs follow; what they print goes to the serial port that the
+# The first process of a test machine. Jobs follow; their output goes to the serial port that the
 # kernel's command line names, the second where there are two: its own messages are on the first.
 /bin/busybox mkdir -p /dev /proc /sys /run /tmp /sbin /usr/sbin /usr/bin /var/run
 /bin/busybox --install -s /bin
@@ -13,7 +13,7 @@ mount -t tmpfs tmpfs /run
 rm -r /var/run && ln -s /run /var/run
 exec </dev/null >"/dev/$jobs" 2>&1
 ip link set lo up
-# Nothing asks for this one by itself: it makes the device that others open.
+# Not loaded automatically: it makes the device that others open.
 modprobe -q tun
 
 # NAME SECONDS COMMAND...

@@ -1,4 +1,4 @@
-//! The file system of a virtual machine: an archive that the kernel unpacks into memory.
+//! The file system of a virtual machine: an archive unpacked into memory.
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -23,12 +23,12 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// A file with this content.
+    /// Add a file with this content.
     pub fn add(&mut self, path: impl Into<PathBuf>, content: Vec<u8>) {
         self.files.insert(path.into(), content);
     }
 
-    /// A file of this machine, at the same place.
+    /// Add a file of this machine, at the same place.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         self.add_file_as(path, path)
     }
@@ -39,8 +39,9 @@ impl Initramfs {
         Ok(())
     }
 
-    /// A program of this machine and the libraries it is linked with. Without its debug information,
-    /// which `strip` takes out: the archive lies in the machine's memory.
+    /// Add a program of this machine and the libraries it is linked with.
+    /// Without its debug information, which `strip` removes: the archive lies in the machine's
+    /// memory.
     pub fn add_program(&mut self, path: &Path, to: &Path, strip: &Path) -> Result<()> {
         let libraries = libraries(path)?;
         let stripped = tempfile::NamedTempFile::new().context("a place for a stripped program")?;
@@ -52,14 +53,14 @@ impl Initramfs {
         libraries.iter().try_for_each(|library| self.add_file(library))
     }
 
-    /// A program that is somewhere in PATH.
+    /// Add a program that is somewhere in PATH.
     pub fn add_tool(&mut self, name: &str, to: &str, strip: &Path) -> Result<()> {
         let path = setup::program(name)
             .with_context(|| format!("there is no {name} here: run `cargo xtask setup`"))?;
         self.add_program(&path, Path::new(to), strip)
     }
 
-    /// Modules, what they need, and what `modprobe` wants to know about them.
+    /// Add modules, their dependencies, and the files that `modprobe` reads about them.
     pub fn add_modules(&mut self, kernel: &Kernel, names: &[&str]) -> Result<()> {
         let mut files = kernel.modules(names)?;
         let folder = kernel.root.join("lib/modules").join(&kernel.name);
@@ -75,7 +76,7 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Write the archive, folders first, as the kernel's `initramfs/buffer-format.rst` wants it.
+    /// Write the archive, folders first (the kernel's `initramfs/buffer-format.rst`).
     pub fn write(&self, path: &Path) -> Result<()> {
         let file = File::create(path).with_context(|| path.display().to_string())?;
         let mut archive = BufWriter::new(file);
@@ -100,7 +101,7 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Every folder above a file, those further up first.
+    /// Return every folder above a file, those further up first.
     fn folders(&self) -> Vec<PathBuf> {
         let above = self.files.keys().flat_map(|file| file.ancestors().skip(1));
         let named =
@@ -112,7 +113,7 @@ impl Initramfs {
     }
 }
 
-/// The libraries that a program is linked with, the dynamic linker among them.
+/// Return the libraries that a program is linked with, and the dynamic linker.
 pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let text = program.to_str().context("not text")?;
     // It fails for a program that is linked statically.

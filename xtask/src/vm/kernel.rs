@@ -1,4 +1,4 @@
-//! Debian's kernels: found through apt, unpacked below `target/vm`, never installed.
+//! Debian's kernels: found through apt, unpacked below `target/vm`, not installed.
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use ws_guard_testkit::tools;
 
 use crate::{apt::Lists, image::Architecture, setup, step};
 
-/// A series of kernels, such as 6.12; which patch release it is, Debian decides.
+/// A series of kernels, such as 6.12; Debian decides on the patch release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release {
     pub major: u32,
@@ -39,13 +39,13 @@ impl FromStr for Release {
 /// An unpacked kernel.
 #[derive(Debug)]
 pub struct Kernel {
-    /// As the package calls it, such as `6.1.192-2`.
+    /// Version of the package, such as `6.1.192-2`.
     pub version: String,
-    /// What a boot loader loads.
+    /// Image that a boot loader loads.
     pub image: PathBuf,
     /// The folder above `lib/modules`.
     pub root: PathBuf,
-    /// As `uname -r` says: the folder in `lib/modules`.
+    /// Output of `uname -r`: the folder in `lib/modules`.
     pub name: String,
     pub architecture: Architecture,
 }
@@ -58,7 +58,7 @@ pub struct Package {
 }
 
 impl Release {
-    /// For machines like this one.
+    /// Return the package for machines like this one.
     pub fn here(self) -> Package {
         self.of(Architecture::HOST)
     }
@@ -69,7 +69,7 @@ impl Release {
 }
 
 impl Package {
-    /// Where its newest known patch release is unpacked.
+    /// Return the folder of its newest known patch release.
     fn folder(self) -> PathBuf {
         let release = self.release;
         let name = match self.is_native() {
@@ -79,7 +79,7 @@ impl Package {
         tools::target().join("vm").join(name)
     }
 
-    /// The kernel that was fetched last, if there is one.
+    /// Return the kernel that was fetched last, if there is one.
     pub fn cached(self) -> Option<Kernel> {
         let root = self.folder();
         let version = fs::read_to_string(root.join("version")).ok()?;
@@ -99,15 +99,14 @@ impl Package {
         self.architecture == Architecture::HOST
     }
 
-    /// Lists other than the machine's own, where those have no such package.
+    /// Return lists other than the machine's own, where those have no such package.
     fn lists(self) -> Result<Option<Lists>> {
         if self.is_native() { Ok(None) } else { Lists::of(self.architecture).map(Some) }
     }
 
-    /// The newest patch release that apt knows, fetched unless it is here already.
+    /// Return the newest patch release that apt knows, fetched unless it is here.
     ///
-    /// # Errors
-    /// When no package source has it, and none was fetched before.
+    /// # Errors When no package source has it, and none was fetched before.
     pub fn fetch(self) -> Result<Kernel> {
         let (cached, lists) = (self.cached(), self.lists()?);
         let mut newest = self.newest(lists.as_ref());
@@ -143,7 +142,7 @@ impl Package {
         images.max_by_key(|name| numbers(name)).map(str::to_owned)
     }
 
-    /// Download a package and unpack it in place of what was there.
+    /// Download a package and unpack it in place of the earlier one.
     fn unpack(self, package: &str, lists: Option<&Lists>) -> Result<Kernel> {
         let folder = self.folder();
         let new = folder.with_extension("new");
@@ -174,7 +173,7 @@ impl Package {
     }
 }
 
-/// One of apt's programs, asked about these lists or about the machine's own.
+/// Return one of apt's programs, on these lists or on the machine's own.
 fn apt(lists: Option<&Lists>, program: &str, words: &[&str], folder: &Path) -> Command {
     match lists {
         Some(lists) => lists.command(program, words, folder),
@@ -190,21 +189,21 @@ fn package_name(kernel: &str) -> String {
     format!("linux-image-{kernel}")
 }
 
-/// The one file in `folder` with this extension.
+/// Return the one file in `folder` with this extension.
 fn find(folder: &Path, extension: &str) -> Result<PathBuf> {
     let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
     let mut found = files.filter(|path| path.extension().is_some_and(|e| e == extension));
     found.next().with_context(|| format!("no .{extension} in {}", folder.display()))
 }
 
-/// All numbers in a name, which order patch releases: 6.12.99 comes before 6.12.100.
+/// Return all numbers in a name, to order patch releases: 6.12.99 before 6.12.100.
 fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
 impl Kernel {
-    /// Module files in the order in which they are to be loaded: each after what it needs. A module
-    /// that is built into the kernel has none.
+    /// Return module files in the order in which they are to be loaded:
+    /// each after its dependencies. A module that is built into the kernel has none.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let modprobe = setup::program("modprobe").context("there is no modprobe")?;
         let root = self.root.to_str().context("the path is not text")?;

@@ -1,4 +1,4 @@
-//! Booting a kernel in QEMU, and reading what its jobs print.
+//! Kernels booted in QEMU, and the output of their jobs.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -12,18 +12,18 @@ use ws_guard_testkit::tools;
 use super::{Initramfs, Kernel};
 use crate::{image::Architecture, step};
 
-/// What the first process of the machine does before the first job.
+/// Script of the machine's first process before the first job.
 const INIT: &str = include_str!("init.sh");
-/// Names QEMU's accelerator, such as `kvm`. Not taken by itself where there is one: on a virtual machine
-/// it may be there and hang.
+/// Environment variable with QEMU's accelerator, such as `kvm`.
+/// Not chosen automatically where there is one: on a virtual machine it may exist and hang.
 const ACCELERATOR: &str = "WS_GUARD_VM_ACCELERATOR";
-/// Booting takes 3 s under emulation on an idle machine.
+/// Time limit of booting, which takes 3 s under emulation on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const MEMORY: &str = "1536M";
-/// Lines of the console that are shown when a machine dies.
+/// Number of console lines that are shown when a machine dies.
 const CONSOLE_LINES: usize = 60;
 
-/// Something that is run in a machine.
+/// Work that is run in a machine.
 pub struct Job {
     pub name: String,
     /// Time limit of the machine.
@@ -33,7 +33,7 @@ pub struct Job {
     pub arguments: Vec<String>,
 }
 
-/// What became of a job.
+/// Result of a job.
 pub struct Outcome {
     pub name: String,
     pub lines: Vec<String>,
@@ -48,11 +48,11 @@ impl Outcome {
     }
 }
 
-/// Run jobs one after the other on `kernel`, in a machine with these files; each line that they print
-/// goes to `each` as it comes.
+/// Run jobs one after the other on `kernel`, in a machine with these files.
+/// Each line that they print goes to `each` as it comes.
 ///
-/// Outcomes are in the order of the jobs. When the machine dies, by a panic or by taking too long, the
-/// last lines of its console are added to the job that ran.
+/// Outcomes are in the order of the jobs. When the machine dies, by a panic or by taking too long,
+/// the last lines of its console are added to the job that ran.
 pub fn run(
     kernel: &Kernel,
     mut files: Initramfs,
@@ -99,7 +99,7 @@ pub fn run(
     Ok(outcomes)
 }
 
-/// The script of the first process.
+/// Return the script of the first process.
 fn script(jobs: &[Job]) -> String {
     let mut script = INIT.to_owned();
     for job in jobs {
@@ -116,13 +116,13 @@ fn script(jobs: &[Job]) -> String {
     script + "poweroff -f\n"
 }
 
-/// One word of a shell's command line.
+/// Quote one word of a shell's command line.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn qemu(kernel: &Kernel, archive: &Path, console: &Path, limit: Duration) -> Command {
-    // `timeout` also ends what hangs in the machine's firmware.
+    // `timeout` also ends hangs in the machine's firmware.
     let mut command = Command::new("timeout");
     // In the foreground: an interrupt ends the machine too.
     command.args(["--foreground", "--kill-after=10", &limit.as_secs().to_string()]);
@@ -143,7 +143,7 @@ fn qemu(kernel: &Kernel, archive: &Path, console: &Path, limit: Duration) -> Com
             "console=ttyS0 no_timer_check jobs=ttyS1"
         }
         Architecture::Arm64 => {
-            // The default way to authenticate pointers takes half of the time under emulation.
+            // The default method to authenticate pointers takes half of the time under emulation.
             command.args(["-cpu", "max,pauth-impdef=on"]);
             "console=ttyAMA0 jobs=ttyAMA0"
         }
@@ -153,7 +153,7 @@ fn qemu(kernel: &Kernel, archive: &Path, console: &Path, limit: Duration) -> Com
     command
 }
 
-/// What the first process says of a job.
+/// Report of the first process on a job.
 #[derive(Debug, PartialEq, Eq)]
 enum Event<'a> {
     Job(&'a str),

@@ -12,6 +12,7 @@ pub use initramfs::{Initramfs, libraries};
 pub use kernel::{Kernel, Release};
 pub use machine::{Job, Outcome, run};
 
-/// The oldest kernel that is supported, which every test run includes, and a later one with long-term
-/// support: its verifier refused nothing that the oldest and the running one took.
+/// The oldest supported kernel, and a later one with long-term support.
+/// Every test run includes the oldest. The later one's verifier refused nothing that the oldest and
+/// the running one took.
 pub const TESTED: [Release; 2] = [Release { major: 6, minor: 1 }, Release { major: 6, minor: 12 }];

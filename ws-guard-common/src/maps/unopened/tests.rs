@@ -1,6 +1,8 @@
 use super::*;
 
 const FIRST: u32 = u32::MAX - 50;
+/// As in the TCP header.
+const WINDOW: u32 = 0xFFFF;
 
 fn began() -> Unopened {
     let began = Beginning { client_next: FIRST, server_next: 7, ..Beginning::default() };
@@ -25,7 +27,7 @@ fn before_the_server_speaks_the_first_bytes_come_first() {
     assert!(!began.refuses(FIRST, 7));
     began.pass(FIRST, 100, true);
     assert!(!began.refuses(at(200), 7), "an upload may come out of order");
-    began.acknowledge(at(100), 7, false, 1);
+    began.acknowledge(at(100), 7, WINDOW, false, 1);
     assert!(!began.refuses(at(200), 7), "also after a pure acknowledgement");
 }
 
@@ -33,15 +35,15 @@ fn before_the_server_speaks_the_first_bytes_come_first() {
 fn after_the_server_has_spoken_the_next_bytes_come_first_again() {
     let mut began = began();
     began.pass(FIRST, 100, true);
-    began.acknowledge(at(100), 9, true, 1);
+    began.acknowledge(at(100), 9, WINDOW, true, 1);
     assert!(began.refuses(at(101), 9), "a gap in front of the next request");
     assert!(began.refuses(at(100), 11) && began.refuses(at(100), 6), "never sent by the server");
     assert!(!began.refuses(at(100), 7) && !began.refuses(at(50), 9));
-    began.acknowledge(at(120), 9, false, 1);
+    began.acknowledge(at(120), 9, WINDOW, false, 1);
     assert!(!began.refuses(at(120), 9), "the server has what is missing here");
     began.pass(at(100), 20, true);
     began.pass(at(120), 80, true);
-    began.acknowledge(at(120), 11, true, 1);
+    began.acknowledge(at(120), 11, WINDOW, true, 1);
     assert!(!began.refuses(at(200), 11), "under way while the server spoke");
     assert!(began.refuses(at(1 << 30), 11) && began.refuses(at(120 + FAR), 11), "too far");
 }
@@ -60,13 +62,13 @@ fn a_request_begins_where_the_stream_goes_on() {
 fn an_answer_that_comes_again_says_nothing_about_an_upload() {
     let mut began = began();
     began.pass(FIRST, 100, true);
-    began.acknowledge(at(100), 9, true, 1);
+    began.acknowledge(at(100), 9, WINDOW, true, 1);
     began.pass(at(100), 50, false);
-    began.acknowledge(at(150), 9, true, 1);
+    began.acknowledge(at(150), 9, WINDOW, true, 1);
     assert_eq!(began.judge(at(100), 80, 9), judged::REACHES, "merged with what comes again");
     assert!(!began.refuses(at(180), 9), "its order is anything");
     // Nor is a new one: the acknowledgement of the first bytes may be lost.
-    began.acknowledge(at(150), 11, true, 1);
+    began.acknowledge(at(150), 11, WINDOW, true, 1);
     assert_eq!(began.judge(at(100), 80, 11), judged::REACHES);
 }
 
@@ -74,8 +76,8 @@ fn an_answer_that_comes_again_says_nothing_about_an_upload() {
 fn under_a_new_policy_a_connection_is_followed_anew() {
     let mut began = began();
     began.pass(FIRST, 100, true);
-    began.acknowledge(at(100), 9, true, 1);
-    began.acknowledge(at(5000), 800, true, 2);
+    began.acknowledge(at(100), 9, WINDOW, true, 1);
+    began.acknowledge(at(5000), 800, WINDOW, true, 2);
     assert!(!began.refuses(at(5000), 800) && began.refuses(at(5001), 800));
 }
 
@@ -91,7 +93,7 @@ fn a_request_is_late_behind_what_passed_unread_beyond_it() {
     assert!(began.passed_beyond(at(147), false));
     began.pass(at(10), 5, false);
     assert_eq!((began.high, began.unread_high), (at(148), at(148)));
-    began.acknowledge(at(138), 9, true, 1);
+    began.acknowledge(at(138), 9, WINDOW, true, 1);
     began.pass(at(138), 1 << 20, false);
     assert!(began.passed_beyond(at(1 << 20), false));
 }
@@ -130,10 +132,11 @@ fn a_chunked_body_goes_on_where_its_framing_does() {
     assert_eq!(began.judge(at(62), 9, 7), judged::PASSES, "the framing again");
     assert_eq!(began.judge(at(70), 3, 7), judged::CHUNKS);
     assert_eq!(began.judge(at(72), 3, 7), judged::CHUNKS);
-    assert_eq!(began.judge(at(73), 3, 7), judged::PASSES, "behind a gap");
-    began.acknowledge(at(63), 7, false, 1);
+    assert!(began.refuses(at(73), 7), "past a hole in the framing, which could not be followed");
+    assert_eq!(began.judge(at(71), 1, 7), judged::BODY, "past a hole in the data");
+    began.acknowledge(at(63), 7, WINDOW, false, 1);
     began.read_chunks(chunks, at(63), at(72));
-    began.acknowledge(at(63), 8, true, 1);
+    began.acknowledge(at(63), 8, WINDOW, true, 1);
     assert!(began.refuses(at(73), 8), "behind a gap, of a server that talks");
     assert!(began.refuses(at(72 + FAR / 2), 8), "far behind it");
     assert!(began.refuses(at(71), 8), "behind one in the data");
@@ -168,7 +171,7 @@ fn what_passed_behind_replaced_bytes_is_paid_once() {
     assert_eq!(began.behind(at(60)), 0);
     assert_eq!(began.pass_unread(at(0), 7, u32::MAX >> 16, 60, 9), unread::UNHEARD);
     began.pass(at(50_160), 100, true);
-    began.acknowledge(at(100), 7, false, 1);
+    began.acknowledge(at(100), 7, WINDOW, false, 1);
     assert_eq!(began.behind(at(100)), 0, "the server has it");
     assert_eq!(began.behind(at(101)), 50_159);
 }
@@ -203,7 +206,7 @@ fn what_was_not_read_may_ask_for_an_upgrade() {
     assert!(!began.asks_nothing(FIRST, 1));
     began.complete(at(100), Some(0));
     assert!(began.asks_nothing(FIRST, 1));
-    began.acknowledge(at(101), 7, false, 1);
+    began.acknowledge(at(101), 7, WINDOW, false, 1);
     assert!(!began.asks_nothing(at(101), 1), "it passed elsewhere");
 }
 
@@ -211,6 +214,7 @@ fn what_was_not_read_may_ask_for_an_upgrade() {
 fn an_upload_of_gigabytes_to_a_silent_server_goes_on() {
     let mut began = began();
     let mut end = FIRST;
+    began.acknowledge(FIRST, 7, WINDOW, false, 1);
     for _ in 0..5000 {
         // Two segments are in flight.
         for _ in 0..2 {
@@ -223,9 +227,9 @@ fn an_upload_of_gigabytes_to_a_silent_server_goes_on() {
             began.pass(end, 1 << 20, false);
             end = end.wrapping_add(1 << 20);
         }
-        began.acknowledge(end.wrapping_sub(1 << 20), 7, false, 1);
+        began.acknowledge(end.wrapping_sub(1 << 20), 7, WINDOW, false, 1);
     }
-    began.acknowledge(end, 9, true, 1);
+    began.acknowledge(end, 9, WINDOW, true, 1);
     assert!(!began.passed_beyond(end.wrapping_add(500), false));
 }
 
@@ -233,15 +237,15 @@ fn an_upload_of_gigabytes_to_a_silent_server_goes_on() {
 fn a_keep_alive_probe_under_another_policy_forges_nothing() {
     let mut unopened = began();
     unopened.pass(FIRST, 100, true);
-    unopened.acknowledge(at(100), 507, true, 1);
+    unopened.acknowledge(at(100), 507, WINDOW, true, 1);
     // A probe repeats the number before the next one.
-    unopened.acknowledge(at(100), 506, false, 2);
+    unopened.acknowledge(at(100), 506, WINDOW, false, 2);
     assert_eq!(unopened.judge(at(100), 50, 507), judged::BEGINS);
     assert_eq!(unopened.unread, 0);
     // Nothing was followed between two policies: what passed may be anything.
-    unopened.acknowledge(at(90_000), 900, true, 3);
+    unopened.acknowledge(at(90_000), 900, WINDOW, true, 3);
     assert_eq!((unopened.unread, unopened.high), (1, at(90_000)));
-    unopened.acknowledge(at(90_000), 899, false, 4);
+    unopened.acknowledge(at(90_000), 899, WINDOW, false, 4);
     assert_eq!(unopened.judge(at(90_000), 50, 900), judged::BEGINS);
 }
 
@@ -249,7 +253,7 @@ fn a_keep_alive_probe_under_another_policy_forges_nothing() {
 fn a_refused_connection_passes_nothing() {
     let mut began = began();
     began.stage = stage::REFUSED;
-    began.acknowledge(at(10), 9, true, 1);
+    began.acknowledge(at(10), 9, WINDOW, true, 1);
     assert!(began.refuses(at(10), 9));
 }
 
@@ -258,7 +262,9 @@ fn a_slow_server_is_not_silent_before_it_has_read() {
     let mut began = began();
     let mut decided = Vec::new();
     for segment in 0..400u32 {
-        decided.push(began.pass_unread(at(1000 * segment), 7, 0xFFFF, 1000, 5000 + segment));
+        let seq = at(1000 * segment);
+        decided.push(began.pass_unread(seq, 7, 0xFFFF, 1000, 5000 + segment));
+        began.pass(seq, 1000, false);
     }
     let first = |wanted| decided.iter().position(|one| *one == wanted).unwrap() as u32;
     assert_eq!(decided[0], unread::UNHEARD);
@@ -266,4 +272,77 @@ fn a_slow_server_is_not_silent_before_it_has_read() {
     assert!(decided[HEARD.div_ceil(1000) as usize..].iter().all(|one| *one == unread::UNHEARD));
     began.spoke_ms = 5400;
     assert_eq!(began.pass_unread(at(400_000), 7, 0xFFFF, 1000, 5401), unread::SHARED, "it talks");
+}
+
+#[test]
+fn bytes_that_come_again_or_do_not_pass_buy_no_credit() {
+    let mut began = began();
+    began.pass(FIRST, 1000, false);
+    for _ in 0..1000 {
+        began.pass_unread(at(1000), 7, 0xFFFF, 1000, 9);
+        began.pass(FIRST, 1000, false);
+    }
+    assert_eq!(began.unheard, 1000);
+}
+
+#[test]
+fn what_was_read_passes_with_room_for_an_answer() {
+    let mut began = began();
+    began.began.client_scale = 1;
+    began.acknowledge(FIRST, 7, WINDOW, false, 1);
+    began.complete(at(60), Some(1_000_000));
+    began.pass(FIRST, 100, true);
+    assert_eq!(began.pass_read(at(100), 7, BODY_ROOM, 1000, 9), unread::PASSES);
+    assert_eq!(began.pass_read(at(100), 7, BODY_ROOM - 1, 1000, 9), unread::FEW);
+    assert_eq!(began.pass_read(at(99), 7, 0xFFFF, 1000, 9), unread::FEW, "a later one was shut");
+    assert_eq!(began.pass_read(at(100), 7, 0xFFFF, 1000, 9), unread::PASSES);
+    began.unread = 1;
+    began.unheard = UNHEARD;
+    assert_eq!(began.pass_read(at(100), 7, 0xFFFF, 1000, 9), unread::SHARED, "another is hidden");
+}
+
+#[test]
+fn an_answer_shows_that_no_upgrade_was_hidden() {
+    let unread = |offered: u32| {
+        let mut began = began();
+        began.began.client_scale = 1;
+        began.pass_unread(FIRST, 7, offered, 5000, 9);
+        began.pass(FIRST, 5000, false);
+        began
+    };
+    let mut began = unread(ANSWER_ROOM + 100);
+    began.turn(7, 107, at(4999));
+    assert_eq!(began.unheard, 5000, "of an earlier request");
+    began.turn(7, 107, at(5000));
+    assert_eq!((began.unheard, began.turned), (0, 1));
+    let mut began = unread(ANSWER_ROOM + 99);
+    began.turn(7, 107, at(5000));
+    assert_eq!(began.unheard, 5000, "the client lets little out");
+}
+
+#[test]
+fn a_request_behind_an_early_answer_is_not_pipelined() {
+    let mut began = began();
+    began.complete(at(60), Some(1000));
+    began.pass(FIRST, 500, true);
+    let mut early = began;
+    early.acknowledge(at(100), 20, WINDOW, true, 1);
+    early.pass(at(500), 560, true);
+    early.begin(at(1060));
+    assert_eq!(early.unread, 0);
+    began.acknowledge(at(59), 20, WINDOW, true, 1);
+    began.pass(at(500), 560, true);
+    began.begin(at(1060));
+    assert_eq!(began.unread, 1, "an answer to what came before");
+}
+
+#[test]
+fn nothing_passes_beyond_the_windows_of_the_server() {
+    let mut began = began();
+    began.began.scale = 1 + 7;
+    began.acknowledge(FIRST, 7, 1000, false, 1);
+    began.pass(FIRST, 10, true);
+    assert!(!began.refuses(at(128_000), 7) && began.refuses(at(128_001), 7));
+    began.acknowledge(FIRST, 7, 10, false, 1);
+    assert!(!began.refuses(at(128_000), 7), "it may have shrunk its window");
 }

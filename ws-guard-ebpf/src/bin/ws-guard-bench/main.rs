@@ -1,4 +1,4 @@
-//! What `cargo xtask bench kernel` measures: the very code of the product, and the baselines.
+//! Programs that `cargo xtask bench kernel` measures: the very code of the product, and the baselines.
 //!
 //! Each program first patches its packet, which must be Ethernet, IPv4 and TCP without options: so
 //! all pay the same for it, and a ratio of two is one of what they do afterwards.
@@ -151,7 +151,7 @@ fn parses_tc(ctx: &TcContext) -> bool {
     prepare(ctx.data(), ctx.data_end()) && skb::parse_skb(ctx, Side::Server) == Parsed::Tcp
 }
 
-/// What it costs that there is a program at all: attached to an interface, not run on built packets.
+/// An empty program, to measure the cost of any: attached to an interface, not run on built packets.
 #[xdp]
 pub fn bench_xdp_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS

@@ -1,4 +1,4 @@
-//! What a benchmark program changes in its packet before each run.
+//! Changes that a benchmark program makes to its packet before each run.
 
 /// `BPF_PROG_TEST_RUN` repeats a program on one packet. Without a change the second run would see a
 /// retransmission; and what the program itself changed must be put back, so that each run has the

@@ -11,7 +11,7 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     frame::{Header, Violations},
-    held::{BYTES, CUTS, Held, PIECE},
+    out_of_order::{BYTES, CUTS, Held, PIECE},
     tracker::{self, Step, Walk},
 };
 

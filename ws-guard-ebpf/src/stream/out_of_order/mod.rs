@@ -16,7 +16,7 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::Flow,
-    held::{self, Held, Look, SLOTS},
+    out_of_order::{self, Held, Look, SLOTS},
     tracker::Walk,
     verifier::forget,
 };
@@ -24,7 +24,7 @@ use ws_guard_common::{
 use crate::{
     context::Context,
     cpu::{self, State},
-    limits::sources,
+    limits::charge,
     maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
@@ -55,8 +55,8 @@ fn release(slot: &mut Held) {
 #[cold]
 #[inline(never)]
 pub fn enter(context: &Context, flow: &Flow) -> bool {
-    let owner = held::owner(context.key(), flow.generation);
-    let index = held::slot(owner) & (SLOTS - 1);
+    let owner = out_of_order::owner(context.key(), flow.generation);
+    let index = out_of_order::slot(owner) & (SLOTS - 1);
     let (Some(state), Some(slot)) = (cpu::resume(), HELD.get_ptr_mut(index)) else {
         return false;
     };
@@ -94,7 +94,7 @@ fn is_over(slot: &Held) -> bool {
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
     let (generation, held) = unsafe { ((*flow).generation, (*flow).held) };
-    held == 0 || held::owner(&slot.key, generation) != slot.owner
+    held == 0 || out_of_order::owner(&slot.key, generation) != slot.owner
 }
 
 /// Leave the copy; it is free if the flow has no out-of-order segments.
@@ -265,12 +265,12 @@ fn pay(context: &Context, flow: &Flow) -> bool {
     if state.walk.pings > state.walk.budget {
         return false;
     }
-    if flow.is_over_limit(context.now) && sources::budget(context.now) < pings {
+    if flow.is_over_limit(context.now) && charge::budget(context.now) < pings {
         // It is retransmitted until there is room, and must not be charged each time.
         return false;
     }
-    let answer = forget(sources::charge(context.now, pings), context.now as u32);
-    answer & sources::OBSERVED != 0 || answer & sources::KEPT >= pings
+    let answer = forget(charge::charge(context.now, pings), context.now as u32);
+    answer & charge::OBSERVED != 0 || answer & charge::KEPT >= pings
 }
 
 /// Commit the copy after the filler, if the committed walk was that.

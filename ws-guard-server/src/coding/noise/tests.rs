@@ -49,13 +49,13 @@ impl Noise {
     }
 }
 
-/// The client's half, done by the library alone.
+/// Create the client's half, by the library alone.
 fn initiator(prologue: &str) -> HandshakeState {
     let builder = Builder::new(PATTERN.parse().unwrap());
     builder.prologue(prologue.as_bytes()).unwrap().build_initiator().unwrap()
 }
 
-/// A client with its handshake done.
+/// Return a client with its handshake done.
 fn agree(server: &mut Noise) -> TransportState {
     let mut client = initiator("v3+encryption");
     let mut buffer = [0; 1024];
@@ -128,7 +128,7 @@ fn long_messages_take_turns_and_come_to_the_same() {
     }
 }
 
-/// What comes of work at last, and in how many turns.
+/// Run work to its end, and return its result and number of turns.
 fn in_turns<T>(mut work: impl FnMut(&mut Turn) -> Option<T>) -> (T, usize) {
     let mut turns = 1;
     loop {
@@ -233,7 +233,7 @@ fn keys_change_and_both_sides_follow() {
         let sealed = write(&mut client, b"x", 0).unwrap();
         assert!(server.open(&binary(sealed), 1).is_ok(), "{number}");
     }
-    // Who does not follow cannot read what comes next.
+    // A client that does not rekey cannot read what comes next.
     let mut stubborn = self::server(false);
     let mut client = agree(&mut stubborn);
     let State::Transport(state) = &mut stubborn.state else { panic!("no keys") };

@@ -1,4 +1,5 @@
-//! An echo server on tokio-tungstenite, as its users write one. See `servers` for what it prints.
+//! Echo server on tokio-tungstenite, as its users write one.
+//! Its output is described in `servers`.
 use std::{net::Ipv6Addr, process::ExitCode, sync::atomic::Ordering::Relaxed};
 
 use anyhow::{Context, Result};
@@ -10,7 +11,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-/// What [`totals`] prints.
+/// Output of [`totals`].
 mod count {
     use std::sync::atomic::AtomicU64;
 
@@ -59,7 +60,7 @@ async fn run() -> Result<()> {
     }
 }
 
-/// What one connection has received.
+/// Counts of one connection's input.
 #[derive(Default)]
 struct Counts {
     messages: u64,

@@ -1,5 +1,5 @@
-//! What ethtool and ip tell of an interface, by ioctl: right in any network namespace, where /sys
-//! may show another one's.
+//! Answers of ethtool and ip about an interface, by ioctl.
+//! That is right in any network namespace; /sys may show another one's.
 
 use std::io;
 
@@ -28,14 +28,14 @@ struct DriverInfo {
 const _: () = assert!(size_of::<DriverInfo>() == 196);
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
-/// Commands that answer with 0 or 1.
+/// Commands that are answered with 0 or 1.
 pub const ETHTOOL_GTXCSUM: u32 = 0x16;
 pub const ETHTOOL_GGRO: u32 = 0x2b;
 /// Flags; LRO is bit 15.
 pub const ETHTOOL_GFLAGS: u32 = 0x25;
 pub const FLAG_LRO: u32 = 1 << 15;
 
-/// Asks about one interface of this network namespace.
+/// Queries about one interface of this network namespace.
 pub struct Ethtool {
     socket: OwnedFd,
     name: [libc::c_char; libc::IFNAMSIZ],
@@ -59,14 +59,14 @@ impl Ethtool {
         Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
     }
 
-    /// The answer to a command with one number.
+    /// Run a command whose answer is one number.
     pub fn value(&self, command: u32) -> io::Result<u32> {
         let mut value = Value { command, data: 0 };
         self.ask(&raw mut value)?;
         Ok(value.data)
     }
 
-    /// Bytes of payload a frame may have.
+    /// Return the MTU: bytes of payload per frame.
     pub fn mtu(&self) -> io::Result<i32> {
         let mut request = self.request();
         self.ioctl(libc::SIOCGIFMTU, &mut request)?;
@@ -81,7 +81,7 @@ impl Ethtool {
         request
     }
 
-    /// `question` begins with its command, and is as large as the kernel's structure for it.
+    /// Run the command in `question`, a structure of the kernel that begins with it.
     fn ask<T>(&self, question: *mut T) -> io::Result<()> {
         let mut request = self.request();
         request.ifr_ifru.ifru_data = question.cast();

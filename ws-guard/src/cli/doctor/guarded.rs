@@ -1,4 +1,4 @@
-//! The guard itself: daemon, pins, attachments, whether it sees traffic, what it costs in memory.
+//! The guard itself: daemon, pins, attachments, visible traffic, memory.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -12,12 +12,12 @@ use crate::{
     guard::{self, Attachment, GuardError, MapMemory, Maps, Memory},
 };
 
-/// How long to watch the counters.
+/// Time between two readings of the counters.
 const WATCH: Duration = Duration::from_secs(1);
-/// Maps that can take no more than this have one figure together.
+/// Size limit of maps that share one figure.
 const WORTH_A_FIGURE: u64 = 256 << 10;
 
-/// What was found.
+/// Findings about the guard.
 pub struct Guarded {
     pub attachments: Vec<Attachment>,
     pub checks: Vec<Check>,
@@ -66,7 +66,7 @@ async fn daemon(global: &Global) -> Check {
     }
 }
 
-/// Nothing loaded is a state to be in, not a failure; anything else is one.
+/// Report a guard that is not loaded as a warning, any other error as a failure.
 fn not_loaded(check: &str, error: &GuardError) -> Check {
     match error {
         GuardError::NotLoaded(dir) => Check::warn(
@@ -111,7 +111,7 @@ fn precedence(global: &Global) -> Check {
     }
 }
 
-/// What the tables take: all together, and each that is worth a figure.
+/// Report the memory of the tables: all together, and each large one.
 fn memory(maps: &Maps) -> Vec<Check> {
     let check = "tables";
     let sizes = maps.table_sizes();
@@ -125,7 +125,7 @@ fn memory(maps: &Maps) -> Vec<Check> {
     vec![Check::ok(check, all), Check::ok("memory", largest_first(by_map))]
 }
 
-/// Figures in MiB, those of the smallest maps in one.
+/// List figures in MiB, the smallest maps as one.
 fn largest_first(mut maps: Vec<MapMemory>) -> String {
     maps.sort_by_key(|map| Reverse((map.memory.full, map.memory.now)));
     let small = maps.iter().position(|map| map.memory.full < WORTH_A_FIGURE);
@@ -138,7 +138,7 @@ fn largest_first(mut maps: Vec<MapMemory>) -> String {
     format!("MiB: {}", parts.join(", "))
 }
 
-/// Whether the counters move while we look.
+/// Check whether the counters move while we look.
 async fn traffic(maps: &Maps) -> Check {
     let seen = |counters: &Counters| {
         (counter(counters, Counter::Seen), counter(counters, Counter::EgressSeen))

@@ -1,4 +1,4 @@
-//! One interface: existence, driver, XDP, offloads that matter.
+//! Checks of one interface: existence, driver, XDP, offloads that matter.
 
 use super::{
     Check,
@@ -27,7 +27,7 @@ pub fn checks(name: &str, attachments: &[Attachment]) -> Vec<Check> {
         Err(error) => checks.push(Check::warn(name, error.to_string(), "see `ethtool -i`")),
     }
     match attachment {
-        // XDP there would see what the server sends.
+        // XDP would see there what the server sends.
         Some(pod) if pod.role == Role::Pod => checks.push(pod_hooks(pod)),
         _ => checks.push(xdp(&interface, attachment)),
     }

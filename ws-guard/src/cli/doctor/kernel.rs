@@ -1,4 +1,4 @@
-//! The kernel: version, BTF, helpers, JIT, privileges, file system.
+//! Checks of the kernel: version, BTF, helpers, JIT, privileges, file system.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use crate::guard::{
     missing_capabilities,
 };
 
-/// For a guard that pins in `pin_dir`.
+/// Check the kernel for a guard that pins in `pin_dir`.
 pub fn checks(pin_dir: &Path) -> Vec<Check> {
     let mut checks =
         vec![version(), tcx(), btf(), capabilities(pin_dir), bpffs(pin_dir), jit(pin_dir)];
@@ -28,7 +28,7 @@ fn version() -> Check {
     }
 }
 
-/// Missing features are failures; an untested version is not.
+/// Judge the kernel's version: missing features fail, an untested version does not.
 fn judge(version: KernelVersion, release: &str, remedy: String) -> Check {
     match too_old(version) {
         None => Check::ok("kernel", format!("{release} (oldest supported: {})", series(OLDEST))),
@@ -89,13 +89,13 @@ fn jit(pin_dir: &Path) -> Check {
     judge_jit(setting.map(|text| text.trim() != "0").or_else(|| is_compiled(pin_dir)))
 }
 
-/// Whether the guard's own program was compiled, where there is one.
+/// Check whether the guard's own program was compiled, where there is one.
 fn is_compiled(pin_dir: &Path) -> Option<bool> {
     let program = ProgramInfo::from_pin(pin_dir.join("programs/ws_guard_control")).ok()?;
     Some(program.size_jitted() > 0)
 }
 
-/// The setting cannot be seen from most containers, and nothing is wrong with that.
+/// Judge the JIT's setting. Most containers cannot see it, which is no problem.
 fn judge_jit(on: Option<bool>) -> Check {
     match on {
         Some(false) => Check::warn(

@@ -1,4 +1,4 @@
-//! `ws-guard doctor`: what this machine can do, what is missing, and what would put it right.
+//! `ws-guard doctor`: what this machine can do, what is missing, and the remedy.
 
 mod ethtool;
 mod guarded;
@@ -42,14 +42,14 @@ enum Verdict {
     Fail,
 }
 
-/// One check.
+/// Result of one check.
 #[derive(Clone, Debug, Serialize)]
 struct Check {
     check: String,
     verdict: Verdict,
-    /// What was found.
+    /// Observation.
     finding: String,
-    /// Null where all is well.
+    /// Null if the check passes.
     remedy: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Whether an untrusted peer speaks for many clients.
+//! Search for untrusted peers that speak for many clients.
 
 use super::Check;
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
     state::reader::Reader,
 };
 
-/// A source with fewer open connections may well be one client.
+/// Open connections from which on a source may be a proxy; fewer may be one client.
 const CROWD: u32 = 20;
 
-/// What happens now counts, not what has since the start: an old flood says nothing of a proxy.
+/// Check current throttles; totals would let an old flood look like a proxy.
 pub fn check(maps: &Maps) -> Check {
     let reader = Reader { maps: maps.clone() };
     let look = || -> Result<Check, GuardError> {
@@ -24,7 +24,7 @@ pub fn check(maps: &Maps) -> Check {
     look().unwrap_or_else(|error| Check::fail("proxies", error.to_string(), "see the message"))
 }
 
-/// A throttled source, and how many connections it has open.
+/// Return a throttled source and its number of open connections.
 fn crowd(source: &SourceView) -> (String, u32) {
     (source.source.to_string(), source.connections)
 }
@@ -36,9 +36,9 @@ fn judge(suspects: &[SuspectedProxy], throttled: &[(String, u32)]) -> Check {
     Check::warn("proxies", found.join("; "), first.remedy())
 }
 
-/// A throttled source with many connections may be a proxy whose clients ping more often than their
-/// share allows: a trusted one that names no client is no suspect, and neither is one whose
-/// connections are over the limit.
+/// Judge throttled sources with many connections.
+/// They may be proxies whose clients ping more often than their share allows. Suspects include
+/// neither trusted proxies that name no client, nor those whose connections are over the limit.
 fn judge_throttled(throttled: &[(String, u32)]) -> Check {
     let crowds = throttled.iter().filter(|(_, connections)| *connections >= CROWD);
     let found: Vec<String> = crowds

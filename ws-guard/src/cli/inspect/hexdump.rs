@@ -1,4 +1,4 @@
-//! One frame, its header explained byte by byte.
+//! Explanation of one frame's header, byte by byte.
 
 use std::fmt::Write;
 
@@ -13,17 +13,17 @@ use ws_guard_inspect::{
 use super::Format;
 use crate::cli::output::printable;
 
-/// Longest header and rows of payload that are shown.
+/// Bytes shown: the longest header and rows of payload.
 pub const SHOWN: usize = 14 + 64;
 
-/// A frame that was found.
+/// A frame to show.
 pub struct Dump {
     pub ends: Ends,
     pub at: At,
     pub frame: Frame,
 }
 
-/// What is known of it, as text or as JSON.
+/// Render the frame as text or JSON.
 pub fn render(name: FrameName, dumps: &[Dump], format: Format) -> anyhow::Result<String> {
     if dumps.is_empty() {
         let FrameName { side, number } = name;
@@ -79,12 +79,12 @@ fn lines(name: FrameName, Dump { ends, at, frame }: &Dump) -> String {
         time(at.time_ns),
     );
     for part in explain(name.side, frame) {
-        // Eight bytes a row fit a terminal; a longer part has its meaning in the first.
+        // Eight bytes per row fit a terminal; the first row of a longer part carries the meaning.
         for (row, bytes) in hex(&part).as_bytes().chunks(24).enumerate() {
             let (bytes, at) = (String::from_utf8_lossy(bytes), part.offset + row * 8);
             let meaning = if row == 0 { printable(&part.meaning) } else { "".into() };
             let line = format!("{at:4}  {:23}  {meaning}", bytes.trim_end());
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "{}", line.trim_end());
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 use ws_guard_inspect::protocol::OnPort;
 
-/// What a file has: the same as `--protocol` and `--nested`.
+/// Content of a file: the equivalent of `--protocol` and `--nested`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -16,7 +16,7 @@ struct File {
     nested: Vec<Entry>,
 }
 
-/// A port, and a layout by its name or by its fields.
+/// A port, and a layout by name or by fields.
 #[derive(Debug, Deserialize)]
 struct Entry {
     port: u16,
@@ -25,7 +25,7 @@ struct Entry {
     fields: toml::Table,
 }
 
-/// Protocols on ports: alone, and inside of WebSocket messages.
+/// Protocols on ports: alone, and inside WebSocket messages.
 #[derive(Debug, Default)]
 pub struct Layouts {
     pub protocol: Vec<OnPort>,
@@ -47,7 +47,7 @@ impl Layouts {
 }
 
 impl Entry {
-    /// Read it as the command line's words, so that both know the same.
+    /// Parse the entry as an argument, so that file and command line accept the same.
     fn read(self) -> Result<OnPort> {
         let Entry { port, layout, fields } = self;
         let wrong = |what: String| anyhow!("layout of port {port}: {what}");

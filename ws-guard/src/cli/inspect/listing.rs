@@ -1,4 +1,4 @@
-//! What an inspection finds, as far as it is wanted, and its output.
+//! Selected results of an inspection, and their output.
 
 use std::{
     collections::VecDeque,
@@ -20,20 +20,20 @@ use super::{
 };
 use crate::cli::output::print;
 
-/// Findings in a table or in one JSON document, and connections; jsonl has no limit.
+/// Limits of a table or a JSON document; jsonl has none.
 const MOST_FINDINGS: usize = 100_000;
 const MOST_FLOWS: usize = 100_000;
-/// Connections of which a frame is shown.
+/// Connections in which a frame is shown.
 const MOST_DUMPS: usize = 100;
 
-/// Which entries of a list are wanted.
+/// Part of a list to keep.
 #[derive(Clone, Copy, Debug)]
 pub enum Limit {
     First(usize),
     Last(usize),
 }
 
-/// What is kept until it can be sorted: no less than `most` entries.
+/// Return the limit before sorting: at least `most` entries.
 fn room(limit: Option<Limit>, most: usize) -> Limit {
     match limit {
         Some(Limit::First(wanted)) => Limit::First(wanted.max(most)),
@@ -42,7 +42,7 @@ fn room(limit: Option<Limit>, most: usize) -> Limit {
     }
 }
 
-/// A list that keeps its first or its last entries, and counts the others.
+/// List that keeps its first or last entries, and counts the others.
 struct Limited<T> {
     limit: Limit,
     entries: VecDeque<T>,
@@ -66,7 +66,7 @@ impl<T> Limited<T> {
         }
     }
 
-    /// Sort, and keep what is wanted.
+    /// Sort, and truncate to the limit.
     fn sort_by_key<K: Ord>(&mut self, key: impl Fn(&T) -> K) {
         self.entries.make_contiguous().sort_by_key(key);
         let (Limit::First(most) | Limit::Last(most)) = self.limit;
@@ -79,7 +79,7 @@ impl<T> Limited<T> {
     }
 }
 
-/// A line that is no finding.
+/// A line of JSON other than a finding.
 #[derive(Serialize)]
 struct Tagged<'a, T> {
     kind: &'static str,
@@ -87,21 +87,21 @@ struct Tagged<'a, T> {
     value: &'a T,
 }
 
-/// Collects what is wanted, or prints it at once.
+/// Collector of the selected results; lines of JSON are printed at once.
 pub struct Listing<'a> {
     selection: Selection,
     format: Format,
-    /// Lines of JSON are printed as soon as there is one.
+    /// Output; lines of JSON are printed as soon as they are known.
     out: BufWriter<io::StdoutLock<'a>>,
-    /// Number of first ones; the last ones are kept until the end.
+    /// Remaining lines of a `First` limit; the last lines are kept until the end.
     lines_left: Option<u64>,
     last_lines: Option<Limited<String>>,
-    /// Why no more lines are printed.
+    /// Error after which no more lines are printed.
     failed: Option<io::Error>,
     findings: Limited<Found>,
     flows: Limited<FlowReport>,
     limit: Option<Limit>,
-    /// The frame whose header is to be shown.
+    /// Frame whose header is to be shown.
     hexdump: Option<FrameName>,
     dumps: Vec<Dump>,
     pub export: Option<Export<File>>,
@@ -131,8 +131,8 @@ impl Listing<'_> {
             lines_left,
             last_lines,
             failed: None,
-            // They are found and end in another order than that in which they are listed: of a ping
-            // without an answer that is known at the end.
+            // Findings and connections complete in another order than the listed one: a ping
+            // without an answer is known at the end only.
             findings: Limited::new(room(limit, MOST_FINDINGS)),
             flows: Limited::new(room(limit, MOST_FLOWS)),
             limit,
@@ -144,7 +144,7 @@ impl Listing<'_> {
         }
     }
 
-    /// Findings are listed, and not connections.
+    /// Check whether findings are listed instead of connections.
     fn lists_findings(&self) -> bool {
         !self.selection.kinds.is_empty()
     }
@@ -153,7 +153,7 @@ impl Listing<'_> {
         self.format == Format::Jsonl && self.hexdump.is_none()
     }
 
-    /// A line of what is listed.
+    /// Print a line of the list.
     fn entry(&mut self, value: &impl Serialize) {
         if let Some(last) = &mut self.last_lines {
             match serde_json::to_string(value) {
@@ -177,24 +177,24 @@ impl Listing<'_> {
         }
     }
 
-    /// Let the lines so far be read.
+    /// Flush the lines so far.
     pub fn flush(&mut self) {
         if self.failed.is_none() {
             self.failed = self.out.flush().err();
         }
     }
 
-    /// No more can be printed.
+    /// Check whether printing has failed.
     pub const fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 
-    /// The connections that were chosen.
+    /// Return the selected connections.
     pub fn flows(&self) -> &VecDeque<FlowReport> {
         &self.flows.entries
     }
 
-    /// Sort what was collected.
+    /// Sort the collected results.
     pub fn finish(&mut self) {
         self.flows.sort_by_key(|flow| flow.first);
         self.findings.limit = self.limit.unwrap_or(self.findings.limit);
@@ -204,7 +204,7 @@ impl Listing<'_> {
         });
     }
 
-    /// Print what is wanted.
+    /// Print the results.
     pub fn print(mut self, files: &[String], totals: &Totals) -> anyhow::Result<()> {
         if let Some(name) = self.hexdump {
             return print(&render(name, &self.dumps, self.format)?);
@@ -301,7 +301,7 @@ impl Visitor for Listing<'_> {
         if self.is_lines() && !self.lists_findings() {
             self.entry(&Tagged { kind: "flow", value: &report });
         }
-        // Of lines, those that are written to another file are needed only.
+        // With lines of JSON, keep connections only for the export to another file.
         if !self.is_lines() || (self.export.is_some() && self.flows.entries.len() < 2) {
             self.flows.push(report);
         }

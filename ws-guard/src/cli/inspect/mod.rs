@@ -31,7 +31,7 @@ use self::{
 };
 use super::output::plural;
 
-/// Bytes of a message that are shown where nothing else is said.
+/// Default of `--payload`: bytes shown of a message.
 const SHOWN: usize = 1024;
 
 /// Form of the report.
@@ -119,7 +119,7 @@ pub struct Inspect {
     demo: bool,
 }
 
-/// What was read, and why no more.
+/// Result of the reading, and the errors that ended it.
 struct Read {
     names: Vec<String>,
     totals: Totals,
@@ -127,7 +127,7 @@ struct Read {
 }
 
 impl Inspect {
-    /// What could be read is reported also where the capture is damaged further on.
+    /// Inspect and report. The part before any damage is reported too.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if self.demo {
             return demo::run().map(|()| ExitCode::SUCCESS);
@@ -149,7 +149,7 @@ impl Inspect {
         nested.cloned().for_each(|known| inspector.know_nested(known));
         let (listing, Read { names, totals, mut errors }) = self.read(inspector)?;
         let shown = self.show(listing, &names, &totals);
-        // The last one ends the program, unless something else does.
+        // The last error ends the program, unless output failed before.
         let last = if shown.is_ok() { errors.pop() } else { None };
         for error in errors {
             // Standard error may be closed.
@@ -159,7 +159,7 @@ impl Inspect {
         last.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
     }
 
-    /// Write and print what is wanted.
+    /// Write and print the results.
     fn show(
         &self,
         mut listing: Listing<'_>,
@@ -176,7 +176,7 @@ impl Inspect {
         listing.print(names, totals)
     }
 
-    /// Read the files, or from the interface.
+    /// Read the files or the interface.
     fn read<'a>(&self, inspector: Inspector<Listing<'a>>) -> anyhow::Result<(Listing<'a>, Read)> {
         if let Some(interface) = &self.interface {
             let (listing, totals) = live::inspect(interface, self.seconds, inspector)?;
@@ -193,7 +193,7 @@ impl Inspect {
         Ok((listing, Read { names: captures.names().to_vec(), totals, errors }))
     }
 
-    /// Bytes of each message that are shown, if they are.
+    /// Return the bytes to show of each message, if any.
     fn payload(&self) -> Option<usize> {
         self.payload.or_else(|| self.kind.contains(&Kind::Message).then_some(SHOWN))
     }
@@ -233,7 +233,7 @@ fn draw(page: Page, names: &[String], path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Write the only connection that was chosen.
+/// Write the selected connection; there must be exactly one.
 fn write(listing: &mut Listing<'_>, path: &Path) -> anyhow::Result<()> {
     let Some(export) = listing.export.take() else { return Ok(()) };
     let flows = listing.flows();
@@ -243,7 +243,7 @@ fn write(listing: &mut Listing<'_>, path: &Path) -> anyhow::Result<()> {
         path.display(),
         match flows.len() {
             0 => "no connection is".into(),
-            // Lines of JSON are not counted any further.
+            // With lines of JSON, connections are counted no further than two.
             several => format!("{} or more are", plural(several, "connection", "connections")),
         },
     );

@@ -1,20 +1,20 @@
-//! How far reading is, on a terminal, once that takes long.
+//! Progress of a long reading, on a terminal.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ws_guard_inspect::input::Progress;
 
-/// Reading that takes longer than this shows how far it is.
+/// Time after which a reading shows its progress.
 const PATIENCE: Duration = Duration::from_secs(1);
 const KNOWN: &str = "{bar:32} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
 const UNKNOWN: &str = "{spinner} {bytes}, {bytes_per_sec}";
 
-/// A bar on standard error; none where that is no terminal.
+/// Progress bar on standard error, if that is a terminal.
 pub struct Bar {
     progress: Progress,
     start: Instant,
-    /// Hidden at first: its rate is that from the beginning on.
+    /// Hidden at first, so that its rate includes the beginning.
     bar: ProgressBar,
     is_shown: bool,
 }

@@ -7,7 +7,7 @@ use ws_guard_inspect::{Ends, Finding, FlowReport, Totals, finding};
 
 use crate::cli::output::{Column, Table, plural, printable};
 
-/// A finding and whose it is.
+/// A finding and its connection.
 #[derive(Serialize)]
 pub struct Found {
     #[serde(flatten)]
@@ -16,7 +16,7 @@ pub struct Found {
     pub finding: Finding,
 }
 
-/// What each connection looks like.
+/// Describe each connection in a sentence.
 pub fn sentences(flows: &VecDeque<FlowReport>) -> String {
     let sentence = |flow: &FlowReport| {
         let (client, server) = (flow.ends.client, flow.ends.server);
@@ -126,7 +126,7 @@ fn row(flow: &FlowReport) -> Vec<String> {
     ]
 }
 
-/// Which file is which, where there are several: packets are counted in each.
+/// Number the files, if there are several: packets are counted per file.
 fn numbered(files: &[String]) -> String {
     let is_one = files.len() < 2;
     let line =

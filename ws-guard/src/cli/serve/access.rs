@@ -45,7 +45,7 @@ pub struct AccessFlags {
 }
 
 impl AccessFlags {
-    /// Whether they keep anybody out.
+    /// Check whether the flags restrict access.
     pub fn restricts(&self) -> bool {
         let tokens = self.token_key.is_some() || self.token_secret.is_some();
         !self.allow_origin.is_empty() || tokens || self.require_user

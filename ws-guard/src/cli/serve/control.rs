@@ -1,4 +1,4 @@
-//! The control socket of a server that runs alone.
+//! Control socket of a server that runs alone.
 
 use std::{future::pending, path::Path, sync::Arc};
 
@@ -10,8 +10,9 @@ use crate::{
     listener::http::{self, Limits},
 };
 
-/// The configured socket, or the default one.
-/// The server also runs without the latter: it needs no privileges, and several may run on a host.
+/// Claim the configured socket, or the default one.
+/// The server runs without the latter as well: it needs no privileges, and several may run on a
+/// host.
 pub fn claim(global: &Global) -> anyhow::Result<Option<Socket>> {
     if global.control_socket_named {
         return Socket::claim(&global.control_socket).map(Some);
@@ -20,7 +21,7 @@ pub fn claim(global: &Global) -> anyhow::Result<Option<Socket>> {
     Ok(claimed.map_err(|error| tracing::info!("no control socket: {error:#}")).ok())
 }
 
-/// Answer on it, for ever.
+/// Answer on the socket, forever.
 pub async fn serve(socket: Option<&mut Socket>, server: Arc<Service>) -> anyhow::Result<()> {
     match socket {
         Some(socket) => {

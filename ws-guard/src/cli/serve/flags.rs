@@ -52,7 +52,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "TIME", env = "WS_GUARD_PONG_TIMEOUT", default_value = "8s",
         value_parser = time)]
     pong_timeout: Duration,
-    /// How long new connections are still let in after the signal to end, while /readyz says 503; a
+    /// Time for which new connections are still accepted after the signal to end, while /readyz says 503; a
     /// second signal ends the wait
     #[arg(long, value_name = "TIME", env = "WS_GUARD_SHUTDOWN_DELAY", default_value = "0s",
         value_parser = delay)]
@@ -128,19 +128,19 @@ pub struct ServerFlags {
     access: AccessFlags,
 }
 
-/// Whether something has to be there.
+/// Whether a client's certificate is optional or required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Wanted {
     Optional,
     Required,
 }
 
-/// As clap wants it.
+/// Return the limits of the output buffer in the form that clap needs.
 fn output_bytes() -> RangeInclusive<i64> {
     i64::from(*output_limit::RANGE.start())..=i64::from(*output_limit::RANGE.end())
 }
 
-/// A duration that no sum of instants can overflow.
+/// Parse a duration above zero, small enough that no sum of instants overflows.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     match delay(text)? {
         Duration::ZERO => Err("must be above 0".into()),
@@ -148,7 +148,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The same, or none at all.
+/// Parse such a duration, or zero.
 fn delay(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(86_400);
     let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
@@ -159,12 +159,12 @@ fn delay(text: &str) -> Result<Duration, String> {
 }
 
 impl ServerFlags {
-    /// Whether they ask for something that only a server can do.
+    /// Check whether the flags need a server.
     pub fn want_a_server(&self) -> bool {
         self.tls_certificate.is_some() || self.noise_key.is_some() || self.access.restricts()
     }
 
-    /// Set what the flags and the section of the file say; `trusted` are the proxies.
+    /// Apply the flags and the file's section to `config`; `trusted` are the proxies.
     pub fn apply(
         &self,
         config: &mut Config,

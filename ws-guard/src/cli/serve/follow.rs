@@ -1,4 +1,4 @@
-//! What may change while `serve` runs: the file's section, and the certificate.
+//! Changes while `serve` runs: the file's section, and the certificate.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,17 +10,17 @@ use ws_guard_server::{
 
 use crate::config::{reloadable::Reloadable, server::ServerSection};
 
-/// What is followed.
+/// Files to follow, and the server they configure.
 pub struct Follow {
     pub file: Option<PathBuf>,
-    /// Of the same file, older than the section in force.
+    /// Watch of the same file, started before the section in force was read.
     pub watch: Option<Watch>,
     pub server: Reloadable,
     pub tls: Option<Arc<Tls>>,
 }
 
 impl Follow {
-    /// Follow files, and take them over on SIGHUP, for ever.
+    /// Apply changes of the files, and reload them on SIGHUP, forever.
     pub async fn run(mut self, mut hangup: Signal) {
         let tls = self.tls.clone();
         let certificate = async {

@@ -29,7 +29,7 @@ pub enum HandlerName {
     Topic,
 }
 
-/// What happens when a queue of publications is full.
+/// Response to a full queue of publications.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum WhenFull {
     /// The oldest go, and the client is told how many it missed
@@ -48,7 +48,7 @@ impl From<WhenFull> for mailbox::WhenFull {
     }
 }
 
-/// Bytes that a secret has at least.
+/// Least length of a secret in bytes.
 const SHORTEST: usize = 32;
 
 #[derive(Args)]
@@ -83,7 +83,7 @@ pub struct HandlerFlags {
     /// without it, a token is valid until the process ends
     #[arg(long, value_name = "FILE", env = "WS_GUARD_RESUME_SECRET")]
     resume_secret: Option<PathBuf>,
-    /// How long a resume token is valid
+    /// Validity of a resume token
     #[arg(long, value_name = "TIME", env = "WS_GUARD_RESUME_LIFETIME", default_value = "5m",
         value_parser = time)]
     resume_lifetime: Duration,
@@ -115,13 +115,13 @@ pub struct HandlerFlags {
     bus_wait_replicas: usize,
 }
 
-/// A usage error.
+/// Create a usage error.
 fn wrong(message: &str) -> anyhow::Error {
     clap::Error::raw(ErrorKind::InvalidValue, format!("{message}\n")).into()
 }
 
 impl HandlerFlags {
-    /// Whether there is a page to try messaging on.
+    /// Check whether the page to try messaging on is served.
     pub fn demo_page(&self) -> anyhow::Result<bool> {
         if self.demo_page && self.handler == HandlerName::Echo {
             return Err(wrong("--demo-page is for topics: add --handler topic"));
@@ -129,7 +129,7 @@ impl HandlerFlags {
         Ok(self.demo_page)
     }
 
-    /// `port` is where the server listens.
+    /// Return the configured handler; `port` is the server's.
     pub fn handler(&self, section: &ServerSection, port: u16) -> anyhow::Result<HandlerKind> {
         if self.handler == HandlerName::Echo {
             if self.bus.is_some() {

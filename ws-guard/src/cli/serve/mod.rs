@@ -126,7 +126,7 @@ pub struct Serve {
     server: ServerFlags,
 }
 
-/// One of the trusted proxies, so that an error names its origin.
+/// Check a trusted proxy, so that an error names its origin.
 fn proxy(text: &str) -> Result<String, String> {
     let mut trusted = TrustedProxies::of(&[]);
     trusted.clear();
@@ -142,7 +142,7 @@ impl Serve {
         for variable in unknown_variables(given.iter(), &own) {
             tracing::warn!("{variable}: unknown setting, ignored");
         }
-        // Older than the first reading, so that no change is missed.
+        // Started before the first reading, so that no change is missed.
         let watch = self.config.clone().map(Watch::new);
         let section = self.config.as_deref().map(ServerSection::load).transpose()?;
         let mut config = self.config(&section.unwrap_or_default())?;
@@ -162,8 +162,8 @@ impl Serve {
         let endpoint = otlp_endpoint(self.otlp_endpoint.clone())?;
         let telemetry = Telemetry::start(endpoint.as_ref(), &registry)?;
         config.trace = telemetry.as_ref().and_then(Telemetry::trace);
-        // Before the server is visible: the first process of a container is not ended by a signal
-        // that it does not handle.
+        // Before the server is visible: a signal does not end the first process of a container,
+        // unless it is handled.
         let signals = {
             let _entered = runtime.enter();
             Signals::new()?
@@ -205,14 +205,14 @@ impl Serve {
 
     fn ping_rates(&self) -> anyhow::Result<PingRates> {
         let (source, connection) = (self.max_ping_rate, self.max_ping_rate_per_connection);
-        // All three have been checked by their flags.
+        // All three have been checked as flags.
         let rates = PingRates::new(source, connection, self.window_seconds);
         let wrong = |_| anyhow::anyhow!("no limit has these numbers: give smaller ones");
         Ok(rates.map_err(wrong)?.with_share(self.connection_share))
     }
 }
 
-/// The flag's, or that of the standard variable.
+/// Return the flag's end point, or that of the standard variable.
 fn otlp_endpoint(flag: Option<Endpoint>) -> anyhow::Result<Option<Endpoint>> {
     let variable = std::env::var(telemetry::ENDPOINT_VARIABLE).ok();
     match (flag, variable.filter(|text| !text.trim().is_empty())) {
@@ -225,7 +225,7 @@ fn otlp_endpoint(flag: Option<Endpoint>) -> anyhow::Result<Option<Endpoint>> {
     }
 }
 
-/// What ends the server, and what makes it read its files again.
+/// Signals that end the server, and the one that makes it read its files again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -233,7 +233,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// Inside a runtime.
+    /// Register the signals; to be called inside a runtime.
     fn new() -> std::io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -251,8 +251,8 @@ struct Work {
 }
 
 impl Work {
-    /// Serve metrics and the control API, and follow changes, until SIGTERM or SIGINT; then
-    /// continue until all connections are closed.
+    /// Serve metrics and the control API, and follow changes, until SIGTERM or SIGINT.
+    /// Then continue until all connections are closed.
     async fn until_ended(
         self,
         signals: Signals,

@@ -1,4 +1,4 @@
-//! The changes that keys ask for.
+//! Changes requested by keys.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::{
     operator::throttling::{Decision, Throttle},
 };
 
-/// How long a client that is throttled by a key stays so.
+/// Duration of a throttle by key.
 const THROTTLE: Duration = Duration::from_secs(15 * 60);
 
-/// Have the daemon make a change; what it did.
+/// Request a change from the daemon, and return its result.
 pub async fn act(global: &Global, request: Request) -> anyhow::Result<String> {
     let client = daemon(global).await?;
     let source = request.source;

@@ -1,4 +1,4 @@
-//! The table of clients.
+//! Table of clients.
 
 use ratatui::{
     Frame,
@@ -17,15 +17,15 @@ use super::{
 };
 use crate::cli::output::{plural, printable};
 
-/// Narrowest and widest curve.
+/// Minimum and maximum width of a curve.
 const CURVE: (u16, u16) = (10, 60);
-/// The column that the curve is drawn behind.
+/// Column to the left of the curve.
 const BEFORE_CURVE: Sort = Sort::Rate;
 
-/// Columns with their places.
+/// Columns and their positions.
 struct Places {
     columns: Vec<(&'static Column, u16, u16)>,
-    /// Where the curve begins, and how wide it is.
+    /// Start and width of the curve.
     curve: (u16, u16),
 }
 
@@ -34,7 +34,7 @@ impl Places {
         let shown: Vec<&Column> = COLUMNS.iter().filter(|column| width >= column.from).collect();
         let used: u16 = shown.iter().map(|column| column.width + 1).sum();
         let curve = width.saturating_sub(used).clamp(CURVE.0, CURVE.1);
-        // The sources get what is left: IPv6 prefixes are long.
+        // The rest of the width is for the sources: IPv6 prefixes are long.
         let spare = width.saturating_sub(used + curve).min(20);
         let mut places = Places { columns: Vec::new(), curve: (0, curve) };
         let mut x = 0;
@@ -81,7 +81,7 @@ fn scroll(model: &mut Model, height: usize) {
 fn titled(column: &Column, model: &Model) -> String {
     let mark = match (column.sort == Some(model.sort), model.reversed) {
         (false, _) => "",
-        // Names begin with the smallest.
+        // Names are in ascending order.
         (true, reversed) => {
             if reversed == (model.sort == Sort::Source) {
                 "▼"
@@ -130,12 +130,12 @@ fn put(
     frame.render_widget(line, part(area, x, width));
 }
 
-/// A part of a line, as far as it is on the screen.
+/// Return a part of a line, clipped to the screen.
 fn part(line: Rect, x: u16, width: u16) -> Rect {
     Rect { x: line.x + x, width, ..line }.intersection(line)
 }
 
-/// The latest rates, each as the height of a block; the highest is full.
+/// Draw the latest rates as blocks; the highest has full height.
 pub fn curve(rates: &[f64], width: usize) -> String {
     const LEVELS: [&str; 9] = [
         " ",
@@ -151,7 +151,7 @@ pub fn curve(rates: &[f64], width: usize) -> String {
     let latest = &rates[rates.len().saturating_sub(width)..];
     let highest = latest.iter().copied().fold(0.0, f64::max);
     let level = |rate: &f64| match (*rate > 0.0, highest > 0.0) {
-        // The smallest rate is still one.
+        // Even the smallest rate above zero is visible.
         (true, true) => LEVELS[((rate / highest * 8.0).round() as usize).clamp(1, 8)],
         _ => LEVELS[0],
     };

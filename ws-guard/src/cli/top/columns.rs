@@ -1,17 +1,17 @@
-//! The columns of the clients: the same in the live view and in `--once`.
+//! Columns of the clients, shared by the live view and `--once`.
 
 use super::{model::Sort, sample::Row};
 use crate::cli::output::{ago, ahead};
 
-/// One column.
+/// Column of the table.
 pub struct Column {
     pub title: &'static str,
-    /// Its width on the screen.
+    /// Width on the screen.
     pub width: u16,
-    /// The narrowest screen that has room for it.
+    /// Narrowest screen that shows the column.
     pub from: u16,
     pub number: bool,
-    /// The order that it shows.
+    /// Sort order that belongs to the column.
     pub sort: Option<Sort>,
     pub cell: fn(&Row) -> String,
 }
@@ -30,7 +30,7 @@ const fn text(title: &'static str, width: u16, from: u16, cell: fn(&Row) -> Stri
     Column { title, width, from, number: false, sort: None, cell }
 }
 
-/// From left to right; the curve is drawn behind the rate.
+/// Columns from left to right; the curve is drawn to the right of the rate.
 pub const COLUMNS: [Column; 14] = [
     Column { sort: Some(Sort::Source), ..text("SOURCE", 24, 0, |row| row.view.source.clone()) },
     text("STATE", 9, 0, |row| row.view.state.name().into()),
@@ -64,7 +64,7 @@ fn by(row: &Row) -> String {
     .into()
 }
 
-/// A rate in few digits: `0`, `0.5`, `12`, `9400`, `12.3k`.
+/// Format a rate in few digits: `0`, `0.5`, `12`, `9400`, `12.3k`.
 pub fn rate(rate: f64) -> String {
     match rate {
         0.0 => "0".into(),
@@ -75,7 +75,7 @@ pub fn rate(rate: f64) -> String {
     }
 }
 
-/// `1.2 ms`, or `-` when nothing was measured.
+/// Format as `1.2 ms`, or `-` without a measurement.
 pub fn milliseconds(us: Option<u32>) -> String {
     us.map_or("-".into(), |us| format!("{:.1} ms", f64::from(us) / 1000.0))
 }

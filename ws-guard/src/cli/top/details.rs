@@ -1,4 +1,4 @@
-//! One client alone.
+//! View of one client.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ use crate::{
 
 /// Lines about the client itself.
 const FACTS: u16 = 6;
-/// A screen this wide has room for all columns of its connections.
+/// Screen width from which on all columns of the connections are shown.
 const WIDE: u16 = 110;
-/// Lines of its curve, with the heading.
+/// Lines of the curve, with its heading.
 const CURVE: u16 = 4;
 
 pub fn draw(frame: &mut Frame, area: Rect, model: &Model, theme: Theme) {
@@ -130,7 +130,7 @@ fn draw_flows(frame: &mut Frame, area: Rect, row: &Row, model: &Model, theme: Th
     let title = format!(" {}{more} ", plural(flows.len(), "connection", "connections"));
     let block = Block::new().borders(Borders::TOP).border_style(theme.label()).title(title);
     let heading = ["CLIENT", "SERVER", "STATE", "PINGS", "PONGS", "HEARTBEAT", "IDLE", "OVER"];
-    // End points have to be read as a whole: a narrow screen has no room for pongs.
+    // End points have to be readable in full: a narrow screen has no room for pongs.
     let pongs = if area.width < WIDE { 0 } else { 8 };
     let widths = [
         Constraint::Fill(1),

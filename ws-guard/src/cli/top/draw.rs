@@ -1,4 +1,4 @@
-//! The screen.
+//! Drawing of the whole screen.
 
 use ratatui::{
     Frame,
@@ -22,12 +22,12 @@ use crate::{
     domain::event::EventView,
 };
 
-/// A screen this wide has a curve of all pings next to the figures.
+/// Screen width from which on a curve of all pings appears next to the figures.
 const WIDE: u16 = 120;
 /// Lines of figures.
 const FIGURES: u16 = 4;
 
-/// The whole screen; the model learns how many rows it shows.
+/// Draw the whole screen; the model learns how many rows are visible.
 pub fn draw(frame: &mut Frame, model: &mut Model, theme: Theme) {
     let [top, body, foot] =
         Layout::vertical([Constraint::Length(FIGURES), Constraint::Fill(1), Constraint::Length(1)])
@@ -88,7 +88,7 @@ fn title(rates: &Rates, model: &Model, theme: Theme) -> Line<'static> {
     };
     let interfaces: Vec<&str> = status.interfaces.iter().map(|one| one.name.as_str()).collect();
     let time = rates.time.to_string();
-    // Of RFC 3339 the time of day.
+    // The time of day of RFC 3339.
     let clock = time.get(11..19).unwrap_or(&time).to_owned();
     let mut spans = vec![
         Span::styled("ws-guard top", theme.title()),
@@ -145,7 +145,7 @@ fn heartbeats(rates: &Rates, theme: Theme) -> Line<'static> {
     Line::from(vec![Span::styled("heartbeats   ", theme.label()), Span::raw(text)])
 }
 
-/// The latest events that are `wanted`, the latest last.
+/// Draw the latest events that are `wanted`, the newest at the bottom.
 pub fn events(
     frame: &mut Frame,
     area: Rect,
@@ -176,7 +176,7 @@ fn event_line(event: &EventView, theme: Theme) -> Line<'static> {
     ])
 }
 
-/// In a line that may be cut, the reason comes before the connection.
+/// Describe an event; the reason precedes the connection, as the line may be cut.
 fn told(event: &EventView) -> String {
     match (&event.source, &event.why) {
         (Some(source), Some(why)) => format!("{source} · {why}"),
@@ -184,7 +184,7 @@ fn told(event: &EventView) -> String {
     }
 }
 
-/// The question, the filter, what went wrong, or else the keys.
+/// Show the question, the filter, the error, or else the keys.
 fn footer(model: &Model, theme: Theme) -> Line<'static> {
     match &model.prompt {
         Prompt::Confirm(request) => {
@@ -220,7 +220,7 @@ fn footer(model: &Model, theme: Theme) -> Line<'static> {
     Line::from(spans)
 }
 
-/// What a request would do.
+/// Ask for confirmation of a request.
 fn question(request: &Request) -> String {
     let source = printable(&request.source);
     match request.action {

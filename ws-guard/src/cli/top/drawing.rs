@@ -1,4 +1,4 @@
-//! Tests of the screen, on a terminal that is a table of cells.
+//! Tests of the screen, on an in-memory terminal.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::domain::{
     source::{SourceState, SourceView},
 };
 
-/// The sizes that are promised.
+/// Supported sizes.
 const SIZES: [(u16, u16); 2] = [(80, 24), (200, 60)];
 
 fn screen(model: &mut Model, (width, height): (u16, u16), color: bool) -> Buffer {
@@ -34,7 +34,7 @@ fn text(model: &mut Model, size: (u16, u16)) -> String {
     lines(&screen(model, size, true)).join("\n")
 }
 
-/// A flood: 2,000 pings a second of one client, and events about it.
+/// Model of a flood: 2,000 pings a second from one client, and events about it.
 fn flood() -> Model {
     let mut model = model();
     let mut flooded = SourceView {

@@ -1,4 +1,4 @@
-//! What comes while the view is open: readings, and events.
+//! Updates while the view is open: readings and events.
 
 use std::{thread, time::Duration};
 
@@ -11,35 +11,35 @@ use crate::{
     domain::event::EventView,
 };
 
-/// Something new.
+/// Update of the view.
 pub enum Update {
     Sample(Box<Sample>),
     /// A reading failed.
     Failed(String),
     Event(Box<EventView>),
-    /// Another daemon answers, which tells its own events.
+    /// Another daemon answers, with events of its own.
     OtherDaemon,
     /// A change was made, or refused.
     Done(Result<String, String>),
-    /// Nothing more will come of a feed, which never ends by itself.
+    /// A feed has failed; none ends by itself.
     Ended,
 }
 
-/// Tells the view when a feed ends, also by a panic.
+/// Notice to the view that a feed has ended, also by a panic.
 struct Alive(UnboundedSender<Update>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        // The view may have ended before it.
+        // The view may have ended first.
         let _ = self.0.send(Update::Ended);
     }
 }
 
-/// How long until a daemon that is gone is looked for again.
+/// Pause before looking again for a daemon that is gone.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Read the guard every `interval`, in a thread of its own: with large tables a reading takes long,
-/// and keys do not wait for it.
+/// Read the guard every `interval`, in a thread of its own.
+/// With large tables a reading takes long, and keys must not wait for it.
 pub fn read(global: Global, interval: Duration, to: UnboundedSender<Update>) {
     thread::spawn(move || {
         let _alive = Alive(to.clone());
@@ -64,13 +64,13 @@ pub fn read(global: Global, interval: Duration, to: UnboundedSender<Update>) {
     });
 }
 
-/// Follow the events of whatever daemon runs, until the view is closed.
+/// Follow the events of the current daemon until the view is closed.
 pub async fn follow(global: Global, to: UnboundedSender<Update>) {
     let _alive = Alive(to.clone());
     let mut known = None;
     let mut since = 0;
     while !to.is_closed() {
-        // That there is no daemon is told by the readings.
+        // Readings report a missing daemon.
         let _ = stream(&global, &to, &mut known, &mut since).await;
         tokio::time::sleep(PAUSE).await;
     }

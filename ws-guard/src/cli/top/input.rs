@@ -1,14 +1,13 @@
-//! What keys do.
+//! Handling of keys.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::model::{Action, Model, Prompt, Request};
 
-/// Rows of a page, where nothing else is known.
+/// Rows per page until the height is known.
 const PAGE: isize = 10;
 
-/// Keys, what they do, and how the footer says it: not at all, in the same words (empty), or in
-/// others.
+/// Keys, effects, texts in the footer. No text: not shown; empty: the same words.
 pub const KEYS: [(&str, &str, Option<&str>); 11] = [
     ("↑↓", "select; also j, k, PageUp, PageDown, Home, End", None),
     ("⏎", "details of the client, and back", Some("open")),
@@ -23,14 +22,14 @@ pub const KEYS: [(&str, &str, Option<&str>); 11] = [
     ("q", "quit", Some("")),
 ];
 
-/// What the model cannot do by itself.
+/// Commands outside the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Quit,
     Do(Request),
 }
 
-/// A key was pressed.
+/// Handle a key press.
 pub fn press(model: &mut Model, key: KeyEvent) -> Option<Command> {
     if key.kind == KeyEventKind::Release {
         return None;
@@ -78,7 +77,7 @@ fn browse(model: &mut Model, code: KeyCode) -> Option<Command> {
         KeyCode::Char('/') => model.prompt = Prompt::Filter(model.filter.clone()),
         KeyCode::Char('p' | ' ') => model.pause(),
         KeyCode::Enter => {
-            // Another client that becomes first does not take its place.
+            // Fix the selection: another client that becomes first does not replace it.
             model.move_by(0);
             model.details = model.selected().is_some() && !model.details;
         }
@@ -101,7 +100,7 @@ fn sort(model: &mut Model, forward: bool) {
     model.arrange();
 }
 
-/// Ask whether a change of the selected client is meant, if it can be made at all.
+/// Ask for confirmation of a change to the selected client, if it is possible.
 fn ask(model: &mut Model, action: Action) {
     let Some(source) = model.selected().map(|row| row.view.source.clone()) else {
         model.say("no client is selected", true);

@@ -1,7 +1,7 @@
-//! `ws-guard top`: what happens now, and doing something about it.
+//! `ws-guard top`: the current state, and changes by key.
 //!
-//! [`feed`] reads the guard, [`sample`] makes rates of two readings, [`model`] knows what is shown
-//! of them, [`input`] what keys do to it, and [`draw`] puts it on the [`screen`].
+//! [`feed`] reads the guard, [`sample`] computes rates from two readings, [`model`] holds what is
+//! shown, [`input`] handles keys, and [`draw`] draws the model on the [`screen`].
 
 mod act;
 mod clients;
@@ -50,7 +50,7 @@ use super::{
 };
 use crate::{api::events::EventQuery, domain::event::EventView};
 
-/// Events that `--once` gives.
+/// Events that `--once` prints.
 const LATEST: usize = 20;
 
 const HELP: &str = "\
@@ -98,7 +98,7 @@ impl Top {
             anyhow::bail!("this is no terminal: run it in one, or print once with --once");
         }
         let mut model = Model::new(self.sort, self.filter.clone());
-        // What is wrong from the beginning is said on the terminal as it is.
+        // An error at the start is printed on the ordinary terminal.
         model.take(Sample::take(global).await?);
         let (sender, updates) = mpsc::unbounded_channel();
         feed::read(global.clone(), self.interval, sender.clone());
@@ -133,7 +133,7 @@ async fn latest_events(global: &Global) -> anyhow::Result<Vec<EventView>> {
     Ok(events.split_off(events.len().saturating_sub(LATEST)))
 }
 
-/// Draw, wait for something new, and again, until it is ended.
+/// Draw after each update until the end.
 async fn show(
     model: &mut Model,
     mut updates: UnboundedReceiver<Update>,
@@ -155,13 +155,13 @@ async fn show(
                         let (global, sender) = (global.clone(), sender.clone());
                         tokio::spawn(async move {
                             let done = act::act(&global, request).await;
-                            // The view may be closed by now.
+                            // The view may already be closed.
                             let _ = sender.send(Update::Done(done.map_err(|e| format!("{e:#}"))));
                         });
                     }
                     None => {}
                 },
-                // Drawn anew, in the new size.
+                // Redraw at the new size.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error).context("reading keys"),
                 // The terminal is gone.
@@ -169,7 +169,7 @@ async fn show(
             },
             Some(update) = updates.recv() => {
                 take(model, update)?;
-                // All that is there already, with one drawing.
+                // Take all pending updates before drawing again.
                 while let Ok(update) = updates.try_recv() {
                     take(model, update)?;
                 }
@@ -191,7 +191,7 @@ fn take(model: &mut Model, update: Update) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The signals that end it.
+/// Signals that end the view.
 struct Ends([Signal; 3]);
 
 impl Ends {

@@ -1,4 +1,4 @@
-//! What the view shows: which clients, in which order, which of them is selected.
+//! State of the view: clients, their order and the selected one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -10,12 +10,12 @@ use crate::domain::{
     event_filter::{EventFilter, network},
 };
 
-/// Rates kept for a client's curve.
+/// Rates kept per client for its curve.
 pub const HISTORY: usize = 120;
-/// Events kept.
+/// Number of events kept.
 const EVENTS: usize = 1_000;
 
-/// What clients are ordered by, the most first.
+/// Sort order of the clients, highest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
     /// Pings a second
@@ -51,7 +51,7 @@ impl Sort {
         }
     }
 
-    /// The one behind, or before, in the order of the options.
+    /// Return the next or previous order, as the options list them.
     pub fn step(self, forward: bool) -> Sort {
         let all = Sort::value_variants();
         let at = all.iter().position(|sort| *sort == self).unwrap_or(0);
@@ -60,7 +60,7 @@ impl Sort {
     }
 }
 
-/// The rows that a filter lets through, in order.
+/// Return the rows that match a filter, in order.
 pub fn arranged(rows: &[Row], sort: Sort, reversed: bool, filter: &str) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows.len()).filter(|i| matches(&rows[*i], filter)).collect();
     order.sort_by(|a, b| {
@@ -72,7 +72,7 @@ pub fn arranged(rows: &[Row], sort: Sort, reversed: bool, filter: &str) -> Vec<u
     order
 }
 
-/// A part of the source's text or of its state's name, or a network around it.
+/// Match part of the source's text or of its state's name, or a network around it.
 fn matches(row: &Row, filter: &str) -> bool {
     let filter = filter.trim();
     if filter.is_empty() || row.view.source.contains(filter) {
@@ -86,16 +86,16 @@ fn matches(row: &Row, filter: &str) -> bool {
     row.view.state.name().starts_with(filter) || around()
 }
 
-/// Everything that is read, as it goes on.
+/// Readings, updated as they arrive.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
     pub rates: Option<Rates>,
     pub events: VecDeque<EventView>,
     /// Pings a second, of the clients that sent any lately.
     history: HashMap<ClientKey, VecDeque<f64>>,
-    /// The same of all together.
+    /// Pings a second of all clients.
     pub overall: VecDeque<f64>,
-    /// Why the latest reading failed.
+    /// Error of the latest reading, if it failed.
     pub failed: Option<String>,
 }
 
@@ -114,19 +114,19 @@ impl Live {
                 }
                 there.insert(key);
             }
-            // A million quiet clients need no memory here.
+            // Keep no memory for a million quiet clients.
             self.history
                 .retain(|key, rates| there.contains(key) && rates.iter().any(|rate| *rate > 0.0));
         }
         self.rates = Some(rates);
     }
 
-    /// A client's pings a second, the latest last.
+    /// Return a client's pings a second, the latest last.
     pub fn history(&self, key: &ClientKey) -> Vec<f64> {
         self.history.get(key).map(|rates| rates.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// Read from a daemon, which can be asked for changes.
+    /// Check whether the readings are from a daemon, which can make changes.
     pub fn has_daemon(&self) -> bool {
         self.rates.as_ref().is_some_and(|rates| rates.status.pid.is_some())
     }
@@ -143,7 +143,7 @@ fn push(rates: &mut VecDeque<f64>, rate: f64) {
     rates.push_back(rate);
 }
 
-/// A change that is asked for.
+/// Change that a key requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Throttle,
@@ -151,49 +151,49 @@ pub enum Action {
     Allow,
 }
 
-/// A change of one source.
+/// Requested change of one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub action: Action,
     pub source: String,
 }
 
-/// What keys mean now.
+/// Current meaning of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Prompt {
     #[default]
     None,
-    /// The filter is being written; what it was before.
+    /// The filter is being edited; its previous text.
     Filter(String),
     Confirm(Request),
     Help,
 }
 
-/// What the last key, or request, led to.
+/// Result of the last key or request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub text: String,
     pub error: bool,
 }
 
-/// The view without a terminal.
+/// State of the view, independent of the terminal.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     live: Live,
-    /// What is shown while it is paused.
+    /// Readings shown while paused.
     frozen: Option<Box<Live>>,
     latest: Option<Sample>,
     pub sort: Sort,
     pub reversed: bool,
     pub filter: String,
     pub prompt: Prompt,
-    /// The selected client is shown alone.
+    /// Only the selected client is shown.
     pub details: bool,
     pub notice: Option<Notice>,
     order: Vec<usize>,
-    /// The client that was selected; until one is, whichever is first.
+    /// Selected client; before a selection, the first one.
     selected: Option<ClientKey>,
-    /// First row on the screen.
+    /// First visible row.
     pub top: usize,
 }
 
@@ -202,7 +202,7 @@ impl Model {
         Model { sort, filter, ..Model::default() }
     }
 
-    /// A new reading.
+    /// Take a new reading.
     pub fn take(&mut self, sample: Sample) {
         self.live.take(Rates::between(self.latest.as_ref(), sample.clone()));
         self.latest = Some(sample);
@@ -216,17 +216,17 @@ impl Model {
         self.live.events.push_back(event);
     }
 
-    /// Another daemon answers: its events are others.
+    /// Forget the events: another daemon answers, with events of its own.
     pub fn forget_events(&mut self) {
         self.live.events.clear();
     }
 
-    /// A reading failed; what was read before stays.
+    /// Note a failed reading; the previous one is kept.
     pub fn fail(&mut self, why: String) {
         self.live.failed = Some(why);
     }
 
-    /// What is to be shown.
+    /// Return the readings to show.
     pub fn shown(&self) -> &Live {
         self.frozen.as_deref().unwrap_or(&self.live)
     }
@@ -243,8 +243,8 @@ impl Model {
         self.arrange();
     }
 
-    /// After a change of rows, order or filter. The selection stays on its client, wherever that
-    /// goes, until it is gone.
+    /// Update the order after a change of rows, order or filter.
+    /// The selection follows its client, until that is gone.
     pub fn arrange(&mut self) {
         self.order = arranged(self.shown().rows(), self.sort, self.reversed, &self.filter);
         if self.position().is_none() {
@@ -252,13 +252,13 @@ impl Model {
         }
     }
 
-    /// The clients to show, in order.
+    /// Return the clients to show, in order.
     pub fn clients(&self) -> impl ExactSizeIterator<Item = &Row> {
         let rows = self.shown().rows();
         self.order.iter().map(move |i| &rows[*i])
     }
 
-    /// Where the selected client is among them.
+    /// Return the selected client's position among them.
     pub fn position(&self) -> Option<usize> {
         let Some(selected) = &self.selected else {
             return (!self.order.is_empty()).then_some(0);
@@ -271,7 +271,7 @@ impl Model {
         self.clients().nth(self.position()?)
     }
 
-    /// Select another row, `rows` further down.
+    /// Move the selection down by `rows`.
     pub fn move_by(&mut self, rows: isize) {
         let last = self.order.len().saturating_sub(1);
         let at = self.position().unwrap_or(0).saturating_add_signed(rows).min(last);
@@ -299,7 +299,7 @@ mod tests {
         model.shown().rates.as_ref().unwrap().verdicts.pings
     }
 
-    /// A second later, with more pings of each.
+    /// Take a reading one second later, with more pings of each client.
     fn second(model: &mut Model, pings: [u64; 3]) {
         let mut next = model.latest.clone().unwrap();
         next.at += Duration::from_secs(1);

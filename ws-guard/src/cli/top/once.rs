@@ -12,15 +12,15 @@ use crate::{
     domain::{clock::Timestamp, event::EventView},
 };
 
-/// Columns that a plain table has.
+/// Width of a plain table: columns that need no more.
 const PLAIN: u16 = 120;
 
-/// What scripts get.
+/// JSON document for scripts.
 #[derive(Serialize)]
 struct Document<'a> {
     time: Timestamp,
     interval_seconds: f64,
-    /// Of the daemon that was asked; null when the pins were read.
+    /// Process of the daemon; null when the pins were read.
     pid: Option<u32>,
     clients: u32,
     throttled: u32,
@@ -28,13 +28,13 @@ struct Document<'a> {
     paced: u32,
     per_second: Verdicts,
     heartbeats: Heartbeats,
-    /// Those that were asked for, in order.
+    /// Selected clients, in order.
     rows: Vec<&'a Row>,
-    /// The latest; none without a daemon.
+    /// Latest events; none without a daemon.
     events: &'a [EventView],
 }
 
-/// The rows that are wanted, in order.
+/// Return the selected rows, in order.
 fn wanted<'a>(rates: &'a Rates, sort: Sort, filter: &str, limit: usize) -> Vec<&'a Row> {
     let order = arranged(&rates.rows, sort, false, filter);
     order.into_iter().take(limit).map(|i| &rates.rows[i]).collect()

@@ -1,4 +1,4 @@
-//! The guard at one moment, and what happened between two.
+//! State of the guard at one moment, and rates between two.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// From the daemon, or with none from the pins.
+    /// Read from the daemon, or without one from the pins.
     pub async fn take(global: &Global) -> anyhow::Result<Sample> {
         let backend = Backend::connect(global).await?;
         Ok(Sample {
@@ -41,10 +41,10 @@ impl Sample {
     }
 }
 
-/// What a client is known by: its source, and the port that it is counted on.
+/// Identity of a client: its source, and the port on which it is counted.
 pub type ClientKey = (String, Option<u16>);
 
-/// One client, with what it did a second.
+/// A client with its rates per second.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     #[serde(flatten)]
@@ -52,7 +52,7 @@ pub struct Row {
     pub pings_per_second: f64,
     pub defused_per_second: f64,
     pub dropped_per_second: f64,
-    /// The slowest latest heartbeat of its open connections; null where none was measured.
+    /// Slowest latest heartbeat of its open connections; null without a measurement.
     pub heartbeat_rtt_us: Option<u32>,
 }
 
@@ -70,21 +70,21 @@ fn key(view: &SourceView) -> ClientKey {
     (view.source.clone(), view.port)
 }
 
-/// What the guard did with packets, a second.
+/// Packets per second, by verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Verdicts {
     pub seen: f64,
     pub tracked: f64,
     pub defused: f64,
     pub dropped: f64,
-    /// Of all clients.
+    /// Pings of all clients.
     pub pings: f64,
 }
 
-/// The latest heartbeats of open connections.
+/// Latest heartbeats of open connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Heartbeats {
-    /// Connections with one.
+    /// Connections with a measured heartbeat.
     pub connections: usize,
     pub median_us: Option<u32>,
     pub p99_us: Option<u32>,
@@ -96,7 +96,7 @@ impl Heartbeats {
         let open = flows.iter().filter(|flow| flow.state != "closed");
         let mut times: Vec<u32> = open.filter_map(|flow| flow.heartbeat_rtt_us).collect();
         times.sort_unstable();
-        // The nearest rank: one that was measured.
+        // Nearest rank: a value that was measured.
         let rank = |percent: usize| {
             times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied()
         };
@@ -109,11 +109,11 @@ impl Heartbeats {
     }
 }
 
-/// Two samples as rates.
+/// Rates between two samples.
 #[derive(Clone, Debug)]
 pub struct Rates {
     pub time: Timestamp,
-    /// Between the two; zero when there is only one, whose rates are all 0.
+    /// Time between the two; zero with only one, when all rates are 0.
     pub span: Duration,
     pub status: Status,
     pub verdicts: Verdicts,
@@ -123,12 +123,12 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// From one sample to a later one; without an earlier one there are no rates yet.
+    /// Compute rates between two samples; without an earlier one, all are 0.
     pub fn between(before: Option<&Sample>, now: Sample) -> Rates {
         let span = before.map_or(Duration::ZERO, |before| now.at.duration_since(before.at));
         let per_second = |before: Option<u64>, now: u64| match (before, span.is_zero()) {
             (_, true) => 0.0,
-            // One that fell began anew, and a client that was not there began at 0.
+            // A counter that fell was reset, and a new client starts at 0.
             (before, false) => {
                 let from = before.filter(|before| *before <= now).unwrap_or(0);
                 (now - from) as f64 / span.as_secs_f64()
@@ -170,7 +170,7 @@ impl Rates {
     }
 }
 
-/// The slowest latest heartbeat by source.
+/// Return the slowest of the latest heartbeats by source.
 fn slowest(flows: &[FlowView]) -> HashMap<String, u32> {
     let mut slowest: HashMap<String, u32> = HashMap::new();
     for flow in flows.iter().filter(|flow| flow.state != "closed") {
@@ -193,7 +193,7 @@ mod tests {
         before.status.packets.defused = 50;
         let mut now = sample(vec![
             source("10.77.0.1", 150),
-            // Removed and inserted again meanwhile, and new.
+            // One removed and inserted again meanwhile, and a new one.
             source("10.77.0.2", 40),
             source("10.77.0.3", 20),
         ]);

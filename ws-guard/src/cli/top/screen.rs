@@ -1,11 +1,11 @@
-//! The terminal, and giving it back.
+//! Terminal in raw mode, and its restoration.
 
 use std::io;
 
 use ratatui::{DefaultTerminal, Frame};
 
-/// The alternate screen in raw mode. It is left when this is dropped, and by a panic before its
-/// message is printed.
+/// Alternate screen in raw mode.
+/// It is left on drop, and after a panic before its message is printed.
 pub struct Screen(DefaultTerminal);
 
 impl Screen {
@@ -20,7 +20,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing back.
+        // A terminal that is gone needs no restoration.
         let _ = self.0.show_cursor();
         let _ = ratatui::try_restore();
     }
@@ -32,10 +32,10 @@ mod tests {
 
     use super::*;
 
-    /// Set inside the terminal of the second test.
+    /// Variable that is set inside the terminal of the second test.
     const INSIDE: &str = "WS_GUARD_TEST_PANICS";
 
-    /// Does nothing, unless it runs inside that terminal.
+    /// Panic inside that terminal; elsewhere do nothing.
     #[test]
     fn panic_on_the_screen() {
         if std::env::var_os(INSIDE).is_none() {

@@ -51,7 +51,7 @@ fn status() -> Status {
             pending: empty,
             proven: empty,
             rules: empty,
-            strangers: empty,
+            midstream: empty,
             coarse: empty,
         },
         events: EventLoss { lost: 0, suppressed: 0 },
@@ -59,14 +59,14 @@ fn status() -> Status {
     }
 }
 
-/// All samples are of one moment, unless a test says otherwise.
+/// Time of all samples, unless a test says otherwise.
 static MOMENT: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 pub fn sample(sources: Vec<SourceView>) -> Sample {
     Sample { at: *MOMENT, time: Timestamp::now(), status: status(), sources, flows: Vec::new() }
 }
 
-/// Three clients, one of them throttled, read once.
+/// Return a model of three clients, one of them throttled, read once.
 pub fn model() -> Model {
     let throttled = SourceView { state: SourceState::Throttled, ..source("10.77.0.2", 9) };
     let mut model = Model::default();

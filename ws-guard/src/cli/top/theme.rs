@@ -1,17 +1,17 @@
-//! Colours, and what takes their place.
+//! Colours, and their monochrome substitutes.
 
 use ratatui::style::{Color, Modifier, Style};
 
 use crate::domain::source::SourceState;
 
-/// How things are set off: with colours, or by weight alone.
+/// Theme of the view: with colours, or with text attributes only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Theme {
     pub color: bool,
 }
 
 impl Theme {
-    /// Colours, unless `NO_COLOR` is set to anything but nothing (no-color.org).
+    /// Use colours, unless `NO_COLOR` is set and not empty (no-color.org).
     pub fn of_environment() -> Theme {
         Theme { color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
     }
@@ -28,7 +28,7 @@ impl Theme {
         self.with(Color::DarkGray, Modifier::DIM)
     }
 
-    /// Headings of columns.
+    /// Style of column headings.
     pub fn heading(self) -> Style {
         self.with(Color::Cyan, Modifier::UNDERLINED).add_modifier(Modifier::BOLD)
     }

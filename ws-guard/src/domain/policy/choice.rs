@@ -1,9 +1,9 @@
-//! Settings that are one of a few words.
+//! Settings with a choice of words.
 
 use serde::{Deserialize, Serialize};
 use ws_guard_common::maps;
 
-/// What an over-limit ping leads to.
+/// Action on an over-limit ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -74,7 +74,7 @@ impl EscalateTo {
     }
 }
 
-/// What a full flow table does with newcomers.
+/// Treatment of newcomers by a full flow table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFullFlows {
@@ -108,14 +108,14 @@ impl OnFullFlows {
     }
 }
 
-/// What a full source table does with newcomers. Their connections have their share either way.
+/// Treatment of newcomers by a full source table; connections keep their share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFullSources {
     /// Charge them to a coarser prefix.
     #[default]
     Coarser,
-    /// Leave them their connections' share alone.
+    /// Allow their connections only the share.
     Closed,
 }
 
@@ -146,13 +146,13 @@ impl OnFullSources {
     }
 }
 
-/// Treatment of packets that may carry TCP to a protected port and cannot be followed.
+/// Treatment of untrackable packets that may carry TCP to a protected port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fragments {
     #[default]
     Drop,
-    /// Uncounted, and a way around every limit.
+    /// Pass them uncounted, around every limit.
     Pass,
 }
 

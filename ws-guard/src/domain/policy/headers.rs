@@ -1,4 +1,4 @@
-//! The headers in which a trusted proxy names the client.
+//! Headers in which a trusted proxy names the client.
 
 use hyper::header::HeaderName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -27,10 +27,10 @@ impl ClientFrom {
         self.0.clear();
     }
 
-    /// Read one header more.
+    /// Add a header.
     ///
     /// # Errors
-    /// What is wrong with its name, and what would be right; then nothing has changed.
+    /// The problem of the name, and the remedy; then nothing has changed.
     pub fn add(&mut self, text: &str) -> Result<(), String> {
         let refuse = |what: &str| {
             format!("{} {what}: give the name of a header, such as x-real-ip", Quoted(text))

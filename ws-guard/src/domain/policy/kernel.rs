@@ -1,4 +1,4 @@
-//! A policy's shape in the kernel.
+//! Policy in the kernel's form.
 
 use ipnet::IpNet;
 use ws_guard_common::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl PolicySettings {
-    /// The kernel's form of all but the networks, for which see [`PolicySettings::rule`].
+    /// Convert all but the networks, for which see [`PolicySettings::rule`].
     pub fn to_kernel(&self, clock_step_ms: u32) -> Result<PolicySet, RateError> {
         let mut scopes = vec![self.scope(0, clock_step_ms)?];
         let mut ports: Vec<(u16, u32)> = self.ports.iter().map(|port| (*port, 0)).collect();
@@ -39,12 +39,12 @@ impl PolicySettings {
         Ok(PolicySet { scopes, ports, proxies, headers: self.client_from.to_kernel() })
     }
 
-    /// The policy of one scope, which has `own` settings of its own.
+    /// Convert the policy of one scope, with the settings `own` of its own.
     fn scope(&self, own: u32, clock_step_ms: u32) -> Result<Policy, RateError> {
         let window_ms = self.window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, clock_step_ms);
         let classes = self.class_limits();
-        // Frames and records are never both to be seen.
+        // Frames and records are never visible on the same port.
         let of_records = |class: usize| class == Class::SmallRecord as usize;
         let mut limits = classes.iter().enumerate();
         let limits_classes =
@@ -76,7 +76,7 @@ impl PolicySettings {
         })
     }
 
-    /// The limits of other frames, in the order of [`Class`].
+    /// Return the limits of other frames, in the order of [`Class`].
     fn class_limits(&self) -> [u32; CLASSES] {
         let mut limits = [0; CLASSES];
         for (class, limit) in [
@@ -91,14 +91,15 @@ impl PolicySettings {
         limits
     }
 
-    /// The rule for a network with settings of its own.
+    /// Return the rule of a network with its own settings.
     pub fn rule(own: &Overrides, clock_step_ms: u32) -> Result<Rule, RateError> {
         let policy = own.over(&PolicySettings::default()).scope(0, clock_step_ms)?;
         Ok(Rule { flags: own.bits(), limits: Limits::of(&policy) })
     }
 
-    /// What is in force, read back. The kernel's windows are shorter than those set by less than a
-    /// second: by the step of its clock.
+    /// Convert the policy in force back.
+    /// The kernel's windows are shorter than the set ones by less than a second: by the step of its
+    /// clock.
     pub fn from_kernel(set: &PolicySet, rules: &[NetworkRule]) -> PolicySettings {
         let first = set.scopes.first().copied().unwrap_or_default();
         let own = |(port, scope): &(u16, u32)| {
@@ -150,7 +151,7 @@ impl PolicySettings {
     }
 }
 
-/// The settings that a rule has, if it has any.
+/// Return the settings of a rule, if it has any.
 fn network_policy((address, length, rule): &NetworkRule) -> Option<NetworkPolicy> {
     let limits = &rule.limits;
     let policy = Policy {
@@ -222,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Written to the kernel and read back.
+    /// Convert to the kernel's form and back.
     fn there_and_back(settings: &PolicySettings, step: u32) -> PolicySettings {
         let rule = |network: &NetworkPolicy| {
             let rule = PolicySettings::rule(&network.own, step).unwrap();

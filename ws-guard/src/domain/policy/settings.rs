@@ -1,4 +1,4 @@
-//! The settings of a policy.
+//! Settings of a policy.
 
 use serde::{Deserialize, Serialize};
 use ws_guard_common::maps::SCOPES;
@@ -14,7 +14,7 @@ use crate::domain::{
     records::RecordBytes,
 };
 
-/// Everything that may change while packets flow. Field names are those of the JSON.
+/// Settings that may change while packets flow. Field names are those of the JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicySettings {
     pub action: Action,
@@ -23,29 +23,29 @@ pub struct PolicySettings {
     pub window_seconds: u32,
     /// Minimum throttle duration; 0: as long as the window.
     pub min_throttle_seconds: u32,
-    /// Pings over the limit in a window after which a source gets `escalate_to`; 0: never.
+    /// Pings over the limit per window after which `escalate_to` applies; 0: never.
     pub escalate_after: u32,
     pub escalate_to: EscalateTo,
     /// Bytes a second of all connections of a source over the limit, under `defuse`.
     pub pace: Pace,
-    /// A ban is laid also on trusted proxies, and on sources with other connections.
+    /// Apply bans also to trusted proxies, and to sources with other connections.
     pub ban_forced: bool,
     /// Pings a connection may send in any window; 0: no such limit.
     pub max_ping_rate_per_connection: u32,
-    /// Pings that every connection may send in any window, whatever its source has used.
+    /// Pings that every connection may send in any window, whatever its source used.
     pub connection_share: u32,
-    /// Frames of other classes that a connection may send in any window; 0: no such limit.
+    /// Frames of other classes per connection in any window; 0: no such limit.
     pub max_pong_rate: u32,
     pub max_empty_fragment_rate: u32,
     pub max_tiny_frame_rate: u32,
     /// Longest payload of a tiny data frame, in bytes.
     pub tiny_frame_bytes: u32,
     pub max_close_rate: u32,
-    /// The ports speak TLS: records are followed, not frames.
+    /// The ports speak TLS: records are tracked, not frames.
     pub tls: bool,
     /// Small TLS records that a connection may send in any window; 0: no such limit.
     pub max_record_rate: u32,
-    /// Which records are small.
+    /// Range of small records.
     pub record_bytes: RecordBytes,
     pub ipv4_prefix: u8,
     pub ipv6_prefix: u8,
@@ -54,13 +54,13 @@ pub struct PolicySettings {
     pub fragments: Fragments,
     /// Protected TCP ports of the server side.
     pub ports: Vec<u16>,
-    /// Those of them with settings of their own, in the order of their numbers.
+    /// Ports with their own settings, in numerical order.
     pub port_policies: Vec<PortPolicy>,
-    /// Networks with settings of their own.
+    /// Networks with their own settings.
     pub cidrs: Vec<NetworkPolicy>,
     /// Proxies trusted to name a request's client.
     pub trusted_proxies: TrustedProxies,
-    /// The headers that say so.
+    /// Headers in which trusted proxies name the client.
     pub client_from: ClientFrom,
 }
 
@@ -99,11 +99,11 @@ impl Default for PolicySettings {
     }
 }
 
-/// Maximum of ports with settings of their own.
+/// Maximum number of ports with their own settings.
 pub const MOST_PORT_POLICIES: usize = SCOPES as usize - 1;
 
 impl PolicySettings {
-    /// Protect a port, with settings of its own or without any.
+    /// Protect a port, with its own settings or without any.
     pub fn add_port(&mut self, port: u16, own: Overrides) -> Result<(), String> {
         if !self.ports.contains(&port) {
             self.ports.push(port);
@@ -123,7 +123,7 @@ impl PolicySettings {
         Ok(())
     }
 
-    /// The same for a network.
+    /// Add a network with its own settings.
     pub fn add_cidr(&mut self, network: NetworkPolicy) {
         self.cidrs.retain(|other| other.cidr != network.cidr);
         self.cidrs.push(network);

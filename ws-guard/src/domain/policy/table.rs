@@ -1,5 +1,6 @@
-//! Every setting of a policy, by its name; those that ports and networks have of their own are read with
-//! the same table, which in turn reads them in `port` and `cidr`.
+//! Table of a policy's settings by name.
+//! Own settings of ports and networks are parsed with the same table, which in turn parses them in
+//! `port` and `cidr`.
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
@@ -17,12 +18,12 @@ use crate::domain::{
 
 const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
 
-/// One text, as `Setting::get` wants it.
+/// Return one text, as `Setting::get` requires.
 fn one(value: impl ToString) -> Vec<String> {
     vec![value.to_string()]
 }
 
-/// A setting with one value.
+/// Create a setting with one value.
 const fn single(
     name: &'static str,
     value: &'static str,
@@ -33,7 +34,7 @@ const fn single(
     Setting { name, value, help, many: false, seed: None, set, get, clear: |_| {} }
 }
 
-/// With a variable of its own, in addition to `WS_GUARD_…`.
+/// Add a further variable, besides `WS_GUARD_…`.
 const fn seeded(
     mut setting: Setting<PolicySettings>,
     variable: &'static str,
@@ -42,7 +43,7 @@ const fn seeded(
     setting
 }
 
-/// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
+/// Settings of a policy: flags of `run` and `policy set`, file keys, API fields.
 pub static POLICY: [Setting<PolicySettings>; 27] = [
     Setting {
         name: "port",
@@ -271,7 +272,7 @@ pub static POLICY: [Setting<PolicySettings>; 27] = [
 ];
 
 impl PolicySettings {
-    /// The settings that differ, as `name: old → new`.
+    /// Return the settings that differ, as `name: old → new`.
     pub fn differences(&self, new: &PolicySettings) -> Vec<String> {
         let differs = |setting: &&Setting<_>| (setting.get)(self) != (setting.get)(new);
         let text = |setting: &Setting<_>| {
@@ -281,8 +282,8 @@ impl PolicySettings {
         POLICY.iter().filter(differs).map(text).collect()
     }
 
-    /// Take over what changed from `before` to `after`, and leave the rest as it is. Networks are
-    /// kept as rules, each with its origin, and are no matter of this.
+    /// Apply the changes from `before` to `after`, and keep everything else.
+    /// Networks are left out: they are stored as rules, each with its origin.
     pub fn merge(&mut self, before: &PolicySettings, after: &PolicySettings) {
         for setting in POLICY.iter().filter(|setting| setting.name != "cidr") {
             if (setting.get)(before) != (setting.get)(after) {
@@ -297,7 +298,7 @@ fn setting(name: &str) -> Option<&'static Setting<PolicySettings>> {
 }
 
 impl Overrides {
-    /// Set one from text, for a network or for a port.
+    /// Set one of a network's or a port's own settings from text.
     pub fn set(&mut self, name: &str, text: &str, network: bool) -> Result<(), String> {
         let names: Vec<&str> =
             OWN.iter().filter(|own| own.networks || !network).map(|own| own.name).collect();
@@ -316,14 +317,14 @@ impl Overrides {
         Ok(())
     }
 
-    /// Those of `policy`'s settings that `bits` name.
+    /// Return those of `policy`'s settings that `bits` select.
     pub fn of(bits: u32, policy: &PolicySettings) -> Overrides {
         let named = OWN.iter().filter(|own| bits & own.bit != 0);
         let text = |own: &Own| Some((own.name, (setting(own.name)?.get)(policy).join(",")));
         Overrides(named.filter_map(text).collect())
     }
 
-    /// `policy` with these in place of its own.
+    /// Return `policy` with these settings in place of its own.
     pub fn over(&self, policy: &PolicySettings) -> PolicySettings {
         let mut policy = policy.clone();
         for (name, text) in &self.0 {
@@ -334,7 +335,7 @@ impl Overrides {
         policy
     }
 
-    /// From `SETTING=VALUE` words.
+    /// Parse `SETTING=VALUE` words.
     fn parse<'a>(words: impl Iterator<Item = &'a str>, network: bool) -> Result<Overrides, String> {
         let mut overrides = Overrides::default();
         for word in words {
@@ -346,7 +347,7 @@ impl Overrides {
         Ok(overrides)
     }
 
-    /// From the fields of a JSON object; every error is returned.
+    /// Parse the fields of a JSON object; all errors are returned.
     pub fn from_fields<'a>(
         fields: impl Iterator<Item = (&'a String, &'a Value)>,
         network: bool,
@@ -371,7 +372,7 @@ impl<'de> Deserialize<'de> for Overrides {
     }
 }
 
-/// `PORT[/tls] [SETTING=VALUE…]`.
+/// Parse `PORT[/tls] [SETTING=VALUE…]`.
 pub fn parse_port(text: &str) -> Result<(u16, Overrides), String> {
     let (target, settings) = target(text);
     let (port, protocol) = target.split_once('/').map_or((target, None), |(a, b)| (a, Some(b)));
@@ -390,7 +391,7 @@ pub fn parse_port(text: &str) -> Result<(u16, Overrides), String> {
     Ok((port, own))
 }
 
-/// `CIDR SETTING=VALUE…`.
+/// Parse `CIDR SETTING=VALUE…`.
 pub fn parse_network(text: &str) -> Result<NetworkPolicy, String> {
     let (network, settings) = target(text);
     let cidr = match network.parse()? {

@@ -19,25 +19,26 @@ use crate::{
     stage::{HONEST, LIMIT, Stage},
 };
 
-/// 500 pings each time.
+/// Pause between bursts of 500 pings.
 const FLOOD_PAUSE: Duration = Duration::from_millis(100);
 const FLOOD_TIME: Duration = Duration::from_secs(24 * 3600);
 const CLOSED: Duration = Duration::from_secs(20);
 const SPOOF_EVERY: Duration = Duration::from_secs(5);
 const SPOOFED: u32 = 10_000;
-/// Ports of an attacker, and turns of all addresses with other ones each.
+/// Number of an attacker's ports, and of turns of all addresses with other ports.
 const PORTS: u16 = 200;
 const TURNS: u64 = 100;
-/// Number of a hundred rows that may fail to take place: their attacks have deadlines of their own, and the
-/// machine is busy.
+/// Percentage of rows that may fail to take place:
+/// their attacks have deadlines of their own, and the machine is busy.
 const UNPLAYED_PERCENT: u64 = 10;
 
 /// Victims of the flooders, from address [`address::FLOODERS`] on.
 const VICTIMS: [Library; 2] = [Library::TokioTungstenite, Library::Gorilla];
-/// More than what flooders send in [`FLOOD_PAUSE`]: all their pings arrive, and are defused.
+/// Pace above the floods' with [`FLOOD_PAUSE`]: all pings arrive, and are defused.
 const FLOOD_PACE: &str = "64MiB/s";
 
-/// A pace for flooders of their own. The rows have the default: what cannot be read is held by it.
+/// Set a separate pace for flooders.
+/// The rows have the default, which holds unreadable streams.
 pub fn let_floods_run(stage: &Stage) -> Result<()> {
     for (n, _) in (address::FLOODERS..).zip(VICTIMS) {
         let source = Family::V4.client(n);
@@ -46,7 +47,8 @@ pub fn let_floods_run(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A flooder of two servers each, all the time; each gets as many answers as the limit is.
+/// Flood each of two servers all the time.
+/// Each flooder gets as many answers as the limit is.
 pub fn flood(stage: &Stage, clock: &Clock) -> Result<u64> {
     let floods = thread::scope(|scope| {
         let floods: Vec<_> = (address::FLOODERS..)
@@ -79,8 +81,9 @@ fn flood_one(stage: &Stage, clock: &Clock, library: Library, n: u8) -> Result<u6
     Ok(flooded.pings)
 }
 
-/// Packets from nowhere, at all ports. No requests: a flood of those makes the guard forget others',
-/// and what then becomes of pings before the answer is a row of its own.
+/// Send packets from unused addresses, at all ports.
+/// No requests: a flood of those makes the guard forget others' requests, and pings before the
+/// answer have a row of their own.
 pub fn spoof(stage: &Stage, clock: &Clock) -> Result<u64> {
     let sender = Sender::new(&stage.pair)?;
     let pings = encode(&vec![Frame::ping("x"); 20]);
@@ -96,8 +99,8 @@ pub fn spoof(stage: &Stage, clock: &Clock) -> Result<u64> {
     Ok(sent)
 }
 
-/// All rows that are not known to fail, over and over. None leaks, and no honest client next to one is
-/// hurt.
+/// Play all rows that are not known to fail, over and over.
+/// None leaks, and no honest client next to one is hurt.
 pub fn rows(stage: &Stage, clock: &Clock) -> Result<u64> {
     let rows = [&EVERYWHERE.concat(), packet::AT_XDP].concat();
     let rows: Vec<Row> = rows.into_iter().filter(|row| row.known.is_none()).collect();
@@ -109,7 +112,7 @@ pub fn rows(stage: &Stage, clock: &Clock) -> Result<u64> {
         let row = &rows[n as usize % rows.len()];
         let families = row.families;
         let family = families[(n / rows.len() as u64) as usize % families.len()];
-        // A server's log tells connections apart by their addresses and ports.
+        // A server's log distinguishes connections by their addresses and ports.
         let (turn, address) = (n / u64::from(address::ROWS), n % u64::from(address::ROWS));
         let port = PORT + (turn % TURNS) as u16 * PORTS;
         match row.play(stage, family, address as u8, port) {

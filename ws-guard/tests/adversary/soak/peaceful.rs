@@ -1,4 +1,4 @@
-//! Who means no harm.
+//! Honest clients of the soak.
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -13,13 +13,13 @@ use super::{Clock, address};
 use crate::stage::{LAST_PORT, PORT, Stage, ports};
 
 const WAIT: Duration = Duration::from_secs(10);
-/// Between two messages of each client that stays.
+/// Pause between two messages of each client that stays.
 const PACE: Duration = Duration::from_millis(100);
-/// Messages between two pings: one in 10 s, a third of the limit at the most.
+/// Messages between two pings: one ping in 10 s, at most a third of the limit.
 const PING_EVERY: u64 = 100;
 const VISIT_EVERY: Duration = Duration::from_millis(50);
 const JOIN_EVERY: Duration = Duration::from_secs(10);
-/// Frames within which a connection from before must have been adopted.
+/// Number of frames within which an older connection must have been adopted.
 const ADOPTION: u64 = 10;
 
 fn connect(stage: &Stage, at: SocketAddr, family: Family, n: u8) -> Result<Client> {
@@ -27,8 +27,8 @@ fn connect(stage: &Stage, at: SocketAddr, family: Family, n: u8) -> Result<Clien
     Client::connect(&stage.pair.client, at, options)
 }
 
-/// A client of each server over each IP version, for all the time: each message comes back in its
-/// turn, and in the end all were counted.
+/// Run a client of each server over each IP version, for all the time:
+/// each message is echoed in turn, and in the end all were counted.
 pub fn talk(stage: &Stage, clock: &Clock) -> Result<u64> {
     let mut clients = Vec::new();
     for (n, library) in Library::ALL.into_iter().enumerate() {
@@ -61,7 +61,7 @@ pub fn talk(stage: &Stage, clock: &Clock) -> Result<u64> {
     Ok(messages)
 }
 
-/// Connections that say a word and go, to each server in turn.
+/// Open connections that exchange one message and close, to each server in turn.
 pub fn visit(stage: &Stage, clock: &Clock) -> Result<u64> {
     let mut visits = 0;
     while clock.sleep(VISIT_EVERY) {
@@ -81,7 +81,7 @@ pub fn visit(stage: &Stage, clock: &Clock) -> Result<u64> {
     Ok(visits)
 }
 
-/// Connections to a port that is protected only afterwards, and then no more.
+/// Open connections to a port that is protected only afterwards, and later no more.
 pub fn join(stage: &Stage, clock: &Clock) -> Result<u64> {
     let server = Server::start(&stage.pair.server, Library::Gorilla, LAST_PORT, None)?;
     let at = server.at(Family::V4.server());

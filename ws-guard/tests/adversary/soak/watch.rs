@@ -1,4 +1,4 @@
-//! What the daemon needs meanwhile.
+//! Resources of the daemon during the soak.
 use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
@@ -12,32 +12,32 @@ use super::Clock;
 use crate::stage::Stage;
 
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
-/// The last quarter may need so much more memory than the one before, in bytes...
+/// Bytes of memory that the last quarter may need more than the one before...
 const GROWTH: u64 = 2 << 20;
-/// ...where the flow table is as full as it gets: connections that only their client ended are kept for
-/// ten minutes.
+/// ...once the flow table is as full as it gets:
+/// connections that only their client ended are kept for ten minutes.
 const WARM: Duration = Duration::from_secs(600);
-/// Kinds of events that come from the kernel; each CPU reports 100 of each in a second.
+/// Maximum of kernel events a second: each CPU reports 100 of each of the 7 kinds.
 const KERNEL_EVENTS: u64 = 7 * 100;
 const TABLES: [&str; 3] = ["flows", "sources", "pending"];
 
-/// What was seen, in order.
+/// Observations, in order.
 #[derive(Default)]
 pub struct Watched {
     /// Bytes of memory of the last daemon: resident and anonymous.
     memory: Vec<u64>,
-    /// The most entries of each of [`TABLES`], and how many there may be.
+    /// Most entries of each of [`TABLES`], and their capacity.
     most: [(u64, u64); TABLES.len()],
     /// CPU time of the last daemon.
     cpu: Duration,
-    /// Lines that the last daemon has logged, and in what time.
+    /// Number of lines that the last daemon has logged, and the time it took.
     lines: usize,
     time: Duration,
     /// Events that were not reported.
     held_back: Value,
 }
 
-/// Look now and then, from when no daemon is killed any more.
+/// Sample now and then, from when no daemon is killed any more.
 pub fn watch(stage: &Stage, clock: &Clock) -> Result<Watched> {
     let mut watched = Watched::default();
     while !clock.settled.load(Relaxed) {
@@ -72,7 +72,7 @@ fn mean(values: &[u64]) -> u64 {
 }
 
 impl Watched {
-    /// Memory flat, tables and log within bounds.
+    /// Check that memory is flat, and tables and log are within bounds.
     pub fn judge(&self, time: Duration) -> Result<()> {
         let quarter = self.memory.len() / 4;
         ensure!(quarter > 0, "only {} samples in {time:?}", self.memory.len());

@@ -1,4 +1,4 @@
-//! What is measured: servers, floods, and what is done about them.
+//! Cases of the measurement: servers, floods, and responses to them.
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
@@ -7,33 +7,33 @@ use ws_guard_testkit::{flooders::Kind, servers::Library};
 
 /// `--pace off`: the connection is not slowed down.
 const UNPACED: &str = "--pace off";
-/// What a source may send in 10 s of the class that floods, as of pings.
+/// Limit of a source in 10 s for the flooding class, as for pings.
 const RATE: u32 = 30;
 
-/// Who serves.
+/// Server under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Foreign(Library),
     /// The companion server.
     Companion,
-    /// The same, with TLS.
+    /// The companion server with TLS.
     CompanionTls,
     /// Python `websockets` with TLS.
     PythonTls,
 }
 
-/// With what a client floods.
+/// Frames of the flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
     Frames(Kind),
-    /// Pings of a TCP that sends on where the server's window has ended.
+    /// Pings of a TCP that sends past the end of the server's window.
     BeyondWindow,
 }
 
-/// What is done about it.
+/// Response to the flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// There is no flood, and no guard.
+    /// Neither a flood nor a guard.
     NoFlood,
     Unguarded,
     Observe,
@@ -66,6 +66,7 @@ impl Target {
         matches!(self, Target::CompanionTls | Target::PythonTls)
     }
 
+    /// Check whether a server takes this flood.
     /// Only pings are sent inside TLS: the guard sees records there, whatever they hold.
     pub fn takes(self, flood: Flood) -> bool {
         !self.is_tls() || flood == Flood::Frames(Kind::Pings)
@@ -91,7 +92,7 @@ impl Flood {
         }
     }
 
-    /// The limit that it is over; there is one of pings, and one of records, by default.
+    /// Return the limit that it exceeds: of pings, or of records, by default.
     fn limit(self) -> String {
         let class = match self {
             Flood::Frames(Kind::Pings) | Flood::BeyondWindow => return String::new(),
@@ -124,7 +125,7 @@ impl Mode {
         }
     }
 
-    /// How the guard is told, where there is one.
+    /// Return the guard's arguments, where there is one.
     pub fn words(self, flood: Flood) -> Option<String> {
         let action = match self {
             Mode::NoFlood | Mode::Unguarded => return None,

@@ -1,6 +1,7 @@
-//! `cargo xtask bench flood`: what honest clients and the server feel of a flood, by what is done about it.
+//! `cargo xtask bench flood`:
+//! a flood's effects on honest clients and the server, by response to it.
 //!
-//! Each run has namespaces, a server and a guard of its own, so that no run finds what another left.
+//! Each run has separate namespaces, a server and a guard, so that no run inherits another's state.
 //! The server runs on one CPU, clients and guard on another.
 mod case;
 mod run;
@@ -17,8 +18,7 @@ use crate::{cpus, guard::Profile, interrupt, setup, step};
 use case::{Flood, Mode, Target};
 use run::{Plan, Sample};
 
-/// Everything that a run needs in addition to its flood: namespaces, server, guard, and the
-/// clean-up.
+/// Seconds of a run besides its flood: namespaces, server, guard, clean-up.
 const AROUND: u64 = 3;
 
 #[derive(clap::Args)]
@@ -65,7 +65,7 @@ pub struct Case {
     connections: u16,
 }
 
-/// What the rounds found for a case in a mode.
+/// Results of the rounds for a case in a mode.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     #[serde(flatten)]
@@ -79,7 +79,7 @@ fn or_all<T: Copy>(given: &[T], all: &[T]) -> Vec<T> {
 }
 
 impl Args {
-    /// Each server with each flood that it takes; a TCP of ours has one connection.
+    /// Return each server with its floods; our user-space TCP has one connection.
     fn cases(&self) -> Vec<Case> {
         let usual = &Flood::ALL[..Flood::ALL.len() - 1];
         let mut cases = Vec::new();
@@ -118,8 +118,9 @@ pub fn main(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What the cases need. The companion server is measured as users run it; of the guard only the kernel
-/// programs matter, and they are the same however it is compiled.
+/// Build everything for the cases.
+/// The companion server is measured as users run it; only the guard's kernel programs matter, and
+/// they are the same however it is compiled.
 fn build(cases: &[Case]) -> Result<()> {
     let libraries: Vec<Library> = cases.iter().filter_map(|case| case.server.library()).collect();
     libraries.iter().try_for_each(|library| setup::demo(*library))?;
@@ -139,7 +140,7 @@ fn measure(cases: &[Case], args: &Args) -> Result<Vec<Figures>> {
         results.extend(modes.iter().map(|&mode| Figures { case, mode, rounds: Vec::new() }));
     }
     let [server, load] = cpus::ends()?;
-    // Processes started from here on run along with the load; only the server has a CPU of its own.
+    // Processes started from here on run along with the load; only the server has a separate CPU.
     cpus::stay_on(load)?;
     let runs = results.len() * args.rounds as usize;
     let least = Duration::from_secs(runs as u64 * (args.seconds + AROUND));

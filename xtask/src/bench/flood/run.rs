@@ -33,54 +33,55 @@ const PORT: u16 = 9001;
 /// Number of each client's address.
 const FLOODER: u8 = 0;
 const HONEST: u8 = 1;
-/// Echoes of the honest client before the flood, so that none is the server's first.
+/// Echoes of the honest client before the flood, so that none is the first ever.
 const WARM_UP: u64 = 50;
-/// Between two messages of the honest client.
+/// Interval between two messages of the honest client.
 const MESSAGE_EVERY: Duration = Duration::from_millis(10);
 /// Growth at which the flood against a server is stopped, in bytes.
 const MAX_GROWTH: u64 = 1_500_000_000;
-/// Room between that and the hard limit of the process.
+/// Margin between that and the hard limit of the process.
 const HEADROOM: u64 = 1_500_000_000;
-/// The same on every host, and one that a namespace may always choose. (BBR keeps to the pace long
-/// after the release: `docs/pacing.md`.)
+/// Congestion control:
+/// the same on every host, and permitted in any namespace. (BBR keeps to the pace long after the
+/// release: `docs/pacing.md`.)
 const CONGESTION_CONTROL: &str = "reno";
-/// How long the flooder's own messages may take in the end, in the mode that is judged and in others.
+/// Time limit for the flooder's last messages, in the judged mode and in others.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LESS_PATIENCE: Duration = Duration::from_secs(4);
 
-/// What a run is to be like.
+/// Parameters of a run.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub case: Case,
     pub mode: Mode,
     pub time: Duration,
-    /// The server's CPU.
+    /// CPU of the server.
     pub cpu: usize,
 }
 
-/// What came of a run.
+/// Results of a run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sample {
-    /// The honest client's, from sending to the echo, milliseconds.
+    /// Latencies of the honest client, from sending to the echo, in milliseconds.
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub messages: u64,
     pub lost: u64,
-    /// CPU seconds that the server took for each second of the flood.
+    /// CPU seconds of the server for each second of the flood.
     pub cpu: f64,
-    /// Bytes.
+    /// Growth of the server in bytes.
     pub growth: u64,
     /// Seconds after which it had grown by too much.
     pub stopped_after: Option<f64>,
     pub flooded: Flooded,
-    /// Segments that each side's TCP sent again, and the other had not.
+    /// Segments that each side's TCP retransmitted, without those that the other had.
     pub again_client: u64,
     pub again_server: u64,
-    /// Of these, those of both sides before the flooder was taken off the hook.
+    /// Of these, those of both sides before the flooder was released.
     pub again_in_flood: u64,
 }
 
-/// Who floods.
+/// Client that floods.
 enum Flooder {
     Absent,
     Kernel(Flooders),
@@ -173,7 +174,8 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
     let (served, flooded) = thread::scope(|scope| {
         scope.spawn(|| watch.run());
         let flooding = scope.spawn(|| {
-            // It shares a CPU with the honest client, whose times are not to be those of its own making.
+            // It shares a CPU with the honest client, whose times must not include the flooder's
+            // work.
             cpus::set_priority(cpus::SECOND);
             let start = Instant::now();
             let flooded = flooder.run(plan.time, go_on);
@@ -189,7 +191,7 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
         (served?, flooded.map_err(|_| anyhow!("the flooder panicked"))??);
     let in_flood = again()?;
     if let Some(guard) = guard {
-        // What it still has to send would take minutes at the pace that it is held to. Its pings stay
+        // Its remaining bytes would take minutes at the pace that it is held to. Its pings stay
         // defused: some servers end the connection for too many.
         match plan.mode {
             Mode::Defuse => guard.tell(&["policy", "set", "--pace", "off"])?,

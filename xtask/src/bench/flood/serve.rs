@@ -1,4 +1,4 @@
-//! The servers of the benchmark, each on a CPU of its own.
+//! Servers of the benchmark, each on a separate CPU.
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,10 +14,10 @@ use ws_guard_testkit::{
 use super::case::Target;
 use crate::{cpus, guard::Profile};
 
-/// How long a server may take to listen.
+/// Time limit for a server to listen.
 const START: Duration = Duration::from_secs(20);
 
-/// A server that listens.
+/// A listening server.
 pub enum Serving {
     Foreign(Server),
     Other { process: Process, _certificate: Option<TempDir> },
@@ -32,7 +32,8 @@ impl Target {
         }
     }
 
-    /// Start it on `cpu` at `port`; `limit` bounds the bytes of its data segment where it would grow.
+    /// Start it on `cpu` at `port`;
+    /// `limit` bounds the bytes of its data segment where it would grow.
     pub fn start(
         self,
         namespace: &Namespace,

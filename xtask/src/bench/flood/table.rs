@@ -1,4 +1,4 @@
-//! What was measured, for people, and what it is to be.
+//! Results for readers, and the goals.
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
@@ -11,10 +11,10 @@ use crate::bench::median;
 /// Maximum factor over the run without a flood.
 const P50: f64 = 1.1;
 const P99: f64 = 1.5;
-/// With a flooder that heeds no window.
+/// Maximum factor with a flooder that ignores the window.
 const P99_BEYOND: f64 = 2.0;
 const CPU: f64 = 1.2;
-/// Bytes.
+/// Maximum growth of the server in bytes.
 const GROWTH: f64 = (1 << 20) as f64;
 
 const HEADER: [&str; 16] = [
@@ -46,7 +46,7 @@ impl Figures {
     }
 }
 
-/// A run in a line, while others go on.
+/// Format a run in a line, while others go on.
 pub fn line(plan: Plan, sample: &Sample) -> String {
     let Case { server, flood, connections } = plan.case;
     let stopped = sample.stopped_after.map(|after| format!(" in {after:.1} s"));
@@ -68,7 +68,8 @@ pub fn line(plan: Plan, sample: &Sample) -> String {
     )
 }
 
-/// The table, and a verdict for each case that was measured with `defuse` and without a flood.
+/// Format the table, and verdicts.
+/// A case has one if it was measured with `defuse` and without a flood.
 pub fn render(results: &[Figures]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -110,7 +111,7 @@ fn row(figures: &Figures) -> [String; 16] {
     ]
 }
 
-/// Shortfall of `defuse` against the same rounds without a flood.
+/// Return the shortfall of `defuse` against the same rounds without a flood.
 fn verdict(defuse: &Figures, results: &[Figures]) -> Option<String> {
     if defuse.mode != Mode::Defuse {
         return None;
@@ -122,7 +123,8 @@ fn verdict(defuse: &Figures, results: &[Figures]) -> Option<String> {
     };
     let beyond = defuse.case.flood == Flood::BeyondWindow;
     let again = |figures: &Figures| figures.sum(|s| s.again_client + s.again_server);
-    // A limit of the server's own, such as 4,096 fragments of a message, ends the connections as well.
+    // Limits of the server itself, such as 4,096 fragments of a message, end the connections as
+    // well.
     let mut unguarded =
         results.iter().filter(|f| f.case == defuse.case && f.mode == Mode::Unguarded);
     let server_ends = unguarded.any(|figures| figures.sum(|s| s.flooded.broken) > 0);

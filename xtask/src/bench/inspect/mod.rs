@@ -1,5 +1,6 @@
-//! `cargo xtask bench inspect`: how fast `ws-guard inspect` reads captures, compared with tshark on the same
-//! file in the same round, and how much memory an endless one takes.
+//! `cargo xtask bench inspect`:
+//! speed of `ws-guard inspect` on captures, compared with tshark on the same file in the same
+//! round, and its memory for an endless one.
 
 mod traffic;
 
@@ -30,7 +31,7 @@ const SMALL: Shape =
     Shape { name: "messages of 32 bytes, one a segment", message: 32, segment: 38 };
 const JOINED: Shape =
     Shape { name: "messages of 32 bytes, 38 a segment", message: 32, segment: 1448 };
-/// What the issue of this command asks for.
+/// Goals of this command's issue.
 const BULK_GOAL: f64 = 1.0;
 const SMALL_GOAL: f64 = 20.0;
 
@@ -54,22 +55,22 @@ struct Row {
     bytes: u64,
     packets: u64,
     frames: u64,
-    /// Median seconds of the CPU and of the wall.
+    /// Median seconds of the CPU and of the wall clock.
     cpu_s: f64,
     wall_s: f64,
-    /// Of the CPU's seconds, so that it is one core's.
+    /// By CPU seconds, so that it is one core's.
     gigabytes_per_core_second: f64,
     tshark_cpu_s: Option<f64>,
-    /// Median over the rounds of tshark's time by ours.
+    /// Median over the rounds of tshark's time divided by ours.
     times_tshark: Option<f64>,
 }
 
-/// What an endless capture takes.
+/// Cost of an endless capture.
 #[derive(Debug, Serialize)]
 struct Stream {
     bytes: u64,
     wall_s: f64,
-    /// Resident at most after a tenth of it, and at the end.
+    /// Peak resident memory after a tenth of it, and at the end.
     early_kib: u64,
     end_kib: u64,
 }
@@ -101,7 +102,7 @@ fn write(shape: Shape, bytes: u64, file: &Path) -> Result<Written> {
     traffic::write(shape, bytes, out).with_context(|| format!("writing {}", file.display()))
 }
 
-/// Both programs on a capture, in turn.
+/// Run both programs on a capture, in turn.
 fn row(shape: Shape, written: Written, binary: &Path, file: &Path, rounds: u32) -> Result<Row> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
@@ -113,7 +114,7 @@ fn row(shape: Shape, written: Written, binary: &Path, file: &Path, rounds: u32) 
         let frames = report["flows"][0]["frames_client"].as_u64();
         ensure!(frames == Some(written.frames), "{frames:?} of {} frames", written.frames);
         ours.push((cpu, wall));
-        // What it needs to print each frame's opcode and length, as `--kind frame` does.
+        // Its options to print each frame's opcode and length, as `--kind frame` does.
         let mut tshark = Command::new("tshark");
         tshark.args(["-n", "-Y", "websocket", "-T", "fields", "-e", "frame.number"]);
         tshark.args(["-e", "websocket.opcode", "-e", "websocket.payload_length", "-r"]).arg(file);
@@ -136,7 +137,7 @@ fn row(shape: Shape, written: Written, binary: &Path, file: &Path, rounds: u32) 
     })
 }
 
-/// Run to the end: seconds of CPU and of the wall, and what it printed.
+/// Run to the end; return seconds of CPU and of the wall clock, and the output.
 fn timed(mut command: Command) -> Result<(f64, f64, Vec<u8>)> {
     let before = children_cpu()?;
     let start = Instant::now();
@@ -146,7 +147,7 @@ fn timed(mut command: Command) -> Result<(f64, f64, Vec<u8>)> {
     Ok((cpu.as_secs_f64(), start.elapsed().as_secs_f64(), output.stdout))
 }
 
-/// What all children that have ended took of the CPU.
+/// Return the CPU time of all ended children.
 fn children_cpu() -> Result<Duration> {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
     let of = |time: nix::sys::time::TimeVal| {
@@ -155,7 +156,7 @@ fn children_cpu() -> Result<Duration> {
     Ok(of(usage.user_time()) + of(usage.system_time()))
 }
 
-/// Through a pipe, made up while it is read.
+/// Read through a pipe, generated meanwhile.
 fn stream(binary: &Path, bytes: u64) -> Result<Stream> {
     let mut command = Command::new(binary);
     command.args(["inspect", "-", "-o", "json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -173,7 +174,7 @@ fn stream(binary: &Path, bytes: u64) -> Result<Stream> {
     Ok(Stream { bytes: written.bytes, wall_s: start.elapsed().as_secs_f64(), early_kib, end_kib })
 }
 
-/// A pipe into a child whose memory is looked at after a tenth.
+/// A pipe into a child whose memory is checked after a tenth.
 struct Watched<'a, W> {
     out: W,
     child: &'a Child,
@@ -196,7 +197,7 @@ impl<W: Write> Write for Watched<'_, W> {
     }
 }
 
-/// Most memory that was resident so far.
+/// Return the peak resident memory so far.
 fn peak_kib(child: &Child) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

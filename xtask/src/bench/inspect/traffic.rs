@@ -1,10 +1,10 @@
-//! Captures that are made up as they are written: one connection, for as long as is wanted.
+//! Captures generated while they are written: one connection, of any length.
 
 use std::io::{self, Write};
 
 /// LINKTYPE_RAW: packets begin with their IP header.
 const RAW: u32 = 101;
-/// Headers of IPv4 and TCP.
+/// Length of the headers of IPv4 and TCP.
 const HEADERS: usize = 40;
 const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -15,17 +15,17 @@ const ANSWER: &[u8] =
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
-/// What a client sends.
+/// Shape of a client's traffic.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub name: &'static str,
     /// Payload of a message in bytes.
     pub message: usize,
-    /// Payload of a segment in bytes at most.
+    /// Maximum payload of a segment in bytes.
     pub segment: usize,
 }
 
-/// What was written.
+/// Totals of a written capture.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     pub bytes: u64,
@@ -41,7 +41,7 @@ struct Capture<W> {
 }
 
 impl<W: Write> Capture<W> {
-    /// A segment of the client (0) or the server (1).
+    /// Write a segment of the client (0) or the server (1).
     fn packet(&mut self, from: usize, flags: u8, payload: &[u8]) -> io::Result<()> {
         let length = (HEADERS + payload.len()) as u32;
         let mut head = [0; 16 + HEADERS];
@@ -74,7 +74,7 @@ impl<W: Write> Capture<W> {
     }
 }
 
-/// A masked binary frame.
+/// Return a masked binary frame.
 fn frame(length: usize) -> Vec<u8> {
     let mut frame = vec![0x82];
     match length {
@@ -93,8 +93,8 @@ fn frame(length: usize) -> Vec<u8> {
     frame
 }
 
-/// Write a pcap file of at least `bytes`: the opening, then whole messages. After each the server
-/// acknowledges.
+/// Write a pcap file of at least `bytes`: the opening, then whole messages.
+/// After each the server acknowledges.
 pub fn write(shape: Shape, bytes: u64, mut out: impl Write) -> io::Result<Written> {
     let mut head = Vec::new();
     head.extend(0xA1B2_C3D4u32.to_le_bytes());
@@ -108,7 +108,7 @@ pub fn write(shape: Shape, bytes: u64, mut out: impl Write) -> io::Result<Writte
     capture.packet(0, ACK, REQUEST)?;
     capture.packet(1, ACK, ANSWER)?;
     let frame = frame(shape.message);
-    // As many small ones as fit share a segment.
+    // As many small frames as fit share a segment.
     let count = (shape.segment / frame.len()).max(1);
     let burst = frame.repeat(count);
     while capture.written.bytes < bytes {

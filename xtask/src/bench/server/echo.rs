@@ -1,4 +1,4 @@
-//! Echoes: messages a second, and what they cost the server.
+//! Echoes: messages a second, and their cost for the server.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use super::{
 };
 use crate::bench::median;
 
-/// Payload in bytes, and how many messages are on their way on a connection.
+/// Payload in bytes, and number of messages in flight on a connection.
 const CASES: [(usize, usize); 6] =
     [(16, 1), (16, 16), (1024, 1), (1024, 16), (64 * 1024, 1), (64 * 1024, 16)];
 
-/// What the best of the others is to be beaten by.
+/// Return the required factor over the best of the others.
 fn limit(payload: usize) -> f64 {
     if payload == 1024 { 1.3 } else { 1.0 }
 }
 
-/// A server in a case.
+/// Results of a server in a case.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     pub payload: usize,
@@ -30,8 +30,9 @@ pub struct Figures {
     /// Medians over the rounds.
     pub messages_per_second: f64,
     pub cpu_seconds_per_million: f64,
-    /// For ws-guard, medians over the rounds: times the messages a second of the best other, and the
-    /// CPU time of the most frugal other over its own.
+    /// Ratios of ws-guard, medians over the rounds:
+    /// its messages a second to the best other's, and the CPU time of the most frugal other to its
+    /// own.
     pub speed: Option<f64>,
     pub economy: Option<f64>,
     pub limit: Option<f64>,
@@ -44,7 +45,7 @@ struct Sample {
     cpu_seconds_per_million: f64,
 }
 
-/// What the load generator prints.
+/// Output of the load generator.
 #[derive(Deserialize)]
 struct Load {
     messages: u64,
@@ -106,7 +107,7 @@ fn sample(
     })
 }
 
-/// The figures of one case, ws-guard first.
+/// Return the figures of one case, ws-guard first.
 fn case(payload: usize, window: usize, samples: [Vec<Sample>; Who::SERVERS.len()]) -> Vec<Figures> {
     let [ours, others @ ..] = &samples;
     let against = |round: usize, best: fn(f64, f64) -> f64, value: fn(&Sample) -> f64| {

@@ -1,4 +1,4 @@
-//! Idle connections: memory of each, and what heartbeats cost.
+//! Idle connections: memory of each, and the cost of heartbeats.
 
 use std::{fmt, thread, time::Duration};
 
@@ -9,15 +9,15 @@ use ws_guard_testkit::{process::Process, usage::Usage};
 
 use super::peers::{Programs, Serving, Who, text};
 
-/// A process may have 20,000 descriptors.
+/// Numbers of connections: a process may have 20,000 descriptors.
 const COUNTS: [usize; 3] = [5_000, 10_000, 15_000];
-/// Fills buffers and pools that stay, before anything is measured.
+/// Connections that fill permanent buffers and pools before anything is measured.
 const FIRST: usize = 50;
 const KIB: f64 = 1024.0;
-/// Making 15,000 connections with TLS takes its time.
+/// Time limit for 15,000 connections with TLS.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What the connections have been through.
+/// History of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -51,12 +51,12 @@ impl Kind {
         }
     }
 
-    /// What the server needs for it.
+    /// Return the server's options for it.
     fn server(self) -> &'static [&'static str] {
         if self == Kind::Subscribed { &["--handler", "topic"] } else { &[] }
     }
 
-    /// KiB a connection; for TLS on top of what rustls takes.
+    /// Return the limit in KiB a connection; for TLS in addition to rustls' own memory.
     fn limit(self) -> f64 {
         match self {
             Kind::Plain => 2.0,
@@ -73,7 +73,7 @@ pub struct Figures {
     pub kind: Kind,
     pub connections: usize,
     pub kib_each: f64,
-    /// For ws-guard. With TLS the memory of bare rustls connections is on top.
+    /// Limit of ws-guard. With TLS the memory of bare rustls connections is added.
     pub limit: Option<f64>,
 }
 
@@ -99,7 +99,7 @@ pub fn memory(programs: &Programs) -> Result<Vec<Figures>> {
     Ok(all)
 }
 
-/// The same of connections with a subscription.
+/// Measure the same for connections with a subscription.
 pub fn subscribed(programs: &Programs) -> Result<Vec<Figures>> {
     let of = |count| {
         let kind = Kind::Subscribed;
@@ -137,7 +137,7 @@ fn anonymous(server: &Serving) -> Result<u64> {
     Ok(Usage::of(server.process.pid())?.anonymous)
 }
 
-/// Connections that are held until the process is dropped.
+/// Hold connections until the process is dropped.
 fn hold(
     programs: &Programs,
     server: &Serving,
@@ -160,7 +160,7 @@ fn hold(
     Ok(load)
 }
 
-/// What pinging idle connections costs.
+/// Cost of pinging idle connections.
 #[derive(Debug, Serialize)]
 pub struct Heartbeats {
     connections: usize,
@@ -183,7 +183,7 @@ impl fmt::Display for Heartbeats {
     }
 }
 
-/// Ping the largest crowd often, and see what it takes.
+/// Ping the largest crowd often, and measure the cost.
 pub fn heartbeats(programs: &Programs) -> Result<Heartbeats> {
     const INTERVAL: u64 = 5;
     const SECONDS: u64 = 30;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench server`: the companion server compared with servers on other libraries.
+//! `cargo xtask bench server`: the companion server compared with others.
 
 mod echo;
 pub mod idle;

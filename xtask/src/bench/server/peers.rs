@@ -1,4 +1,4 @@
-//! The programs that are measured, and the load generator.
+//! The measured programs, and the load generator.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -13,10 +13,10 @@ use ws_guard_testkit::{process::Process, tools};
 
 use crate::{cpus, step};
 
-/// How long a program may take to say that it is there.
+/// Time limit for a program to report that it is ready.
 const START: Duration = Duration::from_secs(10);
 
-/// Who serves.
+/// Server under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Who {
@@ -30,7 +30,7 @@ pub enum Who {
 }
 
 impl Who {
-    /// Those that echo.
+    /// Servers that echo.
     pub const SERVERS: [Who; 5] = [
         Who::WsGuard,
         Who::TokioTungstenite,
@@ -50,7 +50,7 @@ impl Who {
         }
     }
 
-    /// What the program of the peers calls it.
+    /// Return its name in the peers' program.
     fn peer(self) -> &'static str {
         match self {
             Who::WsGuard => "",
@@ -63,24 +63,24 @@ impl Who {
     }
 }
 
-/// Where the built programs are, and which CPUs they run on.
+/// Paths of the built programs, and the CPUs they run on.
 pub struct Programs {
     guard: PathBuf,
     peer: PathBuf,
     load: PathBuf,
-    /// For the server, and for the load generator.
+    /// CPUs of the server, and of the load generator.
     cpus: [usize; 2],
     pub certificate: Certificate,
 }
 
-/// For localhost, made for this run.
+/// Certificate for localhost, made for this run.
 pub struct Certificate {
     pub cert: PathBuf,
     pub key: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-/// All of them, built anew or as they are.
+/// Return all programs, built anew or as they are.
 pub fn programs(build: bool) -> Result<Programs> {
     let folder = tools::target().join("bench-server");
     if build {
@@ -95,7 +95,7 @@ pub fn programs(build: bool) -> Result<Programs> {
     })
 }
 
-/// Optimised, the others below `folder`.
+/// Build optimised programs, the others below `folder`.
 fn build_all(folder: &Path) -> Result<()> {
     let cargo = || {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
@@ -121,24 +121,25 @@ impl Certificate {
     }
 }
 
-/// The peers listen, ws-guard serves.
+/// Detect readiness: the peers listen, ws-guard serves.
 fn is_there(line: &str) -> Option<()> {
     (line == "listening" || line.contains("serving WebSocket connections")).then_some(())
 }
 
-/// A server that listens.
+/// A listening server.
 pub struct Serving {
     pub process: Process,
     pub port: u16,
 }
 
 impl Programs {
-    /// Start a server on one thread. `tls` matters only for ws-guard: rustls always uses TLS.
+    /// Start a server on one thread.
+    /// `tls` matters only for ws-guard: rustls always uses TLS.
     pub fn serve(&self, who: Who, tls: bool, more: &[&str]) -> Result<Serving> {
         self.serve_with(who.name(), |port| self.command(who, port, tls, more))
     }
 
-    /// Start a program that listens at the port which it is given.
+    /// Start a program that listens at its given port.
     pub fn serve_with(&self, name: &str, command: impl FnOnce(u16) -> Command) -> Result<Serving> {
         let port = free_port()?;
         let process = cpus::start_on(self.cpus[0], || Process::spawn(name, command(port)))?;
@@ -171,7 +172,7 @@ impl Programs {
     fn ws_guard(&self, port: u16) -> Command {
         let mut command = Command::new(&self.guard);
         command.args(["serve", "--shards", "1", "--listen", &format!("127.0.0.1:{port}")]);
-        // A busy machine shall make it slow, like the others, and not careful.
+        // A busy machine must make it slow, like the others, and not careful.
         command.args(["--access-log", "/dev/null", "--stall-refuse", "1h", "--stall-shed", "1h"]);
         command
     }
@@ -184,14 +185,14 @@ impl Programs {
     }
 }
 
-/// A free port.
+/// Return a free port.
 fn free_port() -> Result<u16> {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     Ok(listener.local_addr()?.port())
 }
 
-/// The path of a file as an argument.
+/// Return the path of a file as an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
 }

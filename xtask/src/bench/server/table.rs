@@ -1,4 +1,4 @@
-//! What was measured, for people.
+//! Results of the measurement as a table for readers.
 
 use comfy_table::{CellAlignment, Table, presets};
 

@@ -1,5 +1,5 @@
-//! What goes over loopback, in a network namespace of the process's own: no other traffic is there, and
-//! none is disturbed.
+//! Capture of loopback in a network namespace of the process's own.
+//! No other traffic is there, and none is disturbed.
 
 use std::{
     fs,
@@ -25,19 +25,19 @@ use nix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// `linux/if_packet.h`: not every packet twice.
+/// Socket option of `linux/if_packet.h`: do not receive each packet twice.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
-/// How long the last packets may take.
+/// Time to wait for the last packets.
 const TAIL: Duration = Duration::from_millis(200);
-/// Packets that wait to be read, in bytes.
+/// Size of the receive buffer in bytes.
 const BUFFER: usize = 8 << 20;
-/// Longest packet of loopback.
+/// Longest packet on loopback.
 const LONGEST: usize = 256 << 10;
-/// LINKTYPE_ETHERNET, which loopback has with addresses of zeros.
+/// LINKTYPE_ETHERNET, which loopback has, with addresses of zeros.
 const ETHERNET: u32 = 1;
 
-/// Move this thread, and those it starts, into a network namespace with loopback. Without root, one of
-/// users as well, in which it may: most systems allow that.
+/// Move this thread and its children into a network namespace with loopback.
+/// Without root, it is in a new user namespace, which most systems allow.
 pub fn isolate() -> Result<()> {
     let (uid, gid) = (geteuid(), getegid());
     let flags = match uid.is_root() {
@@ -67,7 +67,7 @@ fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// Packets of the namespace, as a thread takes them.
+/// Capture of the namespace's packets by a thread.
 pub struct Sniffer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<io::Result<Vec<u8>>>,
@@ -88,7 +88,7 @@ impl Sniffer {
         Ok(Sniffer { stop, thread })
     }
 
-    /// The packets so far, as a pcap file with nanoseconds.
+    /// Stop, and return the packets as a pcap file with nanosecond times.
     pub fn stop(self) -> Result<Vec<u8>> {
         self.stop.store(true, Ordering::Relaxed);
         let packets = self.thread.join().map_err(|_| io::Error::from(ErrorKind::Other))?;
@@ -111,7 +111,7 @@ fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Take packets until it is stopped and none came for a while.
+/// Receive packets until stopped and idle for a while.
 fn sniff(socket: &Socket, stopped: &AtomicBool) -> io::Result<Vec<u8>> {
     let mut file = Vec::new();
     file.extend(0xA1B2_3C4Du32.to_le_bytes());
@@ -133,7 +133,7 @@ fn sniff(socket: &Socket, stopped: &AtomicBool) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The next packet, and when the kernel had it.
+/// Receive the next packet with its kernel timestamp.
 fn receive(socket: &Socket, space: &mut [u8]) -> nix::Result<(usize, TimeSpec)> {
     let mut control = nix::cmsg_space!(TimeSpec);
     let mut parts = [IoSliceMut::new(space)];

@@ -1,4 +1,4 @@
-//! `ws-guard inspect --demo`: a capture of real traffic that shows each phenomenon, and what to see in it.
+//! `ws-guard inspect --demo`: a capture of real traffic and its explanation.
 
 mod capture;
 mod traffic;
@@ -14,10 +14,10 @@ use ws_guard_inspect::{Captures, Ends, Finding, FlowReport, Inspector, Kind, Vis
 use self::{capture::Sniffer, traffic::SCENES};
 use crate::cli::output::{print, printable};
 
-/// Findings that are shown of a connection.
+/// Findings shown of each connection.
 const SHOWN: usize = 6;
 
-/// What the inspector says of the scenes.
+/// Inspector's findings in the scenes.
 #[derive(Default)]
 struct Told {
     findings: Vec<(Ends, Finding)>,
@@ -36,7 +36,7 @@ impl Visitor for Told {
     }
 }
 
-/// Play, capture, inspect, explain.
+/// Play the scenes, capture, inspect and explain them.
 pub fn run() -> Result<()> {
     capture::isolate()?;
     let sniffer = Sniffer::start()?;
@@ -75,7 +75,7 @@ pub fn run() -> Result<()> {
     print(&text)
 }
 
-/// A file that stays.
+/// Write the capture to a file that is not removed.
 fn keep(capture: &[u8]) -> Result<PathBuf> {
     let mut builder = tempfile::Builder::new();
     let mut file = builder.prefix("ws-guard-demo-").suffix(".pcap").tempfile()?;

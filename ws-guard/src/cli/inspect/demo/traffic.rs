@@ -1,4 +1,4 @@
-//! Real connections on loopback, each of which shows one thing.
+//! Real connections on loopback, each showing one phenomenon.
 
 use std::{
     io::{self, Read, Write},
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// RFC 6455, 1.3.
+/// Upgrade request with the key of RFC 6455, 1.3.
 const REQUEST: &[u8] =
     b"GET /demo HTTP/1.1\r\nHost: demo\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -19,13 +19,13 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8A;
-/// So that the bytes in front of a border leave before those behind it.
+/// Pause between two segments, so that they are not merged.
 const APART: Duration = Duration::from_millis(30);
-/// Between two heartbeats.
+/// Time between two heartbeats.
 const BEAT: Duration = Duration::from_millis(120);
-/// Longer than a pause has to be to be called one, and many times the others.
+/// Pause long enough to be reported: above the minimum, and many times the others.
 const PAUSE: Duration = Duration::from_millis(450);
-/// Heartbeats without an answer: more than the second without which no silence is called one.
+/// Unanswered heartbeats: more than a second, the least silence that is reported.
 const UNANSWERED: u8 = 12;
 
 /// A connection of the demonstration.
@@ -64,7 +64,7 @@ pub const SCENES: [Scene; 5] = [
 ];
 
 impl Scene {
-    /// Play it; the client's end.
+    /// Play the scene; return the client's end point.
     pub fn play(&self) -> io::Result<SocketAddr> {
         let mut talk = Talk::open()?;
         let client = talk.client.local_addr()?;
@@ -87,7 +87,7 @@ impl Talk {
         let mut talk = Talk { client, server };
         for end in [&talk.client, &talk.server] {
             end.set_nodelay(true)?;
-            // Nothing here may wait for ever.
+            // No read or write may block forever.
             end.set_read_timeout(Some(Duration::from_secs(10)))?;
             end.set_write_timeout(Some(Duration::from_secs(10)))?;
         }
@@ -96,7 +96,7 @@ impl Talk {
         Ok(talk)
     }
 
-    /// The client writes, and the server reads all of it.
+    /// Write as the client, and read all of it as the server.
     fn client_sends(&mut self, bytes: &[u8]) -> io::Result<()> {
         carry(&mut self.client, &mut self.server, bytes)
     }
@@ -105,7 +105,7 @@ impl Talk {
         carry(&mut self.server, &mut self.client, bytes)
     }
 
-    /// A ping of the client, answered after a while.
+    /// Send a ping as the client, and answer it after `after`.
     fn beat(&mut self, payload: &[u8], after: Duration) -> io::Result<()> {
         self.client_sends(&masked(PING, payload))?;
         thread::sleep(after);
@@ -119,7 +119,7 @@ impl Talk {
     }
 }
 
-/// As long as both ends have room, what is written is read.
+/// Write and read at the same time, so that neither end runs out of buffer.
 fn carry(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     thread::scope(|scope| {
         let writer = scope.spawn(|| from.write_all(bytes));
@@ -199,7 +199,7 @@ fn window(talk: &mut Talk) -> io::Result<()> {
     let message = masked(BINARY, &[0; 60_000]);
     talk.client.set_nonblocking(true)?;
     let mut sent = 0;
-    // Until neither the server's buffer nor the client's has room, for some time.
+    // Write until the server's and the client's buffers stay full for some time.
     let mut patience = 5;
     while patience > 0 {
         match talk.client.write(&message[sent % message.len()..]) {

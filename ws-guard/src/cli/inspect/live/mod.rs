@@ -1,4 +1,4 @@
-//! `ws-guard inspect --interface`: what goes over an interface now.
+//! `ws-guard inspect --interface`: the current traffic of an interface.
 
 mod ring;
 
@@ -22,14 +22,14 @@ use ws_guard_inspect::{Inspector, ReadError, Totals};
 use self::ring::{BLOCKS, RETIRE_MS, Ring};
 use super::listing::Listing;
 
-/// When to end.
+/// End of a live inspection: a signal, or a time limit.
 struct End {
     signals: SignalFd,
     at: Option<Instant>,
 }
 
 impl End {
-    /// SIGINT and SIGTERM no longer end the process, but its reading.
+    /// Block SIGINT and SIGTERM, so that they end the reading and not the process.
     fn new(seconds: Option<u64>) -> nix::Result<End> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
@@ -41,13 +41,13 @@ impl End {
         Ok(End { signals, at })
     }
 
-    /// Wait for packets: `false` if it is to end instead.
+    /// Wait for packets; return `false` at the end.
     fn wait(&self, ring: &Ring) -> nix::Result<bool> {
         let left = self.at.map(|at| at.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
             return Ok(false);
         }
-        // Rounded up, for a time-out of 0 ms would spin.
+        // Rounded up: a time-out of 0 ms would spin.
         let left = left.map(|left| left + Duration::from_millis(1));
         let timeout = left.map_or(PollTimeout::NONE, |left| {
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
@@ -61,7 +61,7 @@ impl End {
     }
 }
 
-/// Inspect what goes over an interface until a signal comes, or the time is up.
+/// Inspect an interface's traffic until a signal arrives or the time is up.
 pub fn inspect<'a>(
     interface: &str,
     seconds: Option<u64>,
@@ -73,7 +73,7 @@ pub fn inspect<'a>(
     let _ = writeln!(io::stderr(), "listening on {interface}, until Ctrl-C or --seconds");
     let mut loses = false;
     while end.wait(&ring).context("waiting for packets")? {
-        // No more than there is at once: where packets come faster than they are read, it is to end too.
+        // At most one ring: the end is noticed even if packets arrive faster than they are read.
         for _ in 0..BLOCKS {
             if !ring.read(|packet| inspector.packet(packet)) {
                 break;
@@ -91,7 +91,7 @@ pub fn inspect<'a>(
             break;
         }
     }
-    // What the kernel has taken and not handed over yet. More may come all the time.
+    // Packets that the kernel has received but not handed over. More may arrive all the time.
     let tail = Instant::now() + Duration::from_millis(2 * u64::from(RETIRE_MS));
     while Instant::now() < tail {
         if !ring.read(|packet| inspector.packet(packet)) {

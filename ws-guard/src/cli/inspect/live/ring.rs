@@ -1,4 +1,4 @@
-//! A ring of packets that the kernel fills and this process reads: `PACKET_RX_RING`, third version.
+//! Ring of packets shared with the kernel: `PACKET_RX_RING`, version 3.
 
 use std::{
     ffi::CString,
@@ -11,20 +11,20 @@ use std::{
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 use ws_guard_inspect::{finding::Place, input::Packet};
 
-/// Bytes of a block, and blocks: 16 MiB, of which a packet takes no more than it is long.
+/// Size and number of blocks: 16 MiB; packets take no more than their length.
 const BLOCK: usize = 1 << 20;
 pub const BLOCKS: usize = 16;
-/// Time after which an incomplete block is handed over, milliseconds.
+/// Milliseconds after which an incomplete block is handed over.
 pub const RETIRE_MS: u32 = 50;
 /// LINKTYPE values, <https://www.tcpdump.org/linktypes.html>.
 const LINK_ETHERNET: i32 = 1;
 const LINK_RAW: i32 = 101;
 
-/// The ring of one interface.
+/// Packet ring of one interface.
 pub struct Ring {
     socket: Socket,
     memory: NonNull<u8>,
-    /// The block that is filled next.
+    /// Block to be filled next.
     block: usize,
     packets: u64,
     dropped: u64,
@@ -38,7 +38,7 @@ impl Ring {
         if index == 0 {
             return Err(io::Error::last_os_error());
         }
-        // Bound to a protocol only when the ring is there: nothing of another interface comes in.
+        // Bound to a protocol only after the ring exists: no packet of another interface enters it.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         let version = libc::tpacket_versions::TPACKET_V3 as libc::c_int;
         set(&socket, libc::PACKET_VERSION, &version)?;
@@ -56,7 +56,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Give `take` the packets of the next block, if the kernel has handed it over.
+    /// Pass the packets of the next block to `take`, if the kernel has handed it over.
     pub fn read(&mut self, mut take: impl FnMut(&Packet<'_>)) -> bool {
         // SAFETY: the block lies in the mapping, which begins at a page.
         let block = unsafe { self.memory.add(self.block * BLOCK) };
@@ -91,13 +91,13 @@ impl Ring {
             let behind = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
             let Some(link) = structure::<libc::sockaddr_ll>(block, at + behind) else { return };
             let is_ethernet = matches!(link.sll_hatype, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK);
-            // Of other links the kernel knows where IP begins: tunnels, PPP, InfiniBand.
+            // On other links, the kernel knows where IP begins: tunnels, PPP, InfiniBand.
             let from = usize::from(if is_ethernet { header.tp_mac } else { header.tp_net });
             let left_out = from.saturating_sub(header.tp_mac.into());
             let length = (header.tp_snaplen as usize).saturating_sub(left_out);
             let data = block.get(at + from..at + from + length);
             at += header.tp_next_offset as usize;
-            // Loopback has each packet twice.
+            // Loopback delivers each packet twice.
             let is_copy = link.sll_hatype == libc::ARPHRD_LOOPBACK
                 && link.sll_pkttype == libc::PACKET_OUTGOING;
             let Some(data) = data.filter(|_| !is_copy) else { continue };
@@ -110,7 +110,7 @@ impl Ring {
         }
     }
 
-    /// Packets that there was no room for, so far.
+    /// Return the number of packets dropped so far for lack of room.
     pub fn dropped(&mut self) -> io::Result<u64> {
         // SAFETY: zeros are valid counters.
         let mut counters: libc::tpacket_stats_v3 = unsafe { std::mem::zeroed() };
@@ -128,7 +128,7 @@ impl Ring {
         if got != 0 {
             return Err(io::Error::last_os_error());
         }
-        // The kernel begins again at zero.
+        // The kernel resets its counter on each read.
         self.dropped += u64::from(counters.tp_drops);
         Ok(self.dropped)
     }
@@ -147,7 +147,7 @@ impl Drop for Ring {
     }
 }
 
-/// A structure of integers at an offset, wherever that is.
+/// Read a structure of integers at any offset.
 fn structure<T>(block: &[u8], at: usize) -> Option<T> {
     let bytes = block.get(at..at + size_of::<T>())?;
     // SAFETY: there are as many bytes as it has, it is read unaligned, and any bytes are valid integers.
@@ -179,7 +179,7 @@ fn map(socket: &Socket) -> io::Result<NonNull<u8>> {
     NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("the ring is mapped at zero"))
 }
 
-/// All protocols of an interface.
+/// Return the address of all protocols on an interface.
 fn address(index: u32) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: any bytes are a valid `sockaddr_ll`, which the storage has room for.

@@ -1,13 +1,13 @@
-//! Clients that other people wrote: each says some things, waits for their echoes, and closes with 4001.
+//! Third-party clients: each sends messages, awaits their echoes, closes with 4001.
 use std::{io::ErrorKind, net::SocketAddr, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
 use crate::{netns::Namespace, process::Process, tools};
 
-/// Debian's.
+/// Program of Debian's package.
 const CHROMIUM: &str = "chromium";
-/// No window, nothing but the page, and nothing that asks for more of the network.
+/// Options: no window, only the page, and nothing else that uses the network.
 const ALONE: [&str; 8] = [
     "--headless",
     "--no-sandbox",
@@ -19,30 +19,31 @@ const ALONE: [&str; 8] = [
     "--disable-sync",
 ];
 
-/// What a client is made with.
+/// Library of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stranger {
+pub enum ForeignClient {
     /// Python `websockets`.
     Python,
     /// npm `ws`.
     Ws,
-    /// A browser, which always offers permessage-deflate.
+    /// Browser, which always offers permessage-deflate.
     Chromium,
 }
 
-impl Stranger {
+impl ForeignClient {
     pub fn name(self) -> &'static str {
         match self {
-            Stranger::Python => "Python client",
-            Stranger::Ws => "ws client",
-            Stranger::Chromium => CHROMIUM,
+            ForeignClient::Python => "Python client",
+            ForeignClient::Ws => "ws client",
+            ForeignClient::Chromium => CHROMIUM,
         }
     }
 
-    /// Start it; the browser goes on when its connection has ended. `folder` is for what it keeps.
+    /// Start it in a namespace; `folder` is for its files.
+    /// The browser continues when its connection has ended.
     ///
     /// # Errors
-    /// Where it cannot be started; `None` where there is no browser.
+    /// If it cannot be started; `None` where there is no browser.
     pub fn start(
         self,
         namespace: &Namespace,
@@ -52,9 +53,9 @@ impl Stranger {
     ) -> Result<Option<Process>> {
         let url = format!("ws://{server}/");
         let (program, script) = match self {
-            Stranger::Python => (tools::python(), tools::foreign().join("client.py")),
-            Stranger::Ws => ("node".into(), tools::foreign().join("client.cjs")),
-            Stranger::Chromium => return browser(namespace, server, folder),
+            ForeignClient::Python => (tools::python(), tools::foreign().join("client.py")),
+            ForeignClient::Ws => ("node".into(), tools::foreign().join("client.cjs")),
+            ForeignClient::Chromium => return browser(namespace, server, folder),
         };
         let mut command = namespace.command(program);
         command.env("NODE_PATH", tools::node_modules()).arg(script).arg(url);

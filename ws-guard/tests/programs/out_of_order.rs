@@ -1,4 +1,4 @@
-//! What comes behind a gap: it passes, and what fills the gap is judged by it.
+//! Segments behind a gap: they pass, and the gap's filler is judged by them.
 use ws_guard_common::{
     flow::state,
     maps::{Counter::*, action},
@@ -18,12 +18,12 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A binary frame of 8 bytes of header and this payload.
+/// Return a binary frame of 8 bytes of header and this payload.
 fn binary(payload: &[u8]) -> Vec<u8> {
     encode(&[Frame::new(opcode::BINARY, payload)])
 }
 
-/// `text("x")` is 7 bytes long: the gap before what follows it in these rows.
+/// Length of `text("x")`, 7 bytes: the gap before the next bytes in these rows.
 const GAP: i64 = 7;
 
 fn filled() -> Vec<Case> {

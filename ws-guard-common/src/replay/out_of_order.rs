@@ -3,7 +3,7 @@
 use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
     flow::CHECKPOINTS,
-    held::Look,
+    out_of_order::Look,
     tracker::{Step, Walk},
 };
 

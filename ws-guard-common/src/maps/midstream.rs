@@ -5,14 +5,14 @@ use crate::{
     seq::{after, later},
 };
 
-/// Maximum of [`Stranger`]s.
-pub const STRANGERS: u32 = 16_384;
+/// Maximum of [`Midstream`] entries.
+pub const MIDSTREAM: u32 = 16_384;
 
 /// Candidate for midstream pickup, after data of the server without a flow: value of
-/// [`super::name::STRANGERS`].
+/// [`super::name::MIDSTREAM`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Stranger {
+pub struct Midstream {
     /// Candidate for the client's next header.
     pub candidate: crate::search::Candidate,
     /// End of the client's bytes that the server has acknowledged.
@@ -21,7 +21,7 @@ pub struct Stranger {
     pub server_high: u32,
 }
 
-impl Stranger {
+impl Midstream {
     /// Take over a server's segment with data that ends at `end`.
     #[inline(always)]
     pub const fn hear(&mut self, ack: u32, end: u32) {
