@@ -46,6 +46,12 @@ impl Chunks {
     /// No chunked body, or one that has ended.
     pub const NONE: Chunks = Chunks { size: 0, next: part::NONE, digits: 0, _pad: [0; 2] };
 
+    /// Check whether two readers are in the same state.
+    #[inline(always)]
+    pub const fn is(&self, other: &Chunks) -> bool {
+        self.size == other.size && self.next == other.next && self.digits == other.digits
+    }
+
     /// Check whether a chunked body has begun, and not ended.
     #[inline(always)]
     pub const fn is_open(&self) -> bool {

@@ -1,6 +1,9 @@
 //! Connections without a flow, from their SYN-ACK on: what of a client's bytes has passed, and whether a
 //! request for an upgrade may be among them.
 
+mod framing;
+
+use self::framing::Framing;
 use crate::{
     chunks::Chunks,
     offer::{self, Shut, unread},
@@ -85,19 +88,15 @@ pub struct Unopened {
     /// chunked one, the end of what is known of it.
     pub body: u32,
     pub body_end: u32,
-    /// End of the latest byte of a chunked body's framing that was read.
-    pub framed: u32,
     /// Reader of the framing from `body_end` on, while a chunked body is open.
     pub chunks: Chunks,
     /// The client's latest shut window, without [`ANSWER_ROOM`].
     pub shut: Shut,
     /// Time of the server's latest new data, milliseconds modulo 2^32.
     pub spoke_ms: u32,
-    /// One of [`talks`], of a chunked body.
-    pub talks: u8,
     /// Not 0: the server has answered while bytes had passed unread, see [`Unopened::turn`].
     pub turned: u8,
-    pub _pad: [u8; 2],
+    pub _pad: [u8; 3],
     /// Bytes passed unread since then: [`Unopened::pass_unread`].
     pub unheard: u32,
     /// End of the bytes that passed as read, for which nothing was paid: [`Unopened::behind`].
@@ -106,16 +105,8 @@ pub struct Unopened {
     pub edge: u32,
     /// End of the window in the client's latest segment.
     pub offered: u32,
-}
-
-/// [`Unopened::talks`].
-mod talks {
-    /// The server has not taken any of the body.
-    pub const NOT_YET: u8 = 0;
-    /// It has, and was silent.
-    pub const SILENT: u8 = 1;
-    /// It has, and has said something since.
-    pub const TALKS: u8 = 2;
+    /// Places of a chunked body's framing that was read.
+    pub framing: Framing,
 }
 
 /// Unread bytes of a connection that pass before the server is silent, while the client offers it room. More
@@ -166,8 +157,8 @@ impl Unopened {
         let (acked, answered, high) = (first, first, first);
         let stage = stage::SILENT;
         let (unread, begun, asks, unread_high) = (0, 0, 0, first);
-        let (body, body_end, framed, chunks) = (first, first, first, Chunks::NONE);
-        let (shut, spoke_ms, talks, turned, unheard) = (Shut::NONE, 0, talks::NOT_YET, 0, 0);
+        let (body, body_end, chunks) = (first, first, Chunks::NONE);
+        let (shut, spoke_ms, turned, unheard) = (Shut::NONE, 0, 0, 0);
         let (free_high, edge, offered) = (first, first.wrapping_add(UNSCALED), server_high);
         Unopened {
             began,
@@ -183,17 +174,16 @@ impl Unopened {
             unread_high,
             body,
             body_end,
-            framed,
             chunks,
             shut,
             spoke_ms,
-            talks,
             turned,
-            _pad: [0; 2],
+            _pad: [0; 3],
             unheard,
             free_high,
             edge,
             offered,
+            framing: Framing::new(first),
         }
     }
 
@@ -209,10 +199,8 @@ impl Unopened {
         let sent = self.server_high.wrapping_sub(self.began.server_next);
         let back = if sent < FAR { sent } else { FAR };
         // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
-        // What fills a hole in a chunked body may be framing, or other bytes in its place. A silent server has
-        // answered no request in it, but what is past the chunk could not be followed.
-        let from = if self.talks == talks::TALKS { self.high } else { self.body_end };
-        let gap = self.unread == 0 && self.chunks.is_open() && after(seq, from);
+        // What is past a hole in the framing could not be followed.
+        let gap = self.unread == 0 && self.chunks.is_open() && after(seq, self.body_end);
         let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
         let end = seq.wrapping_add(len);
         // The server takes no segment that begins past its window (RFC 9293, 3.10.7.4).
@@ -245,12 +233,12 @@ impl Unopened {
     /// Judge a segment that begins in the latest request's body.
     ///
     /// One with bytes of a chunked body's framing that was read, and that the server may not have taken, may
-    /// have others in their place: then what follows is not read. The same behind the body's end.
+    /// have others in their place: they are read again. What follows the body's end is not read.
     #[inline(always)]
     const fn judge_body(&self, seq: u32, end: u32) -> u32 {
-        let unproven = after(self.framed, self.acked);
-        if unproven && before(seq, self.framed) && after(end, self.acked) {
-            judged::PASSES
+        if self.framing.touches(seq, end, self.acked) {
+            let whole = self.framing.first_in(seq, end).is_some();
+            if whole { judged::CHUNKS } else { judged::PASSES }
         } else if !after(end, self.body_end) {
             judged::BODY
         } else if self.chunks.is_open() {
@@ -303,7 +291,7 @@ impl Unopened {
         let end = from.wrapping_add(length);
         if self.body != from || self.body_end != end {
             self.begin_body(from, end);
-            (self.framed, self.chunks) = (from, Chunks::NONE);
+            self.chunks = Chunks::NONE;
         }
     }
 
@@ -312,7 +300,7 @@ impl Unopened {
     pub const fn complete_chunked(&mut self, from: u32) {
         self.asks = 0;
         self.begin_body(from, from);
-        (self.framed, self.chunks, self.talks) = (from, Chunks::BEGIN, talks::NOT_YET);
+        self.chunks = Chunks::BEGIN;
     }
 
     #[inline(always)]
@@ -323,15 +311,31 @@ impl Unopened {
         (self.body, self.body_end) = (from, end);
     }
 
-    /// Note that the framing of the chunked body was read up to `framed`, with the reader then in the state
-    /// `chunks`, and that it goes on, or the body ends, at `end`.
+    /// Reader of the framing in a segment from `seq` to `end`, and the number of its next byte: of what was
+    /// read before, where the segment has that again.
     #[inline(always)]
-    pub const fn read_chunks(&mut self, chunks: Chunks, framed: u32, end: u32) {
-        if self.talks == talks::NOT_YET && after(self.acked, self.body) {
-            self.talks = talks::SILENT;
+    pub const fn reader(&self, seq: u32, end: u32) -> (Chunks, u32) {
+        match self.framing.first_in(seq, end) {
+            Some((from, reader)) if self.framing.touches(seq, end, self.acked) => (reader, from),
+            _ => (self.chunks, self.body_end),
+        }
+    }
+
+    /// Note that the framing of the chunked body was read from `from` up to `framed`, with the reader then in
+    /// the state `chunks`, and that it goes on, or the body ends, at `end`. `false` where other framing was
+    /// read there before.
+    #[inline(always)]
+    pub const fn read_chunks(&mut self, from: u32, framed: u32, chunks: Chunks, end: u32) -> bool {
+        if from != self.body_end {
+            let last = (self.body_end, self.chunks);
+            return self.framing.is_known(from, framed, (end, chunks), last);
+        }
+        if framed != from {
+            self.framing.add(from, framed, self.chunks);
         }
         self.body = later(self.body, self.acked);
-        (self.chunks, self.framed, self.body_end) = (chunks, framed, end);
+        (self.chunks, self.body_end) = (chunks, end);
+        true
     }
 
     /// Check whether the server, which has the client's bytes up to `ack`, can have no request for an
@@ -499,9 +503,6 @@ impl Unopened {
         self.answered = self.acked;
         if self.stage == stage::SILENT {
             self.stage = stage::SPOKEN;
-        }
-        if self.talks == talks::SILENT {
-            self.talks = talks::TALKS;
         }
         true
     }

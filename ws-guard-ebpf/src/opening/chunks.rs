@@ -31,10 +31,7 @@ pub fn follow<P: Packet>(packet: P) -> bool {
     };
     let (at, read) = (state.reading.at, state.reading.read);
     let known = if read == DONE { at == bytes } else { read != VAGUE && at >= bytes };
-    if known {
-        pending_upgrades::keep_chunks(state.reading.chunks, state.reading.until, at);
-    }
-    known
+    known && pending_upgrades::keep_chunks(from, state.reading.until, state.reading.chunks, at)
 }
 
 /// A byte of the framing; 1 ends the loop.

@@ -417,17 +417,19 @@ extern "C" fn ws_guard_completes(read: u32) -> u32 {
 /// Reader of the chunked body's framing, and the offset in the segment of its next byte.
 #[inline(always)]
 pub fn chunks() -> Option<(Chunks, u32)> {
-    unopened()
-        .map(|(segment, unopened)| (unopened.chunks, unopened.body_end.wrapping_sub(segment.seq)))
+    let (segment, unopened) = unopened()?;
+    let (reader, next) = unopened.reader(segment.seq, segment.seq.wrapping_add(segment.len));
+    Some((reader, next.wrapping_sub(segment.seq)))
 }
 
-/// Store the reader, which has read up to offset `framed` of the segment, and whose next byte is at `at`.
+/// Store the reader, which has read the segment from offset `from` up to `framed`, and whose next byte is at
+/// `at`. `false` where other framing was read there before.
 #[inline(always)]
-pub fn keep_chunks(chunks: Chunks, framed: u32, at: u32) {
-    if let Some((segment, unopened)) = unopened() {
-        let base = segment.seq;
-        unopened.read_chunks(chunks, base.wrapping_add(framed), base.wrapping_add(at));
-    }
+pub fn keep_chunks(from: u32, framed: u32, chunks: Chunks, at: u32) -> bool {
+    unopened().is_some_and(|(segment, unopened)| {
+        let place = |at: u32| segment.seq.wrapping_add(at);
+        unopened.read_chunks(place(from), place(framed), chunks, place(at))
+    })
 }
 
 /// Check whether the server's segment may answer a request in another one's body, see

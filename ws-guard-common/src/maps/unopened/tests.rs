@@ -125,33 +125,37 @@ fn a_chunked_body_goes_on_where_its_framing_does() {
     let mut chunks = Chunks::BEGIN;
     assert_eq!((chunks.push(b'9'), chunks.push(b'\r'), chunks.push(b'\n')), (0, 0, 9));
     // Ten bytes of which the last seven are data, two more are to come.
-    began.read_chunks(chunks, at(63), at(72));
+    assert!(began.read_chunks(at(60), at(63), chunks, at(72)));
     began.pass(at(50), 20, true);
     assert!(began.awaits_body(at(70)) && began.asks_nothing(at(70), 1));
     assert_eq!(began.judge(at(63), 9, 7), judged::BODY, "data again");
-    assert_eq!(began.judge(at(62), 9, 7), judged::PASSES, "the framing again");
+    assert_eq!(began.judge(at(62), 9, 7), judged::PASSES, "a part of the framing again");
+    assert_eq!(began.judge(at(60), 9, 7), judged::CHUNKS, "the framing again");
+    assert_eq!(began.reader(at(60), at(69)), (Chunks::BEGIN, at(60)));
+    assert!(began.read_chunks(at(60), at(63), chunks, at(72)), "the same");
+    assert!(!began.read_chunks(at(60), at(63), chunks, at(73)), "a longer one");
+    assert!(!began.read_chunks(at(60), at(64), chunks, at(72)), "one of more digits");
+    assert_eq!((began.body_end, began.reader(at(70), at(80))), (at(72), (chunks, at(72))));
     assert_eq!(began.judge(at(70), 3, 7), judged::CHUNKS);
     assert_eq!(began.judge(at(72), 3, 7), judged::CHUNKS);
     assert!(began.refuses(at(73), 7), "past a hole in the framing, which could not be followed");
     assert_eq!(began.judge(at(71), 1, 7), judged::BODY, "past a hole in the data");
     began.acknowledge(at(63), 7, WINDOW, false, 1);
-    began.read_chunks(chunks, at(63), at(72));
     began.acknowledge(at(63), 8, WINDOW, true, 1);
-    assert!(began.refuses(at(73), 8), "behind a gap, of a server that talks");
+    assert!(began.refuses(at(73), 8), "the same of a server that talks");
     assert!(began.refuses(at(72 + FAR / 2), 8), "far behind it");
-    assert!(began.refuses(at(71), 8), "behind one in the data");
     assert_eq!(began.judge(at(70), 3, 8), judged::CHUNKS);
     assert_eq!(began.judge(at(63), 9, 8), judged::BODY, "the server has its framing");
     for byte in b"\r\n0\r\n\r\n" {
         chunks.push(*byte);
     }
     assert!(!chunks.is_open());
-    began.read_chunks(chunks, at(79), at(79));
+    assert!(began.read_chunks(at(72), at(79), chunks, at(79)));
     began.pass(at(70), 9, true);
     assert!(began.awaits_body(at(78)) && !began.awaits_body(at(79)));
     assert!(began.may_answer(at(79)));
     assert_eq!(began.judge(at(79), 10, 7), judged::BEGINS, "the next request");
-    assert_eq!(began.judge(at(70), 30, 7), judged::PASSES, "what follows is not read");
+    assert_eq!(began.judge(at(70), 30, 7), judged::CHUNKS, "its end again");
     assert_eq!(began.unread, 0);
     began.complete_chunked(at(75));
     assert_eq!(began.unread, 1, "another head, behind which bytes passed");
@@ -345,4 +349,39 @@ fn nothing_passes_beyond_the_windows_of_the_server() {
     assert!(!began.refuses(at(128_000), 7) && began.refuses(at(128_001), 7));
     began.acknowledge(FIRST, 7, 10, false, 1);
     assert!(!began.refuses(at(128_000), 7), "it may have shrunk its window");
+}
+
+#[test]
+fn what_fills_a_hole_between_the_framing_is_data() {
+    let mut began = began();
+    began.pass(FIRST, 60, true);
+    began.complete_chunked(at(60));
+    began.acknowledge(at(60), 7, WINDOW, false, 1);
+    // A chunk of 2,000 bytes a time, with eight bytes of framing.
+    let place = |number: u32| 60 + 2008 * number;
+    let chunks = |began: &mut Unopened, count: u32| {
+        for number in 0..count {
+            let from = place(number);
+            began.read_chunks(at(from), at(from + 8), Chunks::BEGIN, at(from + 2008));
+            began.pass(at(from), 1000, true);
+        }
+    };
+    let again = |began: &Unopened, from: u32, len: u32| began.judge(at(from), len, 7);
+    let mut eight = began;
+    chunks(&mut eight, 8);
+    for number in 0..8 {
+        let from = place(number);
+        assert_eq!(again(&eight, from + 8, 2000), judged::BODY, "data {number}");
+        assert_eq!(again(&eight, from + 7, 2), judged::PASSES, "framing {number}");
+        assert_eq!(
+            again(&eight, from + 1000, 1009),
+            if number < 7 { judged::PASSES } else { judged::CHUNKS }
+        );
+    }
+    eight.acknowledge(at(place(4)), 7, WINDOW, false, 1);
+    assert_eq!(again(&eight, place(3) + 7, 2), judged::BODY, "the server has it");
+    let mut nine = began;
+    chunks(&mut nine, 9);
+    assert_eq!(again(&nine, 61, 5), judged::PASSES, "the first one is forgotten");
+    assert_eq!(again(&nine, place(0) + 8, 500), judged::BODY, "behind it");
 }
