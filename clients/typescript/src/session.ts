@@ -91,8 +91,9 @@ export class Session {
   #token: Token | undefined;
   /** Topics of a token that is on its way. */
   #asked: Set<string> | undefined;
-  /** Something has changed since then. */
+  /** Subscriptions have changed since then. */
   #stale = false;
+  /** Messages since then: a token with earlier positions does as well, until the next heartbeat. */
   #messages = 0;
   /** Topics of a presented token that are still to be announced; infinite before `resumed`. */
   #resuming = 0;
@@ -154,13 +155,22 @@ export class Session {
 
   /** Whether the heartbeat that is sent now asks for a token. */
   wantsToken(): boolean {
-    const due = this.#stale || Date.now() > (this.#token?.renew ?? 0);
-    if (!due || this.#resuming > 0 || this.#entries.size === 0) return false;
+    if (!(this.#due() || this.#messages > 0) || this.#resuming > 0 || this.#entries.size === 0) return false;
     const on = [...this.#entries.values()].filter(({ on, pending }) => on && pending === undefined);
     this.#asked = new Set(on.map(({ topic }) => topic));
     this.#stale = false;
     this.#messages = 0;
     return true;
+  }
+
+  /** Whether the next connection needs another token than the one there is. */
+  #due(): boolean {
+    return this.#stale || Date.now() > (this.#token?.renew ?? 0);
+  }
+
+  /** A topic is subscribed to anew, which makes only a token that lacks it useless. */
+  #changed(topic: string): void {
+    this.#stale ||= !this.#token?.topics.has(topic);
   }
 
   /** Take a message of the server; whether it was for topics. */
@@ -220,7 +230,7 @@ export class Session {
     const { topic, track } = entry;
     const since = track.position;
     entry.pending = this.#connection.send({ type: "subscribe", topic, ...(since && { since }) });
-    this.#stale = true;
+    this.#changed(topic);
   }
 
   #subscribed(message: Subscribed): void {
@@ -230,7 +240,7 @@ export class Session {
     if (id !== undefined) {
       if (!entry || entry.pending !== id) return;
       entry.pending = undefined;
-      this.#stale = true;
+      this.#changed(topic);
       const { fallback } = entry;
       entry.fallback = undefined;
       if (!recovered) {
@@ -281,7 +291,7 @@ export class Session {
   /** Get a token for changed subscriptions, once none of them is on its way. */
   #refresh(): void {
     const waiting = [...this.#entries.values()].some(({ pending }) => pending !== undefined);
-    if (!waiting && this.#stale) this.#connection?.beat();
+    if (!waiting && this.#due()) this.#connection?.beat();
   }
 
   #delivered(message: Delivery): void {
@@ -300,7 +310,6 @@ export class Session {
       this.#restart(entry, positionOf(message));
     }
     entry.asked = 0;
-    this.#stale = true;
     this.#messages++;
     this.#hand(entry, message);
   }

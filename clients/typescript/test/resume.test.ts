@@ -60,7 +60,11 @@ test("a token resumes in the upgrade request, without another round trip", async
   // Nothing was asked for, and what was missed is here.
   expect(heard.messages).toEqual([1, 2]);
   expect(asked(network)).toHaveLength(0);
+  // The token is still good. In a storm, all clients would ask for another at the worst time.
+  await pass(1000);
+  expect(asked(network, "heartbeat")).toHaveLength(0);
   await pass(20_000);
+  expect(asked(network, "heartbeat")[0]).toMatchObject({ resume: true });
   expect(heard.gaps).toEqual([]);
 });
 
@@ -218,6 +222,19 @@ test("every second attempt goes without a token, lest something on the way refus
   await pass(3000);
   const tokens = network.sockets.slice(1).map(({ token }) => token !== undefined);
   expect(tokens.slice(0, 4)).toEqual([true, false, true, false]);
+});
+
+test("an attempt without a token needs one request a topic, and no new token", async () => {
+  const { network, heard, model } = await settled();
+  network.mode = "refuse";
+  network.last.cut();
+  while (network.sockets.length < 3) await pass(1);
+  network.mode = "up";
+  model.publish("chat", 2);
+  await pass(1000);
+  expect(network.last.token).toBeUndefined();
+  expect(heard.messages).toEqual([1, 2]);
+  expect(network.last.requests).toMatchObject([{ type: "subscribe", since: { offset: 1 } }]);
 });
 
 test("topics that the token lacks are asked for, those it has in excess are left", async () => {

@@ -185,6 +185,31 @@ fn stopped_full_and_evicted() {
 }
 
 #[test]
+fn a_full_redis_ends_no_connection() {
+    let redis = Redis::start(&[]);
+    let stage = Stage::start(redis.port);
+    let mut client = stage.client();
+    client.subscribe("chat");
+    let limit = |bytes| redis.ask::<()>(&["CONFIG", "SET", "maxmemory", bytes]);
+    let mut stored = 0;
+    // The next position to be saved is refused, unless it was saved before.
+    let refused = wait_for(|| {
+        let saved: Vec<String> = redis.ask(&["HVALS", "cluster:test:ws:delivered:{chat}"]);
+        if saved.iter().any(|id| id.ends_with(&format!("-{stored}"))) {
+            limit("0");
+            stored = client.publish("chat", json!("more"))["offset"].as_u64().unwrap();
+            limit("1");
+        }
+        redis.ask::<String>(&["INFO", "errorstats"]).contains("errorstat_OOM").then_some(())
+    });
+    assert!(refused.is_some(), "Redis took every position");
+    assert_eq!(client.publish("chat", json!("no"))["status"], 503);
+    limit("0");
+    assert_eq!(client.publish("chat", json!("again"))["offset"], stored + 1);
+    assert_eq!(stage.metric("wsguard_server_bus_connects_total"), 1.0);
+}
+
+#[test]
 fn cut_off_one_server_catches_up() {
     let redis = Redis::start(&[]);
     let line = Line::to(redis.port);

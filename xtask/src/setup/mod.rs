@@ -193,6 +193,11 @@ pub fn cluster() -> Result<()> {
     install(components).map(drop)
 }
 
+/// Make sure that sockudo's server can be compiled.
+pub fn sockudo() -> Result<()> {
+    install([Box::new(system::PROTOBUF) as Box<dyn Component>]).map(drop)
+}
+
 /// Components of chaos runs.
 fn for_chaos() -> Vec<Box<dyn Component>> {
     let mut components: Vec<Box<dyn Component>> = vec![

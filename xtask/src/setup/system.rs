@@ -88,6 +88,15 @@ pub const BROWSER: Packages =
 pub const REDIS: Packages =
     Packages { name: "Redis", needed: &[(Probe::Program("redis-check-rdb"), "redis-tools")] };
 
+/// Compiler of Protocol Buffers, for a crate of sockudo's server.
+pub const PROTOBUF: Packages = Packages {
+    name: "Protocol Buffers",
+    needed: &[
+        (Probe::Program("protoc"), "protobuf-compiler"),
+        (Probe::File("/usr/include/google/protobuf/timestamp.proto"), "libprotobuf-dev"),
+    ],
+};
+
 /// Tool that makes a server's clock jump, and no other's.
 pub const FAKETIME: Packages =
     Packages { name: "clocks", needed: &[(Probe::Program("faketime"), "faketime")] };

@@ -25,21 +25,22 @@ pub async fn tcp(port: u16, number: usize) -> Result<TcpStream> {
 
 /// Ask for WebSocket, with more header lines, and read the answer.
 pub async fn upgrade(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), more: &str) -> Result<()> {
-    upgrade_at(stream, "/", more).await
+    ask(stream, "/", more).await?;
+    answer(stream).await
 }
 
-/// The same for a path.
-pub async fn upgrade_at(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    path: &str,
-    more: &str,
-) -> Result<()> {
+/// Ask for WebSocket at a path.
+pub async fn ask(stream: &mut (impl AsyncWrite + Unpin), path: &str, more: &str) -> Result<()> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
-    stream.flush().await?;
+    Ok(stream.flush().await?)
+}
+
+/// Read the answer, a byte at a time: where that matters, `stream` has a buffer.
+pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.context("the answer to the handshake")?);

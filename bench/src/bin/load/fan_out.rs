@@ -71,12 +71,18 @@ async fn measure(args: Rc<Args>) -> Result<()> {
         let port = args.ports[number / args.topics % args.ports.len()];
         let mut talk = Talk::open(args.protocol, port, number, "").await?;
         let topic = format!("chat{}", number % args.topics);
-        talk.ask(args.protocol, &args.protocol.subscribe(&topic)).await?;
+        talk.subscribe(&topic).await?;
         spawn(follow(args.protocol, talk, begun, seen.clone()));
     }
     for number in 0..PUBLISHERS {
         let port = args.ports[number % args.ports.len()];
-        let talk = Talk::open(args.protocol, port, number, "").await?;
+        let mut talk = Talk::open(args.protocol, port, number, "").await?;
+        if args.protocol == Protocol::Sockudo {
+            // What a client publishes on, it has to be subscribed to; it does not get its own.
+            for topic in (number..args.topics).step_by(PUBLISHERS) {
+                talk.subscribe(&format!("chat{topic}")).await?;
+            }
+        }
         publish(&args, talk, number, begun, &seen);
     }
     sleep(WARM_UP).await;
@@ -122,10 +128,10 @@ fn sent_at(text: &[u8]) -> u64 {
 /// Publish on all topics in turn.
 fn publish(args: &Rc<Args>, talk: Talk, number: usize, begun: Instant, seen: &Rc<Seen>) {
     let protocol = args.protocol;
-    let Talk { mut speaker, mut hearer } = talk;
+    let Talk { mut speaker, mut hearer, .. } = talk;
     let window = if args.rate > 0.0 { Semaphore::MAX_PERMITS } else { args.window };
     let free = Rc::new(Semaphore::new(window));
-    let (freed, seen) = (free.clone(), seen.clone());
+    let (freed, seen, sent) = (free.clone(), seen.clone(), seen.clone());
     spawn(async move {
         loop {
             // A publisher is pinged less often than it is measured for.
@@ -138,6 +144,8 @@ fn publish(args: &Rc<Args>, talk: Talk, number: usize, begun: Instant, seen: &Rc
         }
     });
     let args = args.clone();
+    // Under the same load, what nothing answers counts once it is sent.
+    let unanswered = protocol.question().is_some() && args.rate > 0.0;
     spawn(async move {
         let each = if args.rate > 0.0 { PUBLISHERS as f64 / args.rate } else { 1.0 };
         let mut ticks = interval(Duration::from_secs_f64(each));
@@ -153,6 +161,11 @@ fn publish(args: &Rc<Args>, talk: Talk, number: usize, begun: Instant, seen: &Rc
             let now = begun.elapsed().as_micros();
             let data = format!(r#"{{"pad":"{PADDING}","t":{now}}}"#);
             speaker.say(&protocol.publish(&topic, &data, turn as u64)).await?;
+            if unanswered {
+                sent.published.set(sent.published.get() + u64::from(sent.counts.get()));
+            } else if let Some(question) = protocol.question() {
+                speaker.say(question).await?;
+            }
         }
         Ok(())
     });

@@ -96,7 +96,7 @@ where
     }
     if args.topics > 0 {
         let topic = format!("chat{}", number % args.topics);
-        let answer = ask(&mut stream, Protocol::WsGuard.subscribe(&topic).as_bytes()).await?;
+        let answer = ask(&mut stream, Protocol::WsGuard.subscribe(&topic, "").as_bytes()).await?;
         ensure!(Protocol::WsGuard.is_done(&answer), "{}", String::from_utf8_lossy(&answer));
     }
     if args.used > 0 {

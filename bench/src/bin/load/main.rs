@@ -30,7 +30,7 @@ enum What {
     FanOut(fan_out::Args),
     /// Follow a history from its beginning, as many clients; prints how long that took
     Replay(replay::Args),
-    /// Come back once the server has ended; prints `ready`, and how long that took
+    /// Come back once the server has ended; prints `ready`, and how long that took; until it is killed
     Resume(resume::Args),
 }
 

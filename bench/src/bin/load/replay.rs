@@ -19,13 +19,13 @@ pub struct Args {
 
 pub async fn run(args: Args) -> Result<()> {
     let mut writer = Talk::open(Protocol::WsGuard, args.port, 0, "").await?;
-    let begun = writer.ask(Protocol::WsGuard, &Protocol::WsGuard.subscribe("chat")).await?;
+    let begun = writer.subscribe("chat").await?;
     let begun: Value = serde_json::from_slice(begun)?;
     let epoch = begun["epoch"].as_str().context("no history")?.to_owned();
     for number in 0..args.messages {
         let data = format!(r#"{{"number":{number},"text":"{}"}}"#, "x".repeat(64));
         let publish = Protocol::WsGuard.publish("chat", &data, 1);
-        writer.ask(Protocol::WsGuard, &publish).await?;
+        writer.ask(&publish).await?;
     }
     let since = json!({"type": "subscribe", "topic": "chat",
                        "since": {"epoch": epoch, "offset": begun["offset"]}, "id": 1});
@@ -33,7 +33,7 @@ pub async fn run(args: Args) -> Result<()> {
     for number in 0..args.clients {
         let mut talk = Talk::open(Protocol::WsGuard, args.port, number, "").await?;
         let asked = Instant::now();
-        let answer = talk.ask(Protocol::WsGuard, &since.to_string()).await?;
+        let answer = talk.ask(&since.to_string()).await?;
         let answer: Value = serde_json::from_slice(answer)?;
         ensure!(answer["recovered"] == true, "{answer}");
         for _ in 0..args.messages {

@@ -55,7 +55,7 @@ async fn measure(args: Rc<Args>) -> Result<()> {
     for number in 0..args.clients {
         let mut talk = Talk::open(Protocol::WsGuard, args.from, number * APART, "").await?;
         let topic = format!("chat{}", number % args.topics);
-        talk.ask(Protocol::WsGuard, &Protocol::WsGuard.subscribe(&topic)).await?;
+        talk.subscribe(&topic).await?;
         talk.speaker.say(r#"{"type":"heartbeat","resume":true}"#).await?;
         let beat: Value = serde_json::from_slice(talk.hear().await?)?;
         let token = beat["resume"].as_str().context("no token")?.to_owned();
@@ -84,7 +84,8 @@ async fn measure(args: Rc<Args>) -> Result<()> {
                "timed_out": seen.timed_out.get(), "refused": seen.refused.get(),
                "not_recovered": seen.not_recovered.get()})
     );
-    Ok(())
+    // Until it is ended: what it has used is read from outside.
+    std::future::pending().await
 }
 
 async fn come_back(args: &Args, number: usize, token: &str, seen: &Seen) {

@@ -1,7 +1,10 @@
-//! Publish and subscribe, as ws-guard and socket.io want it said.
+//! Publish and subscribe, as ws-guard, socket.io and sockudo want it said.
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -10,7 +13,7 @@ use tokio::{
     },
 };
 
-use super::connect::{frame, tcp, upgrade_at};
+use super::connect::{answer, ask, frame, tcp};
 
 const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
@@ -21,13 +24,34 @@ const PONG: u8 = 10;
 pub enum Protocol {
     WsGuard,
     SocketIo,
+    /// The protocol of Pusher. Only on private channels may clients publish.
+    Sockudo,
 }
 
+/// The application that sockudo is told of, by `cargo xtask bench messaging`.
+const KEY: &str = "bench-key";
+const SECRET: &[u8] = b"bench-secret";
+
 impl Protocol {
-    pub fn subscribe(self, topic: &str) -> String {
+    fn path(self, query: &str) -> String {
+        match self {
+            Protocol::WsGuard => format!("/{query}"),
+            Protocol::SocketIo => "/socket.io/?EIO=4&transport=websocket".into(),
+            Protocol::Sockudo => format!("/app/{KEY}?protocol=7&client=bench&version=1"),
+        }
+    }
+
+    /// `name` is what the server calls the connection.
+    pub fn subscribe(self, topic: &str, name: &str) -> String {
         match self {
             Protocol::WsGuard => format!(r#"{{"type":"subscribe","topic":"{topic}","id":1}}"#),
             Protocol::SocketIo => format!(r#"420["subscribe","{topic}"]"#),
+            Protocol::Sockudo => {
+                let channel = format!("private-{topic}");
+                let auth = format!("{KEY}:{}", signature(&format!("{name}:{channel}")));
+                json!({"event": "pusher:subscribe", "data": {"channel": channel, "auth": auth}})
+                    .to_string()
+            }
         }
     }
 
@@ -37,7 +61,15 @@ impl Protocol {
                 format!(r#"{{"type":"publish","topic":"{topic}","data":{data},"id":{id}}}"#)
             }
             Protocol::SocketIo => format!(r#"42{id}["publish","{topic}",{data}]"#),
+            Protocol::Sockudo => {
+                format!(r#"{{"event":"client-message","channel":"private-{topic}","data":{data}}}"#)
+            }
         }
+    }
+
+    /// What to say after a publication that nothing answers, so that something does.
+    pub fn question(self) -> Option<&'static str> {
+        (self == Protocol::Sockudo).then_some(r#"{"event":"pusher:ping","data":{}}"#)
     }
 
     /// Whether it is a publication that arrives.
@@ -45,6 +77,7 @@ impl Protocol {
         match self {
             Protocol::WsGuard => text.starts_with(br#"{"type":"message""#),
             Protocol::SocketIo => text.starts_with(b"42[\"message\""),
+            Protocol::Sockudo => has(text, br#""client-message""#),
         }
     }
 
@@ -55,8 +88,21 @@ impl Protocol {
                 .iter()
                 .any(|beginning| text.starts_with(beginning)),
             Protocol::SocketIo => text.starts_with(b"43"),
+            Protocol::Sockudo => {
+                has(text, b"pusher:pong") || has(text, b"pusher_internal:subscription_succeeded")
+            }
         }
     }
+}
+
+fn signature(text: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("any length will do");
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn has(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// What is said.
@@ -105,31 +151,45 @@ impl Hearer {
 pub struct Talk {
     pub speaker: Speaker,
     pub hearer: Hearer,
+    protocol: Protocol,
+    /// What the server calls the connection, where that is part of a subscription.
+    name: String,
 }
 
 impl Talk {
     /// The connection of this number; `query` begins with a question mark.
     pub async fn open(protocol: Protocol, port: u16, number: usize, query: &str) -> Result<Talk> {
-        let mut stream = tcp(port, number).await?;
+        let mut talk = Talk::over(tcp(port, number).await?, protocol);
+        ask(&mut talk.speaker.0, &protocol.path(query), "").await?;
+        answer(&mut talk.hearer.stream).await?;
         match protocol {
-            Protocol::WsGuard => upgrade_at(&mut stream, &format!("/{query}"), "").await?,
+            Protocol::WsGuard => {}
             Protocol::SocketIo => {
-                upgrade_at(&mut stream, "/socket.io/?EIO=4&transport=websocket", "").await?;
+                ensure!(talk.hear().await?.starts_with(b"0"), "no greeting of socket.io");
+                talk.speaker.say("40").await?;
+                ensure!(talk.hear().await?.starts_with(b"40"), "socket.io does not connect");
             }
-        }
-        let mut talk = Talk::over(stream);
-        if protocol == Protocol::SocketIo {
-            ensure!(talk.hear().await?.starts_with(b"0"), "no greeting of socket.io");
-            talk.speaker.say("40").await?;
-            ensure!(talk.hear().await?.starts_with(b"40"), "socket.io does not connect");
+            Protocol::Sockudo => {
+                let said: Value = serde_json::from_slice(talk.hear().await?)?;
+                let data = said["data"].as_str().context("no greeting of sockudo")?;
+                let data: Value = serde_json::from_str(data)?;
+                talk.name = data["socket_id"].as_str().context("no name")?.into();
+            }
         }
         Ok(talk)
     }
 
-    fn over(stream: TcpStream) -> Talk {
+    fn over(stream: TcpStream, protocol: Protocol) -> Talk {
         let (read, write) = stream.into_split();
         let stream = BufReader::with_capacity(4096, read);
-        Talk { speaker: Speaker(write), hearer: Hearer { stream, payload: Vec::new() } }
+        let hearer = Hearer { stream, payload: Vec::new() };
+        Talk { speaker: Speaker(write), hearer, protocol, name: String::new() }
+    }
+
+    /// Follow a topic from now on; the answer.
+    pub async fn subscribe(&mut self, topic: &str) -> Result<&[u8]> {
+        let text = self.protocol.subscribe(topic, &self.name);
+        self.ask(&text).await
     }
 
     /// The next text.
@@ -146,8 +206,9 @@ impl Talk {
     }
 
     /// Ask, and wait until it is done.
-    pub async fn ask(&mut self, protocol: Protocol, text: &str) -> Result<&[u8]> {
+    pub async fn ask(&mut self, text: &str) -> Result<&[u8]> {
         self.speaker.say(text).await?;
+        let protocol = self.protocol;
         while !protocol.is_done(self.hear().await?) {}
         Ok(&self.hearer.payload)
     }

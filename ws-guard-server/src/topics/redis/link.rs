@@ -249,5 +249,9 @@ pub fn is_redirection(error: &RedisError) -> bool {
 /// Whether an error is of the command alone, and the connection can go on.
 pub fn is_of_the_command(error: &RedisError) -> bool {
     let fatal = ["NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "MOVED", "CLUSTERDOWN"];
-    error.code().is_some_and(|code| !fatal.contains(&code))
+    // Of commands sent together, each one's: the error itself has a code only if the client knows it.
+    match error.clone().into_server_errors() {
+        Some(errors) => !errors.iter().any(|(_, error)| fatal.contains(&error.code())),
+        None => error.code().is_some_and(|code| !fatal.contains(&code)),
+    }
 }

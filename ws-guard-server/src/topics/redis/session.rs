@@ -41,10 +41,20 @@ const FORGOTTEN: Duration = Duration::from_secs(86_400);
 const KEY_KNOWN: Duration = Duration::from_secs(300);
 /// Entries of a topic without a history: those that servers may be behind.
 const TRANSPORT: usize = 1000;
+/// Between two reads, for each topic that they name: Redis looks at all of them each time, and this server
+/// names them.
+const PAUSE: Duration = Duration::from_micros(10);
+/// Less than a timer can tell.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(3);
 /// Before all ids.
 const BEGINNING: &str = "0-0";
 /// How often positions are saved, and a topic is tried again that could not be read.
 const SAVE: Duration = Duration::from_secs(1);
+/// Positions are saved in at most so many parts, of at least so many topics, with as long between two.
+const SAVE_PARTS: usize = 50;
+const SAVE_TOGETHER: usize = 16;
+const SAVE_APART: Duration = Duration::from_millis(10);
 /// What queues get to give back what they have in at the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -522,12 +532,26 @@ impl Shared {
         }
         let read: Option<Vec<(String, Entries)>> =
             command.query_async(&mut self.link.nodes[0].reads.clone()).await?;
+        let mut rest = false;
         for (key, entries) in read.unwrap_or_default() {
+            rest |= entries.len() == BATCH;
             self.arrived(&key, entries);
         }
-        // A reader that always finds something lets others have their turn.
-        tokio::task::yield_now().await;
+        self.pause(rest).await;
         Ok(())
+    }
+
+    /// Let entries gather, the longer the more topics the next read has to name; not where there is a
+    /// `rest` to be read.
+    async fn pause(&self, rest: bool) {
+        let topics = self.reading.borrow().len().try_into().unwrap_or(u32::MAX);
+        let pause = PAUSE.saturating_mul(topics).min(LONGEST_PAUSE);
+        if rest || pause < SHORTEST_PAUSE {
+            // A reader that always finds something lets others have their turn.
+            tokio::task::yield_now().await;
+        } else {
+            sleep(pause).await;
+        }
     }
 
     pub fn arrived(self: &Rc<Self>, key: &str, entries: Entries) {
@@ -561,23 +585,38 @@ impl Shared {
     async fn save(&self) -> RedisError {
         loop {
             sleep(SAVE).await;
-            let mut saves = vec![Vec::new(); self.link.nodes.len()];
-            for reading in self.reading.borrow_mut().values_mut() {
-                if reading.last == reading.saved || self.has_queue(&reading.name) {
-                    continue;
-                }
-                reading.saved.clone_from(&reading.last);
-                let key = &reading.keys.delivered;
-                saves[self.link.index(key)].push((key.clone(), reading.last.clone()));
-            }
-            for (node, saves) in self.link.nodes.iter().zip(saves) {
-                if let Err(error) = self.save_at(node, &saves).await
-                    && !is_of_the_command(&error)
-                {
+            let streams: Vec<String> = self.reading.borrow().keys().cloned().collect();
+            // Publications would wait behind all of them at once.
+            let part = (streams.len() / SAVE_PARTS).max(SAVE_TOGETHER);
+            for part in streams.chunks(part) {
+                if let Err(error) = self.save_some(part).await {
                     return error;
                 }
+                sleep(SAVE_APART).await;
             }
         }
+    }
+
+    async fn save_some(&self, streams: &[String]) -> RedisResult<()> {
+        let mut saves = vec![Vec::new(); self.link.nodes.len()];
+        for stream in streams {
+            let mut reading = self.reading.borrow_mut();
+            // It may have ended meanwhile.
+            let Some(reading) = reading.get_mut(stream) else { continue };
+            if reading.last == reading.saved || self.has_queue(&reading.name) {
+                continue;
+            }
+            reading.saved.clone_from(&reading.last);
+            let key = &reading.keys.delivered;
+            saves[self.link.index(key)].push((key.clone(), reading.last.clone()));
+        }
+        for (node, saves) in self.link.nodes.iter().zip(saves) {
+            match self.save_at(node, &saves).await {
+                Err(error) if !is_of_the_command(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     async fn save_at(&self, node: &Node, saves: &[(String, String)]) -> RedisResult<()> {

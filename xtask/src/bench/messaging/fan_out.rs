@@ -60,7 +60,7 @@ struct Sample {
 
 pub fn measure(servers: &Servers, args: &Args) -> Result<Vec<Figures>> {
     let cases = [Load::Same, Load::Full].into_iter();
-    let cases: Vec<_> = cases.flat_map(|load| Sharing::ALL.map(|who| (load, who))).collect();
+    let cases: Vec<_> = cases.flat_map(|load| servers.all().map(move |who| (load, who))).collect();
     let mut samples: Vec<Vec<Sample>> = cases.iter().map(|_| Vec::new()).collect();
     for round in 1..=args.rounds {
         eprintln!("  fan-out, round {round} of {}", args.rounds);

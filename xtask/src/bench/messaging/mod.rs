@@ -1,4 +1,4 @@
-//! `cargo xtask bench messaging`: topics of several servers over Redis, compared with socket.io.
+//! `cargo xtask bench messaging`: topics of several servers over Redis, compared with socket.io and sockudo.
 
 mod fan_out;
 mod returning;
@@ -27,6 +27,9 @@ pub struct Args {
     /// Clients that come back at once
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
     returning: u32,
+    /// Leave out sockudo, which is compiled first: 337 crates
+    #[arg(long)]
+    no_sockudo: bool,
     /// Take what an earlier run has built
     #[arg(long)]
     no_build: bool,
@@ -42,7 +45,7 @@ struct Report {
 
 pub fn main(args: Args) -> Result<()> {
     let programs = peers::programs(!args.no_build)?;
-    let servers = servers::Servers::new(&programs)?;
+    let servers = servers::Servers::new(&programs, !args.no_sockudo)?;
     let fan_out = fan_out::measure(&servers, &args)?;
     println!("{}\n", table::fan_out(&fan_out));
     let replay = returning::replay(&servers)?;

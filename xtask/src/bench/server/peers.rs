@@ -121,9 +121,10 @@ impl Certificate {
     }
 }
 
-/// Detect readiness: the peers listen, ws-guard serves.
+/// Detect readiness: the peers listen, ws-guard serves, and sockudo listens in its own words.
 fn is_there(line: &str) -> Option<()> {
-    (line == "listening" || line.contains("serving WebSocket connections")).then_some(())
+    let said = ["serving WebSocket connections", "http server listening"];
+    (line == "listening" || said.iter().any(|said| line.contains(said))).then_some(())
 }
 
 /// A listening server.
