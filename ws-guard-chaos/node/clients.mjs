@@ -67,6 +67,8 @@ function start(number) {
   const it = new Client(`${scheme}://${values.server}/`, {
     WebSocket: Socket,
     timing: { heartbeat: 4000 },
+    // As the clients in Rust.
+    backoff: { first: 100 },
   });
   it.on("state", ({ state, end, delay }) => {
     if (state !== "waiting") return;

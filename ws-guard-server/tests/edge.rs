@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     num::NonZeroU32,
-    path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
@@ -29,36 +28,16 @@ struct Nginx {
     _dir: TempDir,
 }
 
-/// A file of a package that the setup unpacks, or of the same package where it is installed.
-fn of_package(package: &str, file: &str) -> PathBuf {
-    let unpacked = tools::nginx_lua(package, file);
-    if unpacked.exists() { unpacked } else { Path::new("/usr").join(file) }
-}
-
 impl Nginx {
     /// With our Lua, and this in its `http`.
     fn start(http: &str) -> Nginx {
         let dir = tempfile::tempdir().unwrap();
-        let module = |package, name: &str| {
-            let module = of_package(package, &format!("lib/nginx/modules/{name}"));
-            format!("load_module {};\n", module.display())
-        };
-        let lua = |package| of_package(package, "share/lua/5.1").display().to_string();
-        let paths = [
-            tools::workspace().join("deploy/nginx").display().to_string(),
-            lua("lua-resty-core"),
-            lua("lua-resty-lrucache"),
-        ];
-        let paths = paths.map(|path| format!("{path}/?.lua;{path}/?/init.lua"));
+        let [modules, path] = tools::lua_in_nginx();
         let port = free_port();
         let config = format!(
-            "{}{}daemon off;\nmaster_process off;\nerror_log stderr error;\npid nginx.pid;\n\
+            "{modules}daemon off;\nmaster_process off;\nerror_log stderr error;\npid nginx.pid;\n\
              events {{}}\nhttp {{\naccess_log off;\nclient_body_temp_path body;\nproxy_temp_path proxy;\n\
-             fastcgi_temp_path f;\nuwsgi_temp_path u;\nscgi_temp_path s;\n\
-             lua_package_path \"{};;\";\n{}}}\n",
-            module("libnginx-mod-http-ndk", "ndk_http_module.so"),
-            module("libnginx-mod-http-lua", "ngx_http_lua_module.so"),
-            paths.join(";"),
+             fastcgi_temp_path f;\nuwsgi_temp_path u;\nscgi_temp_path s;\n{path}{}}}\n",
             http.replace("PORT", &port.to_string()),
         );
         fs::write(dir.path().join("nginx.conf"), config).unwrap();

@@ -129,6 +129,31 @@ pub fn nginx_lua(package: &str, file: &str) -> PathBuf {
     root().join(package).join("usr").join(file)
 }
 
+/// Return the lines that nginx needs for the Lua of `deploy/nginx`.
+/// The first are for the top of its configuration, the second for its `http`.
+pub fn lua_in_nginx() -> [String; 2] {
+    // Of a package that the setup unpacks, or of the same package where it is installed.
+    let of_package = |package, file: &str| {
+        let unpacked = nginx_lua(package, file);
+        if unpacked.exists() { unpacked } else { Path::new("/usr").join(file) }
+    };
+    let modules = [
+        ("libnginx-mod-http-ndk", "ndk_http_module.so"),
+        ("libnginx-mod-http-lua", "ngx_http_lua_module.so"),
+    ];
+    let load = modules.map(|(package, name)| {
+        let module = of_package(package, &format!("lib/nginx/modules/{name}"));
+        format!("load_module {};\n", module.display())
+    });
+    let [core, cache] = ["lua-resty-core", "lua-resty-lrucache"]
+        .map(|package| of_package(package, "share/lua/5.1"));
+    let paths = [workspace().join("deploy/nginx"), core, cache].map(|path| {
+        let path = path.display();
+        format!("{path}/?.lua;{path}/?/init.lua;")
+    });
+    [load.concat(), format!("lua_package_path \"{};\";\n", paths.concat())]
+}
+
 /// Return the command of Debian's redis-server, without the package of the service.
 /// It is the same program as `redis-check-rdb`, and decides by the name under which it is called.
 pub fn redis_server() -> Command {

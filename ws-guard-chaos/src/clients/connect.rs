@@ -21,9 +21,12 @@ use tokio_rustls::{
     },
 };
 use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{Error, client::IntoClientRequest},
+    WebSocketStream, client_async_with_config,
+    tungstenite::{Error, client::IntoClientRequest, protocol::WebSocketConfig},
 };
+
+/// Bytes read at a time: the library clears as many before each read, by default 128 KiB.
+const READ: usize = 4096;
 
 /// A byte stream, TLS or not.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -112,7 +115,8 @@ impl Connector {
             None => (Box::new(stream), "ws"),
         };
         let request = format!("{scheme}://{name}/{query}").into_client_request()?;
-        match client_async(request, stream).await {
+        let config = WebSocketConfig::default().read_buffer_size(READ);
+        match client_async_with_config(request, stream, Some(config)).await {
             Ok((socket, _)) => Ok(socket),
             Err(Error::Http(answer)) => {
                 let wait = answer.headers().get("retry-after");

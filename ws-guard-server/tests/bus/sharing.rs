@@ -186,3 +186,45 @@ fn rules_change_while_topics_are_shared() {
     }
     worker.expect(json!(5));
 }
+
+/// A topic whose clients leave and come while it is loaded is loaded again. What is published between is not
+/// read before the second answer, which is older and would take it back.
+#[test]
+fn a_topic_that_is_loaded_twice_is_not_taken_back() {
+    // Both keys of a topic, one after the other, are named by its load alone.
+    let load = "ws:topic:{chat}\r\n$32\r\ncluster:test:ws:delivered:{chat}";
+    let redis = Redis::start(&[]);
+    let line = Line::to(redis.port);
+    let (stage, other) = (Stage::start(line.address.port()), Stage::start(redis.port));
+    let mut writer = other.client();
+    writer.publish("chat", json!(1));
+    let (mut reader, mut neighbour) = (stage.client(), stage.client());
+    neighbour.subscribe("chat-neighbour");
+    writer.subscribe("chat-joined");
+    line.hold(load);
+    for request in ["subscribe", "unsubscribe", "subscribe"] {
+        reader.send(&json!({"type": request, "topic": "chat"}));
+    }
+    // The bus has done what came before once this is there, though nothing is answered.
+    reader.send(&json!({"type": "publish", "topic": "chat-joined", "data": 0}));
+    writer.expect(json!(0));
+    line.wait_for_held(1);
+    line.let_pass(Some(1));
+    let begun = wait_for(|| Some(reader.next()).filter(|said| said["type"] == "subscribed"));
+    assert_eq!(begun.unwrap()["offset"], 1);
+    line.wait_for_held(2);
+    writer.publish("chat", json!(2));
+    // Whatever is read here was read twice since.
+    for number in 0..2 {
+        writer.publish("chat-neighbour", json!(number));
+        neighbour.expect(json!(number));
+    }
+    line.let_pass(None);
+    writer.publish("chat", json!(3));
+    for number in 2..=3 {
+        let message = wait_for(|| Some(reader.next()).filter(|said| said["type"] != "published"));
+        let message = message.unwrap();
+        assert_eq!((&message["type"], &message["offset"]), (&"message".into(), &number.into()));
+    }
+    assert_eq!(stage.metric("wsguard_server_bus_connects_total"), 1.0);
+}

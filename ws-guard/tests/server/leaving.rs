@@ -29,7 +29,7 @@ fn is_ready(health: SocketAddr) -> bool {
 }
 
 /// Check whether a client is upgraded.
-fn is_let_in(server: SocketAddr) -> bool {
+pub fn is_let_in(server: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&server, PATIENCE) else { return false };
     let patience = stream.set_read_timeout(Some(PATIENCE));
     let asked = stream.write_all(format!("{REQUEST}\r\n").as_bytes());

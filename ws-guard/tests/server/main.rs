@@ -7,6 +7,7 @@ mod client_certificates;
 mod closing;
 mod collector;
 mod connections;
+mod edge;
 mod fleet;
 mod handshake;
 mod heartbeat;

@@ -33,8 +33,9 @@ use crate::{
 pub const ADDRESSES: u8 = 200;
 /// How long a program may take to start.
 const START: Duration = Duration::from_secs(60);
-/// Size of the disk that a server's access log is on.
+/// Size of the disk that a server's access log is on, and of the one that Redis writes to.
 const DISK: &str = "8m";
+const REDIS_DISK: &str = "2g";
 
 /// Where clients connect to.
 pub fn front() -> SocketAddr {
@@ -42,6 +43,9 @@ pub fn front() -> SocketAddr {
 }
 
 const REDIS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+
+/// The port on which servers answer whether they are ready.
+const METRICS: u16 = 9090;
 
 /// Of the server of this number.
 fn address(number: usize) -> SocketAddr {
@@ -67,6 +71,8 @@ pub struct Fleet {
     pub nginx: Process,
     pub nodes: Vec<Node>,
     pub redis: Process,
+    /// A disk in memory: a kill leaves it as any disk, and the machine's own may be slow.
+    _redis_disk: Disk,
     pub redis_namespace: Namespace,
     pub path: Path,
     folder: PathBuf,
@@ -83,6 +89,7 @@ impl Fleet {
         edge.ip("addr add 10.78.0.1/24 dev br0")?;
         edge.ip("link set br0 up")?;
         let redis_namespace = joined(edge, "redis", &format!("{REDIS}/24"))?;
+        let redis_disk = Disk::mount(folder.join("redis"), REDIS_DISK)?;
         let redis = start_redis(folder, &redis_namespace)?;
         write_settings(folder)?;
         let mut nodes = Vec::new();
@@ -91,7 +98,16 @@ impl Fleet {
         }
         let nginx = start_nginx(folder, edge, servers)?;
         let folder = folder.to_owned();
-        Ok(Fleet { nginx, nodes, redis, redis_namespace, path, folder, faketime })
+        Ok(Fleet {
+            nginx,
+            nodes,
+            redis,
+            _redis_disk: redis_disk,
+            redis_namespace,
+            path,
+            folder,
+            faketime,
+        })
     }
 
     /// The certificate that clients trust.
@@ -160,7 +176,7 @@ impl Node {
             at.port()
         );
         let guard = Guard::start(Profile::Release, &namespace, &guard)?;
-        let disk = Disk::mount(folder.join(format!("disk-{number}")))?;
+        let disk = Disk::mount(folder.join(format!("disk-{number}")), DISK)?;
         let clock = folder.join(format!("clock-{number}"));
         fs::write(&clock, "+0").context("writing the clock of a server")?;
         let server = start_server(folder, faketime, &namespace, &disk, number)?;
@@ -190,12 +206,12 @@ impl Node {
 }
 
 impl Disk {
-    fn mount(at: PathBuf) -> Result<Disk> {
+    fn mount(at: PathBuf, size: &str) -> Result<Disk> {
         fs::create_dir_all(&at).with_context(|| at.display().to_string())?;
-        let options = format!("size={DISK}");
+        let options = format!("size={size}");
         let flags = nix::mount::MsFlags::empty();
         nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), flags, Some(options.as_str()))
-            .with_context(|| format!("mounting a small disk at {}", at.display()))?;
+            .with_context(|| format!("mounting a disk in memory at {}", at.display()))?;
         Ok(Disk(at))
     }
 }
@@ -224,7 +240,6 @@ fn joined(edge: &Namespace, label: &str, address: &str) -> Result<Namespace> {
 /// Redis that has on disk whatever it has acknowledged.
 fn start_redis(folder: &Folder, namespace: &Namespace) -> Result<Process> {
     let place = folder.join("redis");
-    fs::create_dir_all(&place)?;
     // The name that it is called by decides what the program is.
     let program = place.join("redis-server");
     if !program.exists() {
@@ -264,6 +279,7 @@ fn start_server(
     command.arg("--control-socket").arg(folder.join(format!("server-{number}.sock")));
     command.args(["serve", "--handler", "topic", "--trusted-proxy", "private", "--shards", "1"]);
     command.arg("--listen").arg(address(number).to_string());
+    command.arg("--metrics-listen").arg(format!("{}:{METRICS}", address(number).ip()));
     command.arg("--bus").arg(format!("redis://{REDIS}:6379"));
     command.arg("--bus-server").arg(format!("server-{number}"));
     command.arg("--config").arg(folder.join("topics.toml"));
@@ -298,16 +314,20 @@ fn start_nginx(folder: &Folder, edge: &Namespace, servers: usize) -> Result<Proc
     Ok(nginx)
 }
 
-/// A terminator of TLS that spreads clients over the servers in turn.
+/// A terminator of TLS that spreads clients over the servers that are ready, in turn.
 fn nginx_conf(folder: &Folder, servers: usize) -> String {
     let fleet: String = (0..servers)
-        .map(|number| format!("    server {} max_fails=0;\n", address(number)))
+        .map(|number| {
+            let at = address(number);
+            format!("    {{ \"{}\", {}, {METRICS} }},\n", at.ip(), at.port())
+        })
         .collect();
+    let [modules, path] = tools::lua_in_nginx();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("  {name}_temp_path {name};\n"))
         .concat();
     format!(
-        "daemon off;
+        "{modules}daemon off;
 pid nginx.pid;
 error_log stderr error;
 user root;
@@ -316,8 +336,13 @@ worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
   access_log off;
-{temporary}  upstream fleet {{
-{fleet}  }}
+{temporary}  {path}  init_by_lua_block {{ ready = require \"ready\" }}
+  init_worker_by_lua_block {{ ready.watch {{
+{fleet}  }} }}
+  upstream fleet {{
+    server 0.0.0.1;
+    balancer_by_lua_block {{ ready.pick() }}
+  }}
   server {{
     listen {} ssl backlog=4096;
     ssl_certificate {};

@@ -200,16 +200,19 @@ pub fn sockudo() -> Result<()> {
 
 /// Components of chaos runs.
 fn for_chaos() -> Vec<Box<dyn Component>> {
-    vec![
+    let mut components: Vec<Box<dyn Component>> = vec![
         Box::new(system::NETWORK),
         Box::new(system::NODE),
         Box::new(client::Component),
         Box::new(system::REDIS),
+        Box::new(system::PROXY_LIBRARIES),
         Box::new(proxies::NGINX),
         Box::new(system::FAKETIME),
         Box::new(system::POSTGRES_LIBRARIES),
         Box::new(postgres::Component),
-    ]
+    ];
+    components.extend(proxies::NGINX_LUA.map(|package| Box::new(package) as _));
+    components
 }
 
 /// Make sure that a chaos run can be made.
