@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use ws_guard_testkit::{
+    netns::Family,
     packets::{Checksum, Packet, REQUEST, SWITCHING, flag},
     raw::{Flags, Segment, Sender},
     raw_tcp::{self, Opening, RawTcp},
