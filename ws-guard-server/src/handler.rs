@@ -71,7 +71,7 @@ impl Replies<'_> {
     }
 
     /// Send a message with a payload that others hold as well.
-    /// See [`Held::shared`](super::held::Held::shared).
+    /// See [`MemoryBudget::shared`](super::memory_budget::MemoryBudget::shared).
     pub fn shared(&mut self, message: Message) {
         self.send(message, Payload::Shared);
     }

@@ -16,8 +16,8 @@ use tokio::{
 use super::{
     access_log::AccessLog,
     config::{Config, HandlerKind},
-    held::Held,
     listen,
+    memory_budget::MemoryBudget,
     metrics::Metrics,
     service::{Ask, Service},
     shard::Shard,
@@ -103,7 +103,7 @@ impl Server {
     ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
         access_log.register(registry)?;
-        let held = Held::new(metrics.buffered.clone());
+        let held = MemoryBudget::new(metrics.buffered.clone());
         let topics = match &config.handler {
             HandlerKind::Echo => None,
             HandlerKind::Topic(limits) => {

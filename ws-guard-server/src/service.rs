@@ -11,8 +11,8 @@ use super::{
     access_log::AccessLog,
     admission::Admission,
     config::Config,
-    held::Held,
     journal::Journal,
+    memory_budget::MemoryBudget,
     metrics::{Exemplar, Metrics, Regions},
     reconnects::Reconnects,
     record::Origin,
@@ -42,7 +42,7 @@ pub struct Service {
     next_id: AtomicU64,
     leaving: AtomicBool,
     stopping: AtomicBool,
-    held: Held,
+    held: MemoryBudget,
     /// Number of threads that are late and refuse newcomers.
     pub(super) late: AtomicUsize,
 }
@@ -54,7 +54,7 @@ impl Service {
         metrics: Metrics,
         access_log: AccessLog,
         topics: Option<Arc<Topics>>,
-        held: Held,
+        held: MemoryBudget,
         asks: Vec<mpsc::Sender<Ask>>,
     ) -> Service {
         Service {

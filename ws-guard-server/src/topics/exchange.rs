@@ -19,7 +19,7 @@ use super::{
     protocol,
     rules::{History, InForce, Kind, Rule, Rules, RulesError},
 };
-use crate::held::Held;
+use crate::memory_budget::MemoryBudget;
 
 /// What the histories of all topics together may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub struct Exchange {
     /// Topics at which it is worth looking for some to forget.
     crowded: AtomicUsize,
     pub(super) metrics: TopicMetrics,
-    held: Held,
+    held: MemoryBudget,
 }
 
 /// Topics are looked through for old entries at most so often.
@@ -130,7 +130,7 @@ impl Exchange {
         rules: Arc<InForce>,
         bounds: HistoryBounds,
         metrics: TopicMetrics,
-        held: Held,
+        held: MemoryBudget,
     ) -> Exchange {
         let now = Instant::now();
         metrics.history_limit.set(i64::try_from(bounds.bytes).unwrap_or(i64::MAX));

@@ -34,7 +34,7 @@ use self::{
     resume::ResumeKey,
     rules::{InForce, Ruled, Rules, RulesError},
 };
-use super::held::Held;
+use super::memory_budget::MemoryBudget;
 use crate::server::StartError;
 
 /// What topics are, and what they may cost.
@@ -87,7 +87,7 @@ impl Topics {
         limits: TopicLimits,
         resume: ResumeKey,
         registry: &Registry,
-        held: Held,
+        held: MemoryBudget,
         connect: impl FnOnce(Arc<Exchange>) -> Result<Arc<dyn Bus>, StartError>,
     ) -> Result<Arc<Topics>, StartError> {
         let metrics = TopicMetrics::new(registry)?;

@@ -16,7 +16,7 @@ use super::{
     metrics::TopicMetrics,
     rules::{History, InForce, Kind, Pattern, Rule, Rules},
 };
-use crate::held::Held;
+use crate::memory_budget::MemoryBudget;
 
 const CLIENTS: usize = 3;
 const HISTORY: usize = 6;
@@ -63,7 +63,7 @@ fn exchange() -> Arc<Exchange> {
     let pattern = Pattern::new("*").unwrap();
     let rule = Rule { pattern, kind: Kind::History(history), restricted: false };
     let metrics = TopicMetrics::new(&Registry::new()).unwrap();
-    let held = Held::new(IntGauge::new("held", "Bytes.").unwrap());
+    let held = MemoryBudget::new(IntGauge::new("held", "Bytes.").unwrap());
     let rules = InForce::new(Rules(vec![Arc::new(rule)]));
     Arc::new(Exchange::new(rules, HistoryBounds::DEFAULT, metrics, held))
 }

@@ -5,12 +5,12 @@ use prometheus::IntGauge;
 
 /// Number of bytes held in memory, as counted by their holders.
 #[derive(Clone, Debug)]
-pub struct Held(IntGauge);
+pub struct MemoryBudget(IntGauge);
 
-impl Held {
+impl MemoryBudget {
     /// Create an empty count, shown by `gauge`.
-    pub fn new(gauge: IntGauge) -> Held {
-        Held(gauge)
+    pub fn new(gauge: IntGauge) -> MemoryBudget {
+        MemoryBudget(gauge)
     }
 
     /// Record that a holder has `now` bytes, after `before`.
@@ -33,7 +33,7 @@ impl Held {
 
 struct Shared {
     bytes: Bytes,
-    held: Held,
+    held: MemoryBudget,
 }
 
 impl AsRef<[u8]> for Shared {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_is_shared_counts_once_and_until_its_last_reference_goes() {
-        let held = Held::new(IntGauge::new("held", "Bytes.").unwrap());
+        let held = MemoryBudget::new(IntGauge::new("held", "Bytes.").unwrap());
         held.change(0, 100);
         let one = held.shared(vec![7; 1000].into());
         let many = vec![one.slice(10..20); 50];
