@@ -178,6 +178,9 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
         pending_upgrades::hear();
         return Stray::Pass;
     }
+    if !pending_upgrades::claims() {
+        return Stray::Pass;
+    }
     let begins = match context.is_tls() {
         true if tls::hello(context, payload(segment)) => Request::Head,
         true => Request::Other,
@@ -196,14 +199,14 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
             if !admits(context, true) {
                 return Stray::Drop;
             }
-            pending_upgrades::passes(true);
+            pending_upgrades::passes(true, context.policy.generation);
             return Stray::Pass;
         }
         Request::Early => {
             if context.drop(Counter::DroppedEarly) == Verdict::Drop {
                 return Stray::Drop;
             }
-            pending_upgrades::passes(false);
+            pending_upgrades::passes(false, context.policy.generation);
             return Stray::Pass;
         }
         Request::Banned => return Stray::Drop,
@@ -211,7 +214,7 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
             if !admits(context, false) {
                 return Stray::Drop;
             }
-            pending_upgrades::passes(false);
+            pending_upgrades::passes(false, context.policy.generation);
         }
     }
     let joins = segment.flags & SYN == 0 && midstream::find(context, payload(segment));

@@ -6,6 +6,7 @@ mod framing;
 use self::framing::Framing;
 use crate::{
     chunks::Chunks,
+    flow::owner,
     offer::{self, Shut, unread},
     seq::{after, before, later},
 };
@@ -96,7 +97,9 @@ pub struct Unopened {
     pub spoke_ms: u32,
     /// Not 0: the server has answered while bytes had passed unread, see [`Unopened::turn`].
     pub turned: u8,
-    pub _pad: [u8; 3],
+    /// Programs that read the client's bytes, one of [`owner`](crate::flow::owner).
+    pub owner: u8,
+    pub _pad: [u8; 2],
     /// Bytes passed unread since then: [`Unopened::pass_unread`].
     pub unheard: u32,
     /// End of the bytes that passed as read, for which nothing was paid: [`Unopened::behind`].
@@ -178,7 +181,8 @@ impl Unopened {
             shut,
             spoke_ms,
             turned,
-            _pad: [0; 3],
+            owner: owner::NOBODY,
+            _pad: [0; 2],
             unheard,
             free_high,
             edge,
@@ -237,7 +241,7 @@ impl Unopened {
     #[inline(always)]
     const fn judge_body(&self, seq: u32, end: u32) -> u32 {
         if self.framing.touches(seq, end, self.acked) {
-            let whole = self.framing.first_in(seq, end).is_some();
+            let whole = self.framing.first_in(seq, end, self.acked).is_some();
             if whole { judged::CHUNKS } else { judged::PASSES }
         } else if !after(end, self.body_end) {
             judged::BODY
@@ -309,15 +313,16 @@ impl Unopened {
         let unknown = after(self.high, from);
         self.unread = if unknown { 1 } else { self.unread };
         (self.body, self.body_end) = (from, end);
+        self.framing.clear(from);
     }
 
     /// Reader of the framing in a segment from `seq` to `end`, and the number of its next byte: of what was
     /// read before, where the segment has that again.
     #[inline(always)]
     pub const fn reader(&self, seq: u32, end: u32) -> (Chunks, u32) {
-        match self.framing.first_in(seq, end) {
-            Some((from, reader)) if self.framing.touches(seq, end, self.acked) => (reader, from),
-            _ => (self.chunks, self.body_end),
+        match self.framing.first_in(seq, end, self.acked) {
+            Some((from, reader)) => (reader, from),
+            None => (self.chunks, self.body_end),
         }
     }
 
@@ -333,7 +338,7 @@ impl Unopened {
         if framed != from {
             self.framing.add(from, framed, self.chunks);
         }
-        self.body = later(self.body, self.acked);
+        self.body = later(self.body, self.answered);
         (self.chunks, self.body_end) = (chunks, end);
         true
     }
@@ -477,7 +482,7 @@ impl Unopened {
         let edge = offer::end(ack, window, self.began.scale, FAR);
         self.edge = if anew { edge } else { later(self.edge, edge) };
         if anew {
-            self.generation = generation;
+            (self.generation, self.owner) = (generation, owner::NOBODY);
             // Where nothing was followed in between, the numbers are anywhere.
             let followed = self.high.wrapping_sub(ack) < FAR;
             if !followed {
@@ -496,6 +501,7 @@ impl Unopened {
         self.server_high = later(self.server_high, end);
         self.unread_high = not_before(self.unread_high, self.acked);
         self.free_high = not_before(self.free_high, self.acked);
+        self.framing.forgotten = not_before(self.framing.forgotten, self.acked);
         self.answered = not_before(self.answered, self.acked);
         if !(speaks && new) {
             return false;

@@ -25,7 +25,7 @@ use ws_guard_common::{
 
 use crate::{
     maps::{BEGINNINGS, NEW_PENDING, PENDING, PROVEN},
-    opening::identify,
+    opening::{identify, role},
     packet::{self, ACK, FIN, RST, SYN, Segment},
 };
 
@@ -166,6 +166,12 @@ fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
     Some((segment, unsafe { &mut *unopened }))
 }
 
+/// Claim the connection, unless programs of the other role read its client's bytes.
+#[inline(always)]
+pub fn claims() -> bool {
+    unopened().is_none_or(|(_, unopened)| role::claims(&mut unopened.owner))
+}
+
 /// Judge the client's segment: one of [`judged`], see [`Unopened::judge`].
 #[inline(always)]
 pub fn judge(generation: u32) -> u32 {
@@ -222,16 +228,17 @@ extern "C" fn ws_guard_refuse(refused: u32) -> u32 {
 /// Note that the client's segment passes, see [`Unopened::pass`]. Not of one that [`judge`] does not
 /// judge: its numbers are anybody's.
 #[inline(always)]
-pub fn passes(read: bool) {
-    ws_guard_passes(read as u32);
+pub fn passes(read: bool, generation: u32) {
+    ws_guard_passes(read as u32, generation);
 }
 
 /// [`passes`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_passes(read: u32) -> u32 {
+extern "C" fn ws_guard_passes(read: u32, generation: u32) -> u32 {
     if let Some((segment, unopened)) = unopened()
         && segment.flags & (SYN | ACK) == ACK
+        && unopened.generation == generation
     {
         unopened.pass(segment.seq, segment.len, read != 0);
     }

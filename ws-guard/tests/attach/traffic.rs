@@ -1,9 +1,14 @@
 //! Floods and honest traffic through a node.
 //! It is guarded at its pods, at its uplink, or at both: every frame is counted once, and the
 //! servers see what they may.
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions},
@@ -22,6 +27,8 @@ const PINGS: u64 = 20_000;
 /// Default of `--max-ping-rate`.
 const LIMIT: u64 = 30;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Number of uploads: more bytes than a source's that pass unread.
+const UPLOADS: usize = 3;
 
 /// Address that the first pod sees for clients whose addresses the node translates.
 const NODE: &str = "10.78.0.1";
@@ -284,6 +291,47 @@ fn a_flood_from_the_node_or_from_a_pod() -> Result<()> {
         ensure!(totals[1].pings == 2 * LIMIT, "{totals:?}");
     }
     Ok(())
+}
+
+/// Upload requests' bodies to the listener's connections, one after the other.
+fn upload(outside: &Namespace, server: SocketAddr, listener: TcpListener) -> Result<()> {
+    const BODY: usize = 1_000_000;
+    let head = format!("POST / HTTP/1.1\r\nHost: server\r\nContent-Length: {BODY}\r\n\r\n");
+    let wanted = head.len() + BODY;
+    let serving = thread::spawn(move || -> Result<()> {
+        for _ in 0..UPLOADS {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            io::copy(&mut Read::by_ref(&mut stream).take(wanted as u64), &mut io::sink())?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        }
+        Ok(())
+    });
+    for _ in 0..UPLOADS {
+        let mut stream = outside.run(|| TcpStream::connect(server))??;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(&vec![b'x'; BODY])?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).context("no answer to an upload")?;
+        ensure!(&answer == b"HTTP/1.1 200", "{answer:?}");
+    }
+    serving.join().map_err(|_| anyhow!("the server panicked"))?
+}
+
+/// Requests read at the uplink are not read again at the pod, where nothing would be known of them.
+#[test]
+fn guarded_at_both_uploads_are_not_slowed() -> Result<()> {
+    needs_root!();
+    let node = Node::new(1, PairOptions::default())?;
+    let pod = &node.pods[0];
+    let listener = pod.namespace.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))??;
+    let guard = Guard::start(node.namespace(), BOTH)?;
+    upload(&node.pair.client, SocketAddr::new(pod.address(Family::V4), PORT), listener)?;
+    let status = guard.ask("status")?;
+    ensure!(number(&status["drops"], "unsynced") == 0, "{status}");
+    guard.finish()
 }
 
 /// Segments dropped on egress, which never reach the pod.

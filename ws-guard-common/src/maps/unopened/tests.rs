@@ -385,3 +385,63 @@ fn what_fills_a_hole_between_the_framing_is_data() {
     assert_eq!(again(&nine, 61, 5), judged::PASSES, "the first one is forgotten");
     assert_eq!(again(&nine, place(0) + 8, 500), judged::BODY, "behind it");
 }
+
+/// A body in chunks of 2,000 bytes with eight bytes of framing, of which the server has none.
+fn chunked(count: u32) -> Unopened {
+    let mut began = began();
+    began.pass(FIRST, 60, true);
+    began.complete_chunked(at(60));
+    began.acknowledge(at(60), 7, WINDOW, false, 1);
+    for number in 0..count {
+        let from = 60 + 2008 * number;
+        assert!(began.read_chunks(at(from), at(from + 8), Chunks::BEGIN, at(from + 2008)));
+        began.pass(at(from), 2008, true);
+    }
+    began
+}
+
+#[test]
+fn other_framing_in_front_of_what_is_known_is_not_skipped() {
+    let places = framing::PLACES as u32;
+    let place = |number: u32| 60 + 2008 * number;
+    let forgotten = chunked(places + 1);
+    assert_eq!(
+        forgotten.judge(at(place(0)), 2016, 7),
+        judged::PASSES,
+        "one that is forgotten, and one"
+    );
+    // The ring begins again in between.
+    let two = chunked(places + 3);
+    for number in 3..places + 2 {
+        let segment = (at(place(number)), at(place(number + 1) + 8));
+        assert_eq!(two.reader(segment.0, segment.1).1, segment.0, "the first of two, {number}");
+    }
+}
+
+#[test]
+fn bodies_are_followed_for_more_than_two_gibibytes() {
+    let mut began = chunked(0);
+    let mut next = at(60);
+    for _ in 0..5 {
+        began.complete(next, Some(1 << 30));
+        for _ in 0..256 {
+            assert_eq!(began.judge(next, 1 << 22, 7), judged::BODY);
+            began.pass(next, 1 << 22, true);
+            next = next.wrapping_add(1 << 22);
+            began.acknowledge(next, 7, WINDOW, false, 1);
+        }
+        assert_eq!(began.unread, 0);
+    }
+}
+
+#[test]
+fn a_request_behind_an_early_answer_to_chunks_is_not_pipelined() {
+    let mut began = chunked(3);
+    began.acknowledge(at(70), 20, WINDOW, true, 1);
+    began.acknowledge(at(4000), 20, WINDOW, false, 1);
+    assert!(began.read_chunks(at(60 + 6024), at(60 + 6029), Chunks::NONE, at(60 + 6029)));
+    began.pass(at(60 + 6024), 5, true);
+    began.acknowledge(at(60 + 6029), 20, WINDOW, false, 1);
+    began.begin(at(60 + 6029));
+    assert_eq!(began.unread, 0);
+}
