@@ -57,7 +57,7 @@ const CHANGES: [Change; 4] = [
 ];
 
 /// Maps of earlier schemas without a successor.
-const REMOVED: [&str; 1] = ["STRANGERS"];
+pub const REMOVED: [&str; 1] = ["STRANGERS"];
 
 /// Takeover of an earlier schema's pins.
 pub struct Migration {

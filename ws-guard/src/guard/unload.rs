@@ -31,6 +31,7 @@ fn remove_all(pins: &Pins) -> Result<Vec<String>, GuardError> {
     let mut paths = vec![control.with_file_name("new"), control];
     paths.extend(LAYOUTS.iter().map(|layout| pins.map(layout.name)));
     paths.extend(LAYOUTS.iter().map(|layout| migration::next(pins, layout.name)));
+    paths.extend(migration::REMOVED.map(|map| pins.map(map)));
     for path in paths {
         if pins::remove(&path)? {
             removed.push(path.display().to_string());

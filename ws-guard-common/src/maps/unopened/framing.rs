@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Number of places in [`Framing`], a power of two.
-pub(super) const PLACES: usize = 8;
+pub(super) const PLACES: usize = 4;
 
 /// Latest places of a chunked body's framing that was read, one a segment.
 ///

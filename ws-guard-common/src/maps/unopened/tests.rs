@@ -357,6 +357,7 @@ fn what_fills_a_hole_between_the_framing_is_data() {
     began.pass(FIRST, 60, true);
     began.complete_chunked(at(60));
     began.acknowledge(at(60), 7, WINDOW, false, 1);
+    const COUNT: u32 = framing::PLACES as u32;
     // A chunk of 2,000 bytes a time, with eight bytes of framing.
     let place = |number: u32| 60 + 2008 * number;
     let chunks = |began: &mut Unopened, count: u32| {
@@ -367,23 +368,23 @@ fn what_fills_a_hole_between_the_framing_is_data() {
         }
     };
     let again = |began: &Unopened, from: u32, len: u32| began.judge(at(from), len, 7);
-    let mut eight = began;
-    chunks(&mut eight, 8);
-    for number in 0..8 {
+    let mut all = began;
+    chunks(&mut all, COUNT);
+    for number in 0..COUNT {
         let from = place(number);
-        assert_eq!(again(&eight, from + 8, 2000), judged::BODY, "data {number}");
-        assert_eq!(again(&eight, from + 7, 2), judged::PASSES, "framing {number}");
+        assert_eq!(again(&all, from + 8, 2000), judged::BODY, "data {number}");
+        assert_eq!(again(&all, from + 7, 2), judged::PASSES, "framing {number}");
         assert_eq!(
-            again(&eight, from + 1000, 1009),
+            again(&all, from + 1000, 1009),
             if number < 7 { judged::PASSES } else { judged::CHUNKS }
         );
     }
-    eight.acknowledge(at(place(4)), 7, WINDOW, false, 1);
-    assert_eq!(again(&eight, place(3) + 7, 2), judged::BODY, "the server has it");
-    let mut nine = began;
-    chunks(&mut nine, 9);
-    assert_eq!(again(&nine, 61, 5), judged::PASSES, "the first one is forgotten");
-    assert_eq!(again(&nine, place(0) + 8, 500), judged::BODY, "behind it");
+    all.acknowledge(at(place(3)), 7, WINDOW, false, 1);
+    assert_eq!(again(&all, place(2) + 7, 2), judged::BODY, "the server has it");
+    let mut more = began;
+    chunks(&mut more, COUNT + 1);
+    assert_eq!(again(&more, 61, 5), judged::PASSES, "the first one is forgotten");
+    assert_eq!(again(&more, place(0) + 8, 500), judged::BODY, "behind it");
 }
 
 /// A body in chunks of 2,000 bytes with eight bytes of framing, of which the server has none.
