@@ -4,7 +4,7 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
-    maps::{Counter, FlowKey, syn_slot, syn_tag},
+    maps::{Counter, FlowKey, SYNS as SYNS_AT_ONCE, syn_slot, syn_tag},
     pace::scale,
 };
 
@@ -22,6 +22,8 @@ const END: u8 = 0;
 const NOP: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
 const MPTCP: u8 = 30;
+/// Distance of the slots of SYNs without data, and with it.
+const WITH_DATA: u32 = SYNS_AT_ONCE / 2;
 /// Maximum length of a header's options.
 const MAX_OPTIONS: u32 = 40;
 
@@ -41,18 +43,29 @@ pub fn syn<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
     else {
         return;
     };
-    if let Some(noted) = SYNS.get_ptr_mut(syn_slot(&segment.key)) {
-        let tag = syn_tag(&segment.key, segment.seq);
-        // SAFETY: a single word of a map value.
-        unsafe {
-            let (known, scale) = (*noted & 0xFF, state.reading.scale);
-            let least = if *noted & !0xFF == tag && known < scale { known } else { scale };
-            *noted = tag | least;
-        }
+    let slot = syn_slot(&segment.key);
+    note_scale(slot, syn_tag(&segment.key, segment.seq), state.reading.scale);
+    if segment.len > 0 {
+        // The server may take the data (RFC 7413), and go on behind it.
+        let end = segment.seq.wrapping_add(segment.len);
+        note_scale(slot ^ WITH_DATA, syn_tag(&segment.key, end), state.reading.scale);
     }
     if state.rewrite.even + state.rewrite.odd > 0 {
         packet.fix_checksum(segment, state.rewrite.even, state.rewrite.odd);
         report::count(Counter::MptcpRefused);
+    }
+}
+
+/// Note a client's window scale in a slot of [`SYNS`].
+#[inline(always)]
+fn note_scale(slot: u32, tag: u32, scale: u32) {
+    if let Some(noted) = SYNS.get_ptr_mut(slot) {
+        // SAFETY: a single word of a map value.
+        unsafe {
+            let known = *noted & 0xFF;
+            let least = if *noted & !0xFF == tag && known < scale { known } else { scale };
+            *noted = tag | least;
+        }
     }
 }
 
@@ -66,8 +79,11 @@ pub fn window_scale<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
 /// the server's: none if that has none (RFC 7323, 2.2), or if another SYN was noted since.
 #[inline(always)]
 pub fn client_scale(key: &FlowKey, seq: u32, server: u32) -> u32 {
-    let noted = SYNS.get(syn_slot(key)).copied().unwrap_or(0);
-    let own = noted == 0 || noted & !0xFF == syn_tag(key, seq);
+    let (slot, tag) = (syn_slot(key), syn_tag(key, seq));
+    let noted = |slot: u32| SYNS.get(slot).copied().unwrap_or(0);
+    let (without, with) = (noted(slot), noted(slot ^ WITH_DATA));
+    let noted = if with & !0xFF == tag { with } else { without };
+    let own = noted == 0 || noted & !0xFF == tag;
     if server == scale::NONE || !own { scale::NONE } else { noted & 0xFF }
 }
 

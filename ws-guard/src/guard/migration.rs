@@ -52,7 +52,7 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 const CHANGES: [Change; 4] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
-    Change { map: name::BEGINNINGS, since: 12, entries: Entries::Dropped },
+    Change { map: name::BEGINNINGS, since: 13, entries: Entries::Dropped },
     Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
 ];
 
