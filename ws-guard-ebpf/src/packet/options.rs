@@ -4,7 +4,7 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
-    maps::{Counter, FlowKey, SYNS as SYNS_AT_ONCE, syn_slot, syn_tag},
+    maps::{Counter, FlowKey, syn_slot, syn_tag},
     pace::scale,
 };
 
@@ -22,8 +22,8 @@ const END: u8 = 0;
 const NOP: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
 const MPTCP: u8 = 30;
-/// Distance of the slots of SYNs without data, and with it.
-const WITH_DATA: u32 = SYNS_AT_ONCE / 2;
+/// Length of a SYN's data once its SYN-ACK has left.
+const ANSWERED: u32 = u32::MAX;
 /// Maximum length of a header's options.
 const MAX_OPTIONS: u32 = 40;
 
@@ -43,12 +43,10 @@ pub fn syn<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
     else {
         return;
     };
-    let slot = syn_slot(&segment.key);
-    note_scale(slot, syn_tag(&segment.key, segment.seq), state.reading.scale);
-    if segment.len > 0 {
-        // The server may take the data (RFC 7413), and go on behind it.
-        let end = segment.seq.wrapping_add(segment.len);
-        note_scale(slot ^ WITH_DATA, syn_tag(&segment.key, end), state.reading.scale);
+    if let Some(noted) = SYNS.get_ptr_mut(syn_slot(&segment.key)) {
+        let tag = syn_tag(&segment.key, segment.seq);
+        // SAFETY: a single word of a map value.
+        unsafe { *noted = note(*noted, tag, state.reading.scale, segment.len) };
     }
     if state.rewrite.even + state.rewrite.odd > 0 {
         packet.fix_checksum(segment, state.rewrite.even, state.rewrite.odd);
@@ -56,17 +54,20 @@ pub fn syn<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
     }
 }
 
-/// Note a client's window scale in a slot of [`SYNS`].
+/// Word for a SYN in its slot: tag and scale, and in the high half the bytes of its data, or [`ANSWERED`].
+/// `noted` is what is there.
 #[inline(always)]
-fn note_scale(slot: u32, tag: u32, scale: u32) {
-    if let Some(noted) = SYNS.get_ptr_mut(slot) {
-        // SAFETY: a single word of a map value.
-        unsafe {
-            let known = *noted & 0xFF;
-            let least = if *noted & !0xFF == tag && known < scale { known } else { scale };
-            *noted = tag | least;
-        }
+fn note(noted: u64, tag: u32, scale: u32, len: u32) -> u64 {
+    let (known, data) = (noted as u32, (noted >> 32) as u32);
+    if noted != 0 && known & !0xFF == tag {
+        let least = if known & 0xFF < scale { known & 0xFF } else { scale };
+        let data = if len > 0 || data == ANSWERED { len } else { data };
+        return u64::from(data) << 32 | u64::from(tag | least);
     }
+    // The server may take one with data (RFC 7413) for the end of another one.
+    let pending = noted != 0 && data != ANSWERED;
+    let scale = if pending && len > 0 { scale::NONE } else { scale };
+    u64::from(len) << 32 | u64::from(tag | scale)
 }
 
 /// Window scale in a server's SYN-ACK, encoded as in [`scale`].
@@ -79,12 +80,19 @@ pub fn window_scale<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
 /// the server's: none if that has none (RFC 7323, 2.2), or if another SYN was noted since.
 #[inline(always)]
 pub fn client_scale(key: &FlowKey, seq: u32, server: u32) -> u32 {
-    let (slot, tag) = (syn_slot(key), syn_tag(key, seq));
-    let noted = |slot: u32| SYNS.get(slot).copied().unwrap_or(0);
-    let (without, with) = (noted(slot), noted(slot ^ WITH_DATA));
-    let noted = if with & !0xFF == tag { with } else { without };
-    let own = noted == 0 || noted & !0xFF == tag;
-    if server == scale::NONE || !own { scale::NONE } else { noted & 0xFF }
+    let Some(noted) = SYNS.get_ptr_mut(syn_slot(key)) else {
+        return scale::NONE;
+    };
+    // SAFETY: a single word of a map value.
+    let word = unsafe { *noted };
+    let (tag, data) = (word as u32 & !0xFF, (word >> 32) as u32);
+    let with_data = data != ANSWERED && tag == syn_tag(key, seq.wrapping_sub(data));
+    if word != 0 && tag != syn_tag(key, seq) && !with_data {
+        return scale::NONE;
+    }
+    // SAFETY: as above.
+    unsafe { *noted = u64::from(ANSWERED) << 32 | u64::from(word as u32) };
+    if server == scale::NONE { scale::NONE } else { word as u32 & 0xFF }
 }
 
 /// Read the options of the current segment, and refuse MPTCP unless it is only to be `looked` at.
