@@ -254,9 +254,11 @@ impl HeadScanner {
         let ends = byte == b'\n' && !empty;
         let no_field = ends && self.header == 0;
         // Servers fold the case of the value in several ways.
-        let upgrades = ends && self.header == IN_UPGRADE && !self.is_h2c();
-        let vague = bare || latin || control || no_field || upgrades;
+        let upgrades = ends && self.header == IN_UPGRADE;
+        let vague = bare || latin || control || no_field || upgrades && !self.is_h2c();
         self.found |= if vague { VAGUE } else { 0 };
+        // Some that do not know HTTP/2 read no body then.
+        self.found |= if upgrades { BODILESS } else { 0 };
         self.tail = self.tail << 8 | u64::from(lower);
         if byte == b'\n' {
             self.line = 0;
@@ -639,6 +641,8 @@ mod tests {
         assert_eq!(post("Content-Type: text/plain\r\ncontent-length:  9 \r\n"), Some(9));
         assert_eq!(post("Content-Length: 1073741824\r\n"), Some(1 << 30));
         assert_eq!(post("Cookie: a=\u{e9}t\u{e9}\r\nUpgrade: h2c\r\n"), Some(0));
+        assert_eq!(post("Content-Length: 4\r\nUpgrade: h2c\r\n"), None);
+        assert_eq!(post("Upgrade: h2c\r\nContent-Length: 4\r\n"), None);
         assert_eq!(post("X-Content-Length: 9\r\nUpgrade-Insecure-Requests: 1\r\n"), Some(0));
         for vague in [
             "Content-Length: 1073741825\r\n",

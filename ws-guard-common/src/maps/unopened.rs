@@ -139,8 +139,8 @@ const BODY_ROOM: u32 = 2048;
 
 /// Bytes of a body that pass for each byte of an answer that the client takes meanwhile.
 const BODY_PER_ANSWER: u32 = 4;
-/// Bytes of answers for which a body's may pass before the client takes them.
-const PAID_AHEAD: u32 = 8 * 1024;
+/// Bytes of answers for which a body's may pass before the client takes them: some send all of a body first.
+const PAID_AHEAD: u32 = 2 << 20;
 
 /// Largest window of a SYN-ACK, which has no scale (RFC 7323, 2.2).
 const UNSCALED: u32 = 0xFFFF;
