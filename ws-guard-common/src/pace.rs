@@ -34,8 +34,10 @@ pub const AT_FIRST: u32 = 256 << 10;
 /// Refilled by the pace.
 pub const FIRSTS: u32 = 512 << 10;
 /// Total cost beyond that of what is under way on them, unless its frames are [`dense`]: the initial
-/// windows of fifty connections.
+/// windows of fifty connections that go over their limit at once...
 pub const CROWD: u32 = 1536 << 10;
+/// ...that is, in this time since their source was throttled, milliseconds.
+pub const CROWD_MS: i32 = 1000;
 /// Initial window of a client's TCP, bytes (RFC 6928).
 pub const INITIAL: u32 = 14_600;
 /// Maximum cost of a connection's first frames beyond their bytes: about 520 of the smallest.
@@ -374,8 +376,9 @@ impl Budget {
     }
 
     /// Take up to `wanted` bytes for a connection's first edge from the bucket of its source's
-    /// first edges, at a pace of `rate`. They cost `cost`; `more`, the cost of frames, is taken in any
-    /// case. The first `sent` of them may be under way: there is [`CROWD`] more for them.
+    /// first edges, at a pace of `rate`. They cost `cost`; `more`, the cost of earlier frames that were
+    /// taken for longer ones, is taken in any case. The first `sent` of them may be under way: there is
+    /// [`CROWD`] more for them.
     #[inline(always)]
     pub const fn take_first(
         &mut self,
@@ -387,7 +390,7 @@ impl Budget {
         more: u32,
     ) -> u32 {
         self.fill(now_ms, Self::first_rate(rate));
-        self.owe_up_to(FIRSTS, more);
+        self.owe_up_to(FIRSTS + CROWD, more);
         let left = FIRSTS.saturating_sub(self.taken);
         if cost <= left || wanted == 0 {
             self.taken += cost;

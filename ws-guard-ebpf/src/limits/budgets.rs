@@ -1,6 +1,10 @@
 //! Budgets of sources: bytes of their connections over a limit.
 
-use ws_guard_common::{flow::Flow, pace::STALL_MS, source::Source};
+use ws_guard_common::{
+    flow::Flow,
+    pace::{CROWD_MS, STALL_MS, dense},
+    source::{Source, millis},
+};
 
 use crate::limits::sources::{Entry, charged};
 
@@ -51,22 +55,28 @@ pub struct First {
     pub sent: u32,
     /// Their cost.
     pub cost: u32,
-    /// Cost of the connection's frames beyond their bytes.
+    /// What the connection's latest frames, in `latest` bytes, cost beyond that.
     pub more: u32,
+    pub latest: u32,
 }
 
 /// Bytes granted to a paced connection before or up to its first edge; all of them where no table has
 /// room for its source.
 #[inline(never)]
 pub fn grant_first(flow: &Flow, now_ms: u32, first: First) -> u32 {
-    let First { wanted, sent, cost, more } = first;
+    let First { wanted, sent, cost, more, latest } = first;
+    // Others have been paid for by the price of all frames.
+    let owed = if dense(latest, more) { more } else { 0 };
     of_source(
         flow,
         wanted,
         #[inline(always)]
         |source, rate| {
+            // Another CPU's clock may have been a tick ahead.
+            let throttled_ms = now_ms.wrapping_sub(millis(source.throttled_since)) as i32;
+            let sent = if throttled_ms < CROWD_MS { sent } else { 0 };
             source.budget.owe_frames(now_ms, rate, more);
-            source.firsts.take_first(now_ms, rate, wanted, sent, cost, more)
+            source.firsts.take_first(now_ms, rate, wanted, sent, cost, owed)
         },
     )
 }

@@ -102,7 +102,7 @@ fn first(flow: &mut Flow, server: &Advertised, now_ms: u32) -> u32 {
     let cost = if wanted < rest { wanted + MOST_SURPLUS } else { cost };
     let sent = flow.hold.under_way(server, high).saturating_sub(paid);
     let sent = if sent < wanted { sent } else { wanted };
-    paid + budgets::grant_first(flow, now_ms, First { wanted, sent, cost, more })
+    paid + budgets::grant_first(flow, now_ms, First { wanted, sent, cost, more, latest })
 }
 
 /// Cost of the next `len` bytes, if they have as many frames as all before them.
@@ -219,12 +219,14 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     // report.
     let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
     let len = segment.len;
+    let latest = flow.high.wrapping_sub(flow.hold.counted_high);
     let mut more = count(flow);
     if known && !unheard {
         let (bytes, all) = surplus(flow);
         let wanted = if flow.hold.exceeds_surplus(len, bytes, all) { 0 } else { len };
         let sent = if dense(bytes, all) { 0 } else { wanted };
-        let first = First { wanted, sent, cost: wanted, more };
+        let cost = Hold::cost(wanted, bytes, all);
+        let first = First { wanted, sent, cost, more, latest };
         if budgets::grant_first(flow, now_ms, first) == len {
             flow.hold.granted = flow.hold.granted.saturating_add(len);
             return 0;
@@ -261,13 +263,11 @@ extern "C" fn ws_guard_refuses_first(now: u64) -> u32 {
     let len = segment.len;
     let more = state.walk.frames.saturating_mul(FRAME).saturating_sub(len);
     let cost = len.saturating_add(more);
-    let first = if more > MOST_SURPLUS {
-        // It comes again, in smaller parts, and its frames are not counted then.
-        First { wanted: 0, sent: 0, cost: 0, more: cost }
-    } else {
-        First { wanted: len, sent: len, cost, more: 0 }
-    };
-    if budgets::grant_first(flow, millis(now), first) == len {
+    // A refused one comes again, in smaller parts, whose frames are not counted then.
+    let refused = more > MOST_SURPLUS;
+    let sent = if refused { 0 } else { len };
+    let first = First { wanted: len, sent, cost, more: 0, latest: 0 };
+    if budgets::grant_first(flow, millis(now), first) == len && !refused {
         flow.hold.granted = flow.hold.granted.saturating_add(len);
         return 0;
     }
