@@ -261,8 +261,11 @@ extern "C" fn ws_guard_refuses_first(now: u64) -> u32 {
         return 0;
     }
     let len = segment.len;
-    let more = state.walk.frames.saturating_mul(FRAME).saturating_sub(len);
-    let cost = len.saturating_add(more);
+    // Of its frames, or of the whole stream's: a walk that defuses pings counts no new frames.
+    let walked = state.walk.frames.saturating_mul(FRAME);
+    let priced = cost(flow, len);
+    let cost = if walked > priced { walked } else { priced };
+    let more = cost.saturating_sub(len);
     // A refused one comes again, in smaller parts, whose frames are not counted then.
     let refused = more > MOST_SURPLUS;
     let sent = if refused { 0 } else { len };
