@@ -53,7 +53,7 @@ fn over(name: &'static str, options: Option<&'static [u8]>) -> Case {
 fn dense() -> Vec<Case> {
     // These cost nearly as much as a connection may have at first, and those more.
     const MANY: usize = 500;
-    const TOO_MANY: usize = 640;
+    const TOO_MANY: usize = 575;
     let over = |from: usize| (from..MANY).map(|ping| ping * 6).collect::<Vec<_>>();
     let new = |name| accepts(case(name).policy(|policy| policy.pace = RATE), &SCALED).open();
     let passes = new("past a connection's first frames the bucket pays, and then none passes")
