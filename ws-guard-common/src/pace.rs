@@ -33,6 +33,16 @@ pub const AT_FIRST: u32 = 256 << 10;
 /// Total cost of the first edges of a source's connections, bytes; a frame costs at least [`FRAME`].
 /// Refilled by the pace.
 pub const FIRSTS: u32 = 512 << 10;
+/// Total cost beyond that of what is under way on them, unless its frames are [`dense`]: the initial
+/// windows of fifty connections that go over their limit at once...
+pub const CROWD: u32 = 1536 << 10;
+/// ...that is, in this time since their source was throttled, milliseconds.
+pub const CROWD_MS: i32 = 1000;
+/// Initial window of a client's TCP, bytes (RFC 6928).
+pub const INITIAL: u32 = 14_600;
+/// Maximum cost of a connection's first frames beyond their bytes: about 520 of the smallest.
+/// A client's initial window has room for 2,000, which delay others for tens of milliseconds.
+pub const MOST_SURPLUS: u32 = 128 << 10;
 /// Minimum cost of a frame, bytes: a frame of a few bytes costs a server as much.
 pub const FRAME: u32 = 256;
 /// Maximum debt of a bucket for small frames, in seconds of its rate.
@@ -50,6 +60,8 @@ pub const LONGEST_DUE_MS: u32 = 32 * STALL_MS;
 /// Maximum of [`Budget::patience`], milliseconds: also a crowd behind one address, of which each goes a little
 /// over the limit, shares a source.
 const PATIENCE_MS: u32 = 4 * STALL_MS;
+/// The same for a due segment of dense frames, which costs 25 times its bytes.
+const DENSE_PATIENCE_MS: u32 = 60 * STALL_MS;
 /// Minimum interval between probes of one new byte that pass, ms.
 pub const PROBE_MS: u32 = 100;
 
@@ -92,6 +104,12 @@ impl Advertised {
     }
 }
 
+/// Check whether frames that cost `more` than their `bytes` are much shorter than [`FRAME`].
+#[inline(always)]
+pub const fn dense(bytes: u32, more: u32) -> bool {
+    more > bytes
+}
+
 /// Position of a client's segment relative to the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -108,7 +126,8 @@ pub enum Reach {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Hold {
-    /// Right edge: the client may send bytes before it.
+    /// Right edge: the client may send bytes before it. Until it is in force: end of what the
+    /// client may have in flight.
     pub edge: u32,
     /// Not 0: the edge is in force.
     pub held: u32,
@@ -135,10 +154,14 @@ pub struct Hold {
 impl Hold {
     /// Begin pacing: the next segment of the server sets the edge.
     /// The client's bytes up to `high` have passed, in which `frames` began, modulo 2³².
+    /// In slow start the client may have its initial window in flight, and as much again as was
+    /// acknowledged: the bytes from `start` to `acked` (RFC 5681, 3.1).
     #[inline(always)]
-    pub const fn begin(&mut self, now_ms: u32, high: u32, frames: u32) {
+    pub const fn begin(&mut self, now_ms: u32, high: u32, frames: u32, start: u32, acked: u32) {
+        let grown = acked.wrapping_sub(start);
+        let grown = if grown < AT_FIRST { grown } else { AT_FIRST };
         *self = Hold {
-            edge: 0,
+            edge: acked.wrapping_add(INITIAL).wrapping_add(grown),
             held: 0,
             since_ms: now_ms,
             moved_ms: now_ms,
@@ -161,6 +184,25 @@ impl Hold {
         }
         let cost = bytes as u64 + bytes as u64 * more as u64 / latest as u64;
         if cost < u32::MAX as u64 { cost as u32 } else { u32::MAX }
+    }
+
+    /// Check whether a connection's first frames cost too much beyond their bytes: those granted and
+    /// `len` more, at the price of `bytes` that cost `more`.
+    #[inline(always)]
+    pub const fn exceeds_surplus(&self, len: u32, bytes: u32, more: u32) -> bool {
+        let all = self.granted.saturating_add(len);
+        Self::cost(all, bytes, more) - all > MOST_SURPLUS
+    }
+
+    /// Number of the next `rest` bytes that cost no more than [`MOST_SURPLUS`] beyond their number,
+    /// if all of them cost `cost`.
+    #[inline(always)]
+    pub const fn affordable(rest: u32, cost: u32) -> u32 {
+        let more = cost.saturating_sub(rest);
+        if more <= MOST_SURPLUS {
+            return rest;
+        }
+        (rest as u64 * MOST_SURPLUS as u64 / more as u64) as u32
     }
 
     /// Count frames since the last call, up to `high` with `frames` begun.
@@ -195,6 +237,15 @@ impl Hold {
             0 => AT_FIRST,
             _ => 0,
         }
+    }
+
+    /// Part of that distance that the client may have used; its bytes up to `high` have passed.
+    #[inline(always)]
+    pub const fn under_way(&self, server: &Advertised, high: u32) -> u32 {
+        let reach = later(self.edge, high);
+        let ahead = if after(reach, server.ack) { reach.wrapping_sub(server.ack) } else { 0 };
+        let first = self.first(server);
+        if ahead < first { ahead } else { first }
     }
 
     /// Part of that distance that was granted before there was an edge and is still in flight; the
@@ -264,15 +315,15 @@ impl Hold {
 
     /// Decide whether a segment of `len` bytes that the server waits for may pass now.
     /// The next one may after [`STALL_MS`], and later by as much for each [`DUE`] bytes that its length
-    /// or its frames cost, and by its source's `patience`.
+    /// or its frames cost, and by its source's `patience`; also the first one where frames are `dense`.
     #[inline(always)]
-    pub const fn due(&mut self, len: u32, now_ms: u32, patience: u32) -> bool {
+    pub const fn due(&mut self, len: u32, now_ms: u32, patience: u32, dense: bool) -> bool {
         let wait = self.due_ms.wrapping_sub(now_ms) as i32;
         if wait > LONGEST_DUE_MS as i32 {
             self.due_ms = now_ms.wrapping_add(LONGEST_DUE_MS);
         }
-        let passed = self.due_ms != self.since_ms;
-        let due = wait <= if passed { -(patience as i32) } else { 0 };
+        let waits = dense || self.due_ms != self.since_ms;
+        let due = wait <= if waits { -(patience as i32) } else { 0 };
         if due {
             self.due_ms = now_ms.wrapping_add((len / DUE + 1) * STALL_MS);
         }
@@ -325,25 +376,39 @@ impl Budget {
     }
 
     /// Take up to `wanted` bytes for a connection's first edge from the bucket of its source's
-    /// first edges, at a pace of `rate`. They cost `cost`; `more`, the cost of frames, is taken in any case.
+    /// first edges, at a pace of `rate`. They cost `cost`; `more`, the cost of earlier frames that were
+    /// taken for longer ones, is taken in any case. The first `sent` of them may be under way: there is
+    /// [`CROWD`] more for them.
     #[inline(always)]
     pub const fn take_first(
         &mut self,
         now_ms: u32,
         rate: u32,
         wanted: u32,
+        sent: u32,
         cost: u32,
         more: u32,
     ) -> u32 {
         self.fill(now_ms, Self::first_rate(rate));
-        self.owe_up_to(FIRSTS, more);
+        self.owe_up_to(FIRSTS + CROWD, more);
         let left = FIRSTS.saturating_sub(self.taken);
-        if cost <= left {
+        if cost <= left || wanted == 0 {
             self.taken += cost;
             return wanted;
         }
+        let granted = (wanted as u64 * left as u64 / cost as u64) as u32;
         self.taken += left;
-        (wanted as u64 * left as u64 / cost as u64) as u32
+        if sent <= granted || dense(wanted, cost.saturating_sub(wanted)) {
+            return granted;
+        }
+        // No more than twice their number.
+        let cost = ((sent - granted) as u64 * cost as u64 / wanted as u64) as u32;
+        let taken = self.taken.saturating_add(cost);
+        if taken > FIRSTS + CROWD {
+            return granted;
+        }
+        self.taken = taken;
+        sent
     }
 
     /// Decide whether a segment of `len` bytes passes for one of the first bytes of its source's
@@ -372,25 +437,33 @@ impl Budget {
     }
 
     /// Take `bytes` that passed on a connection because it waited for long. They come from the first bytes
-    /// of its source's connections, which many of them together may overdraw.
+    /// of its source's connections, which many of them together may overdraw, and by more where
+    /// frames are `dense`.
     #[inline(always)]
-    pub const fn owe_first(&mut self, rate: u32, bytes: u32) {
-        let most = Self::first_rate(rate).saturating_mul(PATIENCE_MS / 1000);
+    pub const fn owe_first(&mut self, rate: u32, bytes: u32, dense: bool) {
+        let most = Self::first_rate(rate).saturating_mul(Self::longest(dense) / 1000);
         self.owe_up_to(FIRSTS.saturating_add(most), bytes);
     }
 
     /// Time that each connection waits for such bytes beyond [`STALL_MS`], milliseconds: 0 unless they are
     /// overdrawn.
     #[inline(always)]
-    pub const fn patience(&mut self, now_ms: u32, rate: u32) -> u32 {
+    pub const fn patience(&mut self, now_ms: u32, rate: u32, dense: bool) -> u32 {
         let rate = Self::first_rate(rate);
         self.fill(now_ms, rate);
         let over = self.taken.saturating_sub(FIRSTS) as u64;
-        let most = rate as u64 * (PATIENCE_MS / 1000) as u64;
+        let longest = Self::longest(dense);
+        let most = rate as u64 * (longest / 1000) as u64;
         if over >= most {
-            return PATIENCE_MS;
+            return longest;
         }
         (over * 1000 / rate as u64) as u32
+    }
+
+    /// Maximum of that time.
+    #[inline(always)]
+    const fn longest(dense: bool) -> u32 {
+        if dense { DENSE_PATIENCE_MS } else { PATIENCE_MS }
     }
 
     /// Rate at which first bytes are refilled.

@@ -18,7 +18,8 @@ impl Flow {
         self.over_generation = generation;
         let begins = paces && self.paced == paced::NO;
         if begins {
-            self.hold.begin(now_ms, self.high, self.frames_in as u32);
+            let (start, acked) = (self.began.client_next, self.acked);
+            self.hold.begin(now_ms, self.high, self.frames_in as u32, start, acked);
         }
         let otherwise = if self.paced == paced::NO { paced::NO } else { paced::ENDING };
         self.paced = if paces { paced::YES } else { otherwise };

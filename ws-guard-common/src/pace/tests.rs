@@ -18,29 +18,29 @@ fn many_that_wait_share_what_passes_in_any_case() {
     let mut firsts = Budget::default();
     // One connection's minimum, or its due segments, are refilled.
     for second in 0..60 {
-        assert_eq!(firsts.patience(second * 1000, RATE), 0);
-        firsts.owe_first(RATE, 1448);
+        assert_eq!(firsts.patience(second * 1000, RATE, false), 0);
+        firsts.owe_first(RATE, 1448, false);
     }
     let mut firsts = Budget { taken: FIRSTS, filled_ms: 60_000 };
     let (mut passed, mut next) = (0u32, [0u32; 300]);
     for ms in (60_000..360_000).step_by(100) {
         for next in &mut next {
-            let wait = STALL_MS + firsts.patience(ms, RATE);
+            let wait = STALL_MS + firsts.patience(ms, RATE, false);
             if ms - *next >= wait {
-                firsts.owe_first(RATE, 1448);
+                firsts.owe_first(RATE, 1448, false);
                 (*next, passed) = (ms, passed + 1448);
             }
         }
     }
     // 300 of them for the longest wait each, after a first one.
     assert!(passed < 300 * 1448 * (2 + 300_000 / (STALL_MS + PATIENCE_MS)), "{passed}");
-    assert_eq!(Budget::default().patience(0, 1), 0);
+    assert_eq!(Budget::default().patience(0, 1, false), 0);
 }
 
 #[test]
 fn the_edge_wraps_around() {
     let mut hold = Hold::default();
-    hold.begin(0, 0, 0);
+    hold.begin(0, 0, 0, 0, 0);
     assert_eq!(wants(&mut hold, &server(0xFFFF_FF00, 512, 0)), 0);
     assert_eq!(hold.open(&server(0xFFFF_FF00, 512, 0), 0, 0), 512);
     assert_eq!(hold.edge, 0x100);
@@ -54,14 +54,14 @@ fn the_edge_wraps_around() {
 #[test]
 fn a_large_window_is_cut_when_pacing_begins() {
     let mut hold = Hold::default();
-    hold.begin(0, 0, 0);
+    hold.begin(0, 0, 0, 0, 0);
     let large = server(u32::MAX - 9, 60_000, 7);
     assert_eq!(wants(&mut hold, &large), (60_000 << 7) - AT_FIRST);
     assert_eq!(hold.open(&large, 0, 0), AT_FIRST >> 7);
     assert!(hold.is_cut());
     wants(&mut hold, &server((60_000 << 7) - 10, 60_000, 7));
     assert!(!hold.is_cut());
-    hold.begin(0, 0, 0);
+    hold.begin(0, 0, 0, 0, 0);
     wants(&mut hold, &server(0, AT_FIRST >> 7, 7));
     assert!(!hold.is_cut());
 }
@@ -69,7 +69,7 @@ fn a_large_window_is_cut_when_pacing_begins() {
 #[test]
 fn probes_pass_at_a_bounded_rate() {
     let mut hold = Hold::default();
-    hold.begin(5, 0, 0);
+    hold.begin(5, 0, 0, 0, 0);
     wants(&mut hold, &server(1000, 10, 0));
     assert_eq!(hold.reach(1000, 10, 5), Reach::Within);
     assert_eq!(hold.reach(1010, 1, 5), Reach::Probe);
@@ -115,7 +115,7 @@ struct Client {
 impl Client {
     fn new(rate: u32) -> Client {
         let mut hold = Hold::default();
-        hold.begin(10_000, 0, 0);
+        hold.begin(10_000, 0, 0, 0, 0);
         Client { hold, budget: Budget::default(), rate, now: 10_000, bytes: 0, frames: 0 }
     }
 
@@ -189,12 +189,12 @@ proptest! {
     #[test]
     fn what_is_due_is_paid_for_with_time(steps in prop::collection::vec((0u32..3000, 0u32..65_536, any::<bool>()), 1..200)) {
         let (mut hold, mut now, mut passed) = (Hold::default(), 1000u32, 0u64);
-        hold.begin(now, 0, 0);
+        hold.begin(now, 0, 0, 0, 0);
         for (wait, len, probes) in steps {
             now += wait;
             if probes {
                 hold.reach(hold.edge, 1, now);
-            } else if hold.due(len, now, 0) {
+            } else if hold.due(len, now, 0, false) {
                 let most = u64::from(now - 1000) * u64::from(DUE) / u64::from(STALL_MS);
                 prop_assert!(passed <= most, "{passed} bytes before the last one, {most} allowed");
                 passed += u64::from(len);
@@ -206,7 +206,7 @@ proptest! {
 #[test]
 fn what_is_under_way_is_paid_for_once() {
     let mut hold = Hold::default();
-    hold.begin(0, 5000, 0);
+    hold.begin(0, 5000, 0, 0, 0);
     hold.granted = 700;
     let offers = server(4000, 8192, 0);
     assert_eq!(hold.paid(&offers, 5000), 700);
@@ -218,39 +218,40 @@ fn what_is_under_way_is_paid_for_once() {
 #[test]
 fn a_due_segment_of_small_frames_is_waited_for_longer() {
     let mut hold = Hold::default();
-    hold.begin(1000, 0, 0);
-    assert!(hold.due(1448, 1000, 0));
+    hold.begin(1000, 0, 0, 0, 0);
+    assert!(hold.due(1448, 1000, 0, false));
     // Its 200 frames count as 51,200 bytes.
     assert_eq!(hold.count(1448, 200), 200 * FRAME - 1448);
     let wait = STALL_MS + (200 * FRAME - 1448) * STALL_MS / DUE;
-    assert!(!hold.due(1448, 1000 + wait - 1, 0));
-    assert!(hold.due(1448, 1000 + wait, 0));
+    assert!(!hold.due(1448, 1000 + wait - 1, 0, false));
+    assert!(hold.due(1448, 1000 + wait, 0, false));
     for frames in 0..100 {
         hold.count(10_000 + frames, 1_000_000 * frames);
     }
-    assert!(!hold.due(1448, 2000 + wait, 0));
-    assert!(hold.due(1448, 2000 + wait + LONGEST_DUE_MS, 0));
+    assert!(!hold.due(1448, 2000 + wait, 0, false));
+    assert!(hold.due(1448, 2000 + wait + LONGEST_DUE_MS, 0, false));
 }
 
 #[test]
 fn first_edges_are_used_up() {
     let (mut firsts, rate) = (Budget::default(), 16 << 10);
     let granted: u32 =
-        (0..100).map(|_| firsts.take_first(10_000, rate, AT_FIRST, AT_FIRST, 0)).sum();
+        (0..100).map(|_| firsts.take_first(10_000, rate, AT_FIRST, 0, AT_FIRST, 0)).sum();
     assert_eq!(granted, FIRSTS);
-    assert_eq!(firsts.take_first(11_000, rate, AT_FIRST, AT_FIRST, 0), rate / FIRSTS_FILL);
+    assert_eq!(firsts.take_first(11_000, rate, AT_FIRST, 0, AT_FIRST, 0), rate / FIRSTS_FILL);
     // Small frames take what their bytes do not, and leave no debt.
-    assert_eq!(firsts.take_first(12_000, rate, 100, 100, FRAME), 100);
-    assert_eq!(firsts.take_first(12_000, rate, AT_FIRST, AT_FIRST, u32::MAX), 0);
+    assert_eq!(firsts.take_first(12_000, rate, 100, 0, 100, FRAME), 100);
+    assert_eq!(firsts.take_first(12_000, rate, AT_FIRST, 0, AT_FIRST, FIRSTS), 0);
+    firsts.taken = firsts.taken.min(FIRSTS);
     // Bytes that are to hold small frames are fewer.
     let cost = Hold::cost(1000, 1448, 200 * FRAME - 1448);
     assert_eq!(cost, 1000 + 1000 * (200 * FRAME - 1448) / 1448);
     let granted = 1000 * (rate / FIRSTS_FILL) / cost;
-    assert_eq!(firsts.take_first(13_000, rate, 1000, cost, 0), granted);
+    assert_eq!(firsts.take_first(13_000, rate, 1000, 0, cost, 0), granted);
     assert_eq!(Hold::cost(1000, 0, 5), 1000);
-    assert_eq!(firsts.take_first(14_000, rate, AT_FIRST, AT_FIRST, 0), rate / FIRSTS_FILL);
+    assert_eq!(firsts.take_first(14_000, rate, AT_FIRST, 0, AT_FIRST, 0), rate / FIRSTS_FILL);
     let mut hold = Hold::default();
-    hold.begin(0, 0, 0);
+    hold.begin(0, 0, 0, 0, 0);
     assert_eq!(hold.wants(&server(1000, 512, 7), 100), (512 << 7) - 100);
     assert!(hold.is_cut());
 }
@@ -285,7 +286,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..200),
     ) {
         let (mut hold, mut budget, mut now) = (Hold::default(), Budget::default(), 77u32);
-        hold.begin(now, start, 0);
+        hold.begin(now, start, 0, start, start);
         // The server's receive buffer, what waits in it, and the edge that it has offered.
         let (mut buffer, mut unread) = (65_536u32, 0u32);
         let (mut taken, mut offered) = (start, start);
@@ -350,4 +351,91 @@ proptest! {
         let got = u64::from(next.wrapping_sub(start).saturating_sub(first.unwrap_or(u32::MAX)));
         prop_assert!(got <= most, "{got} of {most}");
     }
+}
+
+/// An initial window of pings of 131 bytes: length, and cost of its frames beyond that.
+const PINGS: (u32, u32) = (14_480, 111 * FRAME - 14_480);
+/// The same of messages of 7 bytes.
+const MESSAGES: (u32, u32) = (14_480, 2068 * FRAME - 14_480);
+
+#[test]
+fn the_initial_windows_of_fifty_connections_pass_unless_they_are_dense() {
+    let first = |(len, more): (u32, u32)| {
+        let mut firsts = Budget::default();
+        let windows = (0..60).map(|_| {
+            let sent = if dense(len, more) { 0 } else { len };
+            firsts.take_first(10_000, 16 << 10, len, sent, len + more, 0) == len
+        });
+        windows.filter(|passes| *passes).count()
+    };
+    assert!(!dense(PINGS.0, PINGS.1) && dense(MESSAGES.0, MESSAGES.1));
+    assert!((50..=(FIRSTS + CROWD) as usize / FRAME as usize / 111).contains(&first(PINGS)));
+    assert_eq!(first(MESSAGES), 0);
+    // What was offered and is not under way comes of the first edges alone.
+    let mut firsts = Budget::default();
+    let all: u32 = (0..50).map(|_| firsts.take_first(0, 1, AT_FIRST, 1000, AT_FIRST, 0)).sum();
+    assert_eq!(all, FIRSTS + 48 * 1000);
+    // A crowd has an end as well.
+    let passes = (0..5000).filter(|_| firsts.take_first(0, 1, 1000, 1000, 1000, 0) == 1000).count();
+    assert_eq!(passes, (CROWD as usize - 48 * 1000) / 1000);
+}
+
+#[test]
+fn a_connection_has_no_more_than_500_or_so_of_the_smallest_frames_at_first() {
+    let (bytes, more) = MESSAGES;
+    let cost = Hold::cost(65_536, bytes, more);
+    let affordable = Hold::affordable(65_536, cost);
+    assert_eq!(affordable / 7, 526);
+    assert_eq!(Hold::affordable(65_536, Hold::cost(65_536, PINGS.0, PINGS.1)), 65_536);
+    assert_eq!(Hold::affordable(0, 0), 0);
+    let mut hold = Hold::default();
+    assert!(!hold.exceeds_surplus(1448, bytes, more));
+    hold.granted = 2 * 1448;
+    assert!(hold.exceeds_surplus(1448, bytes, more));
+    assert!(!hold.exceeds_surplus(50_000, PINGS.0, PINGS.1));
+    assert!(!hold.exceeds_surplus(u32::MAX, bytes, 0));
+}
+
+#[test]
+fn what_a_client_may_have_in_flight_is_known_when_pacing_begins() {
+    // After a request of 300 bytes: an initial window behind it.
+    let mut hold = Hold::default();
+    hold.begin(0, 14_780, 2068, 0, 300);
+    assert_eq!(hold.under_way(&server(14_780, 512, 7), 14_780), 300 + INITIAL + 300 - 14_780);
+    // What has passed is under way as well, but no more than the server offers.
+    assert_eq!(hold.under_way(&server(300, 512, 7), 40_000), 39_700);
+    assert_eq!(hold.under_way(&server(300, 10, 7), 40_000), 1280);
+    // As much again as was acknowledged, over the wrap of sequence numbers.
+    hold.begin(0, 20_000, 2068, 0u32.wrapping_sub(10_000), 10_000);
+    assert_eq!(hold.under_way(&server(10_000, 512, 7), 20_000), INITIAL + 20_000);
+}
+
+#[test]
+fn dense_segments_that_are_due_queue_up() {
+    const RATE: u32 = 16 << 10;
+    let (len, cost) = (1448, Hold::cost(1448, MESSAGES.0, MESSAGES.1));
+    let mut firsts = Budget { taken: FIRSTS, filled_ms: 1000 };
+    let mut holds = [Hold::default(); 50];
+    holds.iter_mut().for_each(|hold| hold.begin(1000, 0, 0, 0, 0));
+    let mut passed = [0; 50];
+    // Retransmissions of 50 clients, after ever longer times.
+    for wait in [200, 600, 1400, 3000, 6200, 12_600, 25_400, 51_000, 102_200] {
+        let now = 1000 + wait;
+        for (hold, passed) in holds.iter_mut().zip(&mut passed) {
+            let patience = firsts.patience(now, RATE, true);
+            if *passed == 0 && hold.due(len, now, patience, true) {
+                firsts.owe_first(RATE, cost, true);
+                *passed += 1;
+            }
+        }
+        let all: u32 = passed.iter().sum();
+        assert!(wait > 60_000 || all <= 2 + wait / 1000 / 4, "{all} after {wait} ms");
+    }
+    // None waits for good.
+    assert_eq!(passed, [1; 50]);
+    // Others do not wait for their first one.
+    assert!(holds[0].due(len, 1000 + 400_000, 0, false));
+    let mut hold = Hold::default();
+    hold.begin(1000, 0, 0, 0, 0);
+    assert!(hold.due(len, 1000, PATIENCE_MS, false));
 }

@@ -6,13 +6,18 @@
 use ws_guard_common::{
     flow::{Flow, paced},
     maps::{Counter, EventKind},
-    pace::{Advertised, FRAME, Hold, Reach, scale},
+    pace::{Advertised, FRAME, Hold, MOST_SURPLUS, Reach, dense, scale},
     source::millis,
 };
 
 use crate::{
     context::Context,
-    limits::{at_hand, budgets, charge, rules},
+    cpu,
+    limits::{
+        at_hand,
+        budgets::{self, First},
+        charge, rules,
+    },
     maps::locked,
     opening::role,
     packet::{self, RST, Segment},
@@ -91,11 +96,28 @@ fn first(flow: &mut Flow, server: &Advertised, now_ms: u32) -> u32 {
         Hold::cost(rest, latest, more)
     } else {
         // Ingress has counted them: the price of the whole stream instead.
-        let bytes = high.wrapping_sub(flow.began.client_next);
-        let frames = (flow.frames_in as u32).saturating_mul(FRAME);
-        Hold::cost(rest, bytes, frames.saturating_sub(bytes))
+        cost(flow, rest)
     };
-    paid + budgets::grant_first(flow, now_ms, rest, cost, more)
+    let wanted = Hold::affordable(rest, cost);
+    let cost = if wanted < rest { wanted + MOST_SURPLUS } else { cost };
+    let sent = flow.hold.under_way(server, high).saturating_sub(paid);
+    let sent = if sent < wanted { sent } else { wanted };
+    paid + budgets::grant_first(flow, now_ms, First { wanted, sent, cost, more, latest })
+}
+
+/// Cost of the next `len` bytes, if they have as many frames as all before them.
+#[inline(always)]
+fn cost(flow: &Flow, len: u32) -> u32 {
+    let (bytes, more) = surplus(flow);
+    Hold::cost(len, bytes, more)
+}
+
+/// The client's bytes, and what its frames cost beyond them.
+#[inline(always)]
+fn surplus(flow: &Flow) -> (u32, u32) {
+    let bytes = flow.high.wrapping_sub(flow.began.client_next);
+    let frames = (flow.frames_in as u32).saturating_mul(FRAME);
+    (bytes, frames.saturating_sub(bytes))
 }
 
 /// Cost of the frames since the last call, beyond their bytes.
@@ -184,11 +206,7 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         if reach == Reach::Within as u32 {
             return 0;
         }
-        let cut = flow.hold.is_cut();
-        let due = cut && is_due(flow, segment, now_ms);
-        if due {
-            budgets::police(flow, now_ms, len, true, 0);
-        }
+        let due = flow.hold.is_cut() && is_due(flow, segment, now_ms);
         let probes = reach == Reach::Probe as u32 || due;
         report::count(if probes { Counter::Probes } else { Counter::DroppedBeyond });
         return !probes as u32;
@@ -201,16 +219,21 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     // report.
     let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
     let len = segment.len;
+    let latest = flow.high.wrapping_sub(flow.hold.counted_high);
     let mut more = count(flow);
     if known && !unheard {
-        if budgets::grant_first(flow, now_ms, len, len, more) == len {
+        let (bytes, all) = surplus(flow);
+        let wanted = if flow.hold.exceeds_surplus(len, bytes, all) { 0 } else { len };
+        let sent = if dense(bytes, all) { 0 } else { wanted };
+        let cost = Hold::cost(wanted, bytes, all);
+        let first = First { wanted, sent, cost, more, latest };
+        if budgets::grant_first(flow, now_ms, first) == len {
             flow.hold.granted = flow.hold.granted.saturating_add(len);
             return 0;
         }
         more = 0;
     }
-    let passes = budgets::police(flow, now_ms, len, false, more)
-        || is_due(flow, segment, now_ms) && budgets::police(flow, now_ms, len, true, 0);
+    let passes = budgets::police(flow, now_ms, len, more) || is_due(flow, segment, now_ms);
     if !passes {
         report::count(Counter::DroppedPoliced);
     }
@@ -218,7 +241,8 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
 }
 
 /// Check whether the segment that took the connection over its limit is refused: it passes only as
-/// long as its source has first windows left, because a merged segment has as many frames as one.
+/// long as its source has first windows left, and with no more than [`MOST_SURPLUS`], because a merged
+/// segment has as many frames as one.
 #[inline(always)]
 pub fn refuses_first(now: u64) -> bool {
     ws_guard_refuses_first(now) != 0
@@ -228,14 +252,25 @@ pub fn refuses_first(now: u64) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_refuses_first(now: u64) -> u32 {
-    let (Some((flow, _)), Some(segment)) = (at_hand(), packet::segment()) else {
+    let (Some((flow, _)), Some(segment), Some(state)) =
+        (at_hand(), packet::segment(), cpu::resume())
+    else {
         return 0;
     };
     if flow.paced != paced::YES || flow.hold.held != 0 {
         return 0;
     }
     let len = segment.len;
-    if budgets::grant_first(flow, millis(now), len, len, 0) == len {
+    // Of its frames, or of the whole stream's: a walk that defuses pings counts no new frames.
+    let walked = state.walk.frames.saturating_mul(FRAME);
+    let priced = cost(flow, len);
+    let cost = if walked > priced { walked } else { priced };
+    let more = cost.saturating_sub(len);
+    // A refused one comes again, in smaller parts, whose frames are not counted then.
+    let refused = more > MOST_SURPLUS;
+    let sent = if refused { 0 } else { len };
+    let first = First { wanted: len, sent, cost, more: 0, latest: 0 };
+    if budgets::grant_first(flow, millis(now), first) == len && !refused {
         flow.hold.granted = flow.hold.granted.saturating_add(len);
         return 0;
     }
@@ -251,10 +286,18 @@ fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
     if segment.seq != flow.acked {
         return false;
     }
-    let (len, patience) = (segment.len, budgets::patience(flow, now_ms));
-    locked(
+    let len = segment.len;
+    let (bytes, more) = surplus(flow);
+    let dense = dense(bytes, more);
+    let patience = budgets::patience(flow, now_ms, dense);
+    let due = locked(
         flow,
         #[inline(always)]
-        |flow| flow.hold.due(len, now_ms, patience),
-    )
+        |flow| flow.hold.due(len, now_ms, patience, dense),
+    );
+    if due {
+        let cost = if dense { Hold::cost(len, bytes, more) } else { len };
+        budgets::owe_due(flow, now_ms, len, cost, dense);
+    }
+    due
 }

@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ws_guard_common::pace::{AT_FIRST, FIRSTS};
+use ws_guard_common::pace::{AT_FIRST, FIRSTS, FRAME};
 use ws_guard_testkit::{
     capture::{Capture, Captured},
     client::{Client, ConnectOptions, Cut},
     flood::{Bounds, PAYLOAD, flood},
+    flooders::{Flooded, Flooders, Kind},
     frame::{Frame, encode, opcode},
     netns::{Family, Pair, PairOptions},
     packets::Packet,
@@ -241,6 +242,47 @@ fn one_connection_after_the_other() -> Result<()> {
     ensure!(CONNECTIONS * WINDOW > most, "a busy machine: {CONNECTIONS} windows are no more");
     ensure!(taken < most, "{taken} bytes, {most} may in {:?}", start.elapsed());
     stage.finish()
+}
+
+/// Flood over fifty connections of one address at once; return the result, and how many segments
+/// the pace dropped.
+fn fifty(kind: Kind, offloads: bool, words: &str, time: Duration) -> Result<(Flooded, u64)> {
+    let options = PairOptions { clients: 8, offloads, ..PairOptions::default() };
+    let stage = Open::new(options)?.guard_with("xdp-native", words)?;
+    let at = stage.server(Library::TokioTungstenite)?.at(Family::V4.server());
+    let source = Some(Family::V4.client(1));
+    let options = ConnectOptions { source, reads: false, ..Default::default() };
+    let clients = (0..50).map(|_| Client::connect(&stage.pair.client, at, options));
+    let mut flooders = Flooders::new(kind, clients.collect::<Result<_>>()?)?;
+    let flooded = flooders.run(time, || true)?;
+    let status: serde_json::Value = stage.guard.ask("status")?;
+    let dropped = ["beyond_edge", "policed"].map(|reason| status["drops"][reason].as_u64());
+    stage.finish()?;
+    Ok((flooded, dropped.into_iter().flatten().sum()))
+}
+
+/// Initial windows of fifty connections that all go over their limit at once.
+///
+/// Those of full-size pings pass whole, so that none is retransmitted. Those of tiny messages have
+/// room for 103,400 frames, and one segment of each connection for 10,300.
+#[test]
+fn first_windows_of_fifty_connections() -> Result<()> {
+    needs_root!();
+    const TIME: Duration = Duration::from_secs(4);
+    for offloads in [true, false] {
+        let (pings, dropped) = fifty(Kind::Pings, offloads, "", TIME)?;
+        println!("offloads {offloads}: {} pings, {dropped} segments dropped", pings.frames);
+        ensure!(pings.frames > 3000, "no flood: {pings:?}");
+        ensure!(dropped == 0, "{dropped} segments dropped, offloads: {offloads}");
+        let words = "--max-tiny-frame-rate 30";
+        let (tiny, dropped) = fifty(Kind::Messages, offloads, words, TIME)?;
+        let most = u64::from(FIRSTS / FRAME) * 3 / 2
+            + (TIME.as_secs() + 2) * (PACE / u64::from(FRAME)) * 2;
+        println!("offloads {offloads}: {} messages of {most}, {dropped} dropped", tiny.frames);
+        ensure!(tiny.frames < most, "{tiny:?}, {most} messages may, offloads: {offloads}");
+        ensure!(pings.broken + tiny.broken == 0, "a connection was ended");
+    }
+    Ok(())
 }
 
 /// A connection over its limit, its held window full, inside a long message.

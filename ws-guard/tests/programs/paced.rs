@@ -50,22 +50,30 @@ fn over(name: &'static str, options: Option<&'static [u8]>) -> Case {
 }
 
 /// Send segments of many small frames, on two connections of a source.
-fn first_windows() -> Case {
-    // Each costs a quarter of the first windows.
+fn dense() -> Vec<Case> {
+    // These cost nearly as much as a connection may have at first, and those more.
     const MANY: usize = 500;
+    const TOO_MANY: usize = 575;
     let over = |from: usize| (from..MANY).map(|ping| ping * 6).collect::<Vec<_>>();
-    let new = case("past a source's first windows the segment over the limit is refused");
-    let new = accepts(new.policy(|policy| policy.pace = RATE), &SCALED).open();
-    let mut new = new.client(pings(MANY)).defused(&over(30));
-    for _ in 0..5 {
-        new = new.client(pings(MANY)).defused(&over(0));
-    }
-    new = new.client(pings(MANY)).dropped();
-    accepts(new.on(1), &SCALED)
-        .open()
+    let new = |name| accepts(case(name).policy(|policy| policy.pace = RATE), &SCALED).open();
+    let passes = new("past a connection's first frames the bucket pays, and then none passes")
         .client(pings(MANY))
-        .dropped()
-        .counts(&[(DroppedPoliced, 2), (Pings, 7 * MANY as u64)])
+        .defused(&over(30))
+        .client(pings(MANY))
+        .defused(&over(0))
+        .client(pings(MANY))
+        .dropped();
+    vec![
+        accepts(passes.on(1), &SCALED)
+            .open()
+            .client(pings(TOO_MANY))
+            .dropped()
+            .counts(&[(DroppedPoliced, 2)]),
+        new("a segment of too many small frames is refused")
+            .client(pings(TOO_MANY))
+            .dropped()
+            .counts(&[(DroppedPoliced, 1)]),
+    ]
 }
 
 /// Send a segment of the server that offers a window.
@@ -131,7 +139,7 @@ pub fn cases() -> Vec<Case> {
             (WindowsHeld, 0),
         ]),
     ];
-    cases.push(first_windows());
+    cases.extend(dense());
     cases.extend(scales());
     cases.extend(beyond());
     cases.extend(liars());
@@ -399,8 +407,12 @@ fn policies() -> Vec<Case> {
                 RATE,
             )),
             PINGS,
-            100,
+            10,
         )
         .counts(&[(Paced, 1)]),
+        // Pings as small as these are dense.
+        offers(over("of an offered window small frames have a part", Some(&SCALED)), PINGS, 100)
+            .fate(Fate::Window(52))
+            .counts(&paced(1)),
     ]
 }

@@ -79,6 +79,9 @@ pub struct Sample {
     pub again_server: u64,
     /// Of these, those of both sides before the flooder was released.
     pub again_in_flood: u64,
+    /// Segments that the guard dropped until then: beyond the held edge, and over the pace.
+    pub beyond_edge: u64,
+    pub policed: u64,
 }
 
 /// Client that floods.
@@ -190,6 +193,7 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
     let (served, (flooded, cpu)) =
         (served?, flooded.map_err(|_| anyhow!("the flooder panicked"))??);
     let in_flood = again()?;
+    let [beyond_edge, policed] = dropped(guard)?;
     if let Some(guard) = guard {
         // Its remaining bytes would take minutes at the pace that it is held to. Its pings stay
         // defused: some servers end the connection for too many.
@@ -207,6 +211,8 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
         again_client: after.0 - before.0,
         again_server: after.1 - before.1,
         again_in_flood: in_flood.0 + in_flood.1 - before.0 - before.1,
+        beyond_edge,
+        policed,
         ..sample(&watch, &served, flooded, cpu)
     })
 }
@@ -225,5 +231,16 @@ fn sample(watch: &Watch, served: &Served, flooded: Flooded, cpu: f64) -> Sample 
         again_client: 0,
         again_server: 0,
         again_in_flood: 0,
+        beyond_edge: 0,
+        policed: 0,
     }
+}
+
+/// Return the segments that the guard dropped because of a pace, by reason.
+fn dropped(guard: Option<&Guard>) -> Result<[u64; 2]> {
+    let Some(guard) = guard else {
+        return Ok([0; 2]);
+    };
+    let status = guard.ask("status")?;
+    Ok(["beyond_edge", "policed"].map(|reason| status["drops"][reason].as_u64().unwrap_or(0)))
 }
