@@ -47,7 +47,7 @@ impl Place {
         if !matches!(tls, "redis" | "rediss") {
             return Err(format!("{scheme} is no scheme of Redis"));
         }
-        let Some(kind) = kind else { return Ok(Place::One(info(url)?)) };
+        let Some(kind) = kind else { return Ok(Place::One(pushing(info(url)?))) };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = match authority.rsplit_once('@') {
             Some((user, hosts)) => (format!("{user}@"), hosts),
@@ -59,7 +59,8 @@ impl Place {
         match kind {
             "cluster" if path.is_empty() => Ok(Place::Cluster(all(&user)?)),
             "sentinel" if !path.is_empty() && !path.contains('/') => {
-                let redis = info(&format!("redis://{user}localhost/"))?.redis_settings().clone();
+                let redis = pushing(info(&format!("redis://{user}localhost/"))?);
+                let redis = redis.redis_settings().clone();
                 let mut node =
                     SentinelNodeConnectionInfo::default().set_redis_connection_info(redis);
                 if tls == "rediss" {
@@ -107,8 +108,7 @@ fn info(url: &str) -> Result<ConnectionInfo, String> {
 
 /// The cluster as one of its nodes knows it.
 async fn members(seed: &ConnectionInfo) -> RedisResult<Primaries> {
-    let mut connection: MultiplexedConnection =
-        connect(&Client::open(seed.clone())?, PATIENCE).await?;
+    let mut connection: MultiplexedConnection = connect(&Client::open(seed.clone())?).await?;
     let ranges: Vec<Vec<Value>> =
         redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
     let mut slots = Slots::default();
@@ -147,7 +147,13 @@ fn host_of(info: &ConnectionInfo) -> String {
     }
 }
 
-/// Another node, reached like this one. It pushes notices, which takes RESP3.
+/// The same, with the protocol in which Redis pushes.
+fn pushing(info: ConnectionInfo) -> ConnectionInfo {
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    info.set_redis_settings(redis)
+}
+
+/// Another node, reached like this one.
 fn at(like: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
     let addr = match like.addr() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
@@ -158,8 +164,7 @@ fn at(like: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
         },
         _ => ConnectionAddr::Tcp(host, port),
     };
-    let redis = like.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    like.clone().set_addr(addr).set_redis_settings(redis)
+    pushing(like.clone().set_addr(addr))
 }
 
 #[cfg(test)]
