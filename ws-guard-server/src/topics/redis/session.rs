@@ -40,8 +40,10 @@ const FORGOTTEN: Duration = Duration::from_secs(86_400);
 const KEY_KNOWN: Duration = Duration::from_secs(300);
 /// Entries of a topic without a history: those that servers may be behind.
 const TRANSPORT: usize = 1000;
-/// How often positions are saved, and a topic is tried again that could not be read.
-const SAVE: Duration = Duration::from_secs(1);
+/// How often positions are saved: each costs Redis and this server about as much as a publication.
+const SAVE: Duration = Duration::from_secs(5);
+/// When a topic is tried again that could not be read.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Positions are saved in at most so many parts, of at least so many topics, with as long between two.
 const SAVE_PARTS: usize = 50;
 const SAVE_TOGETHER: usize = 16;
@@ -330,7 +332,7 @@ impl Shared {
             return self.broken.notify_one();
         }
         tracing::warn!("a topic cannot be read from Redis: {error}");
-        sleep(SAVE).await;
+        sleep(AGAIN).await;
         let wanted = !self.work.exchange.subscribers(topic).is_empty();
         if let Some(again) = self.loading.borrow_mut().get_mut(topic) {
             *again |= wanted;
