@@ -80,6 +80,14 @@ fn a_primary_that_becomes_a_replica_is_left_at_once() {
     let stage = Stage::start(line.address.port());
     let mut client = stage.client();
     client.subscribe("chat");
+    client.publish("chat", json!(0));
+    client.expect(json!(0));
+    // Nothing is left to be saved, which would be refused.
+    let saved = || {
+        let saved: Vec<String> = first.ask(&["HVALS", "cluster:test:ws:delivered:{chat}"]);
+        saved.first()?.ends_with("-1").then_some(())
+    };
+    assert!(wait_for(saved).is_some());
     first.ask::<()>(&["REPLICAOF", "127.0.0.1", &second.port.to_string()]);
     stage.away();
     line.turn(Some(second.port));
