@@ -59,10 +59,10 @@ impl Place {
         match kind {
             "cluster" if path.is_empty() => Ok(Place::Cluster(all(&user)?)),
             "sentinel" if !path.is_empty() && !path.contains('/') => {
-                let redis = pushing(info(&format!("redis://{user}localhost/"))?);
-                let redis = redis.redis_settings().clone();
-                let mut node =
-                    SentinelNodeConnectionInfo::default().set_redis_connection_info(redis);
+                let like = pushing(info(&format!("redis://{user}localhost/"))?);
+                let mut node = SentinelNodeConnectionInfo::default()
+                    .set_redis_connection_info(like.redis_settings().clone())
+                    .set_tcp_settings(like.tcp_settings().clone());
                 if tls == "rediss" {
                     node = node.set_tls_mode(TlsMode::Secure);
                 }
@@ -147,10 +147,11 @@ fn host_of(info: &ConnectionInfo) -> String {
     }
 }
 
-/// The same, with the protocol in which Redis pushes.
+/// The same, with the protocol in which Redis pushes, and commands sent at once.
 fn pushing(info: ConnectionInfo) -> ConnectionInfo {
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    info.set_redis_settings(redis)
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    info.set_redis_settings(redis).set_tcp_settings(tcp)
 }
 
 /// Another node, reached like this one.
