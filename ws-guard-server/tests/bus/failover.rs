@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     faults::insist,
-    redis::{Ask, Redis},
+    redis::{Ask, Line, Redis},
     stage::{Stage, wait_for},
 };
 
@@ -70,6 +70,31 @@ fn sentinels_name_another_primary_and_clients_go_on_there() {
     assert!(wait_for(demoted).is_some());
     assert_eq!(client.publish("chat", json!(3))["offset"], 3);
     client.expect(json!(3));
+}
+
+/// It pushes what its primary sends it: late, and nothing where it lacks one.
+#[test]
+fn a_primary_that_becomes_a_replica_is_left_at_once() {
+    let (first, second) = (Redis::start(&[]), Redis::start(&[]));
+    let line = Line::to(first.port);
+    let stage = Stage::start(line.address.port());
+    let mut client = stage.client();
+    client.subscribe("chat");
+    client.publish("chat", json!(0));
+    client.expect(json!(0));
+    // Nothing is left to be saved, which would be refused.
+    let saved = || {
+        let saved: Vec<String> = first.ask(&["HVALS", "cluster:test:ws:delivered:{chat}"]);
+        saved.first()?.ends_with("-1").then_some(())
+    };
+    assert!(wait_for(saved).is_some());
+    first.ask::<()>(&["REPLICAOF", "127.0.0.1", &second.port.to_string()]);
+    stage.away();
+    line.turn(Some(second.port));
+    let told = client.next();
+    assert_eq!((&told["type"], &told["recovered"]), (&"subscribed".into(), &false.into()));
+    insist(&mut client, "chat", json!(1), "k");
+    client.expect(json!(1));
 }
 
 /// Nodes without replicas, of which each has its share of the slots.

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -132,6 +134,34 @@ fn what_a_server_had_that_is_gone_is_taken_over() {
     assert_eq!(again["deliveries"], 2);
     assert_eq!(one.ack(&first)["status"], 503);
     assert_eq!(two.ack(&again)["type"], "acked");
+}
+
+/// Its lease may have long to go.
+#[test]
+fn what_a_server_had_that_is_not_connected_is_anyones_at_once() {
+    let redis = Redis::start(&[]);
+    redis.ask::<()>(&["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"]);
+    for number in ["1", "2"] {
+        redis.ask::<String>(&["XADD", "s", "*", "d", number]);
+    }
+    for server in ["there", "gone"] {
+        let read = ["XREADGROUP", "GROUP", "g", server, "COUNT", "1", "STREAMS", "s", ">"];
+        redis.ask::<redis::Value>(&read);
+    }
+    let mut there = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
+    there.write_all(b"SSUBSCRIBE present:there\r\n").unwrap();
+    there.read_exact(&mut [0]).unwrap();
+    let claim = include_str!("../../src/topics/redis/claim.lua");
+    type Claimed = (Vec<(String, String, u64)>, u64, u64, String);
+    let data = |idle: &str| -> Vec<(String, u64)> {
+        let keys = ["EVAL", claim, "2", "s", "dead", "g", "me", idle, "16", "9", "0-0", "present:"];
+        let (taken, ..): Claimed = redis.ask(&keys);
+        taken.into_iter().map(|(_, data, deliveries)| (data, deliveries)).collect()
+    };
+    assert_eq!(data("3600000"), [("2".into(), 2)]);
+    assert_eq!(data("3600000"), []);
+    // One that is there and does not renew its lease loses what it has, too.
+    assert_eq!(data("0")[..1], [("1".into(), 2)]);
 }
 
 #[test]

@@ -187,6 +187,37 @@ fn rules_change_while_topics_are_shared() {
     worker.expect(json!(5));
 }
 
+#[test]
+fn what_is_not_pushed_is_read_before_the_next() {
+    const STREAM: &str = "cluster:test:ws:topic:{chat}";
+    let redis = Redis::start(&[]);
+    let stage = Stage::start(redis.port);
+    let (mut reader, mut writer) = (stage.client(), stage.client());
+    let begun = reader.subscribe("chat");
+    writer.publish("chat", json!(1));
+    reader.expect(json!(1));
+    let last: Vec<(String, Vec<String>)> =
+        redis.ask(&["XREVRANGE", STREAM, "+", "-", "COUNT", "1"]);
+    let (id, fields) = &last[0];
+    let next = id.replace("-1", "-2");
+    redis.ask::<String>(&["XADD", STREAM, &next, "d", "2", "t", &fields[3], "r", &fields[5]]);
+    assert_eq!(writer.publish("chat", json!(3))["offset"], 3);
+    for number in 2..=3 {
+        assert_eq!(reader.expect(json!(number))["offset"], number);
+    }
+    // Another stream in its place, which another server has begun.
+    redis.ask::<usize>(&["DEL", STREAM]);
+    let other = Stage::start(redis.port);
+    let anew = other.client().subscribe("chat");
+    assert_ne!(anew["epoch"], begun["epoch"]);
+    writer.publish("chat", json!(4));
+    let told = reader.next();
+    assert_eq!((&told["recovered"], &told["epoch"]), (&false.into(), &anew["epoch"]));
+    assert_eq!(writer.publish("chat", json!(5))["offset"], 2);
+    assert_eq!(wait_for(|| Some(reader.next()["data"] == 5).filter(|is| *is)), Some(true));
+    assert_eq!(stage.metric("wsguard_server_bus_loads_total"), 2.0);
+}
+
 /// A topic whose clients leave and come while it is loaded is loaded again. What is published between is not
 /// read before the second answer, which is older and would take it back.
 #[test]

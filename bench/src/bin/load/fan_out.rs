@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::{
     sync::Semaphore,
     task::LocalSet,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval_at, sleep},
 };
 
 use super::talk::{Heard, Protocol, Talk, percentile};
@@ -74,6 +74,7 @@ async fn measure(args: Rc<Args>) -> Result<()> {
         talk.subscribe(&topic).await?;
         spawn(follow(args.protocol, talk, begun, seen.clone()));
     }
+    let mut publishers = Vec::new();
     for number in 0..PUBLISHERS {
         let port = args.ports[number % args.ports.len()];
         let mut talk = Talk::open(args.protocol, port, number, "").await?;
@@ -83,7 +84,12 @@ async fn measure(args: Rc<Args>) -> Result<()> {
                 talk.subscribe(&format!("chat{topic}")).await?;
             }
         }
-        publish(&args, talk, number, begun, &seen);
+        publishers.push(talk);
+    }
+    // Together, however long each took to connect: publications are evenly apart then.
+    let start = Instant::now();
+    for (number, talk) in publishers.into_iter().enumerate() {
+        publish(&args, talk, number, [begun, start], &seen);
     }
     sleep(WARM_UP).await;
     seen.counts.set(true);
@@ -126,7 +132,13 @@ fn sent_at(text: &[u8]) -> u64 {
 }
 
 /// Publish on all topics in turn.
-fn publish(args: &Rc<Args>, talk: Talk, number: usize, begun: Instant, seen: &Rc<Seen>) {
+fn publish(
+    args: &Rc<Args>,
+    talk: Talk,
+    number: usize,
+    [begun, start]: [Instant; 2],
+    seen: &Rc<Seen>,
+) {
     let protocol = args.protocol;
     let Talk { mut speaker, mut hearer, .. } = talk;
     let window = if args.rate > 0.0 { Semaphore::MAX_PERMITS } else { args.window };
@@ -148,9 +160,9 @@ fn publish(args: &Rc<Args>, talk: Talk, number: usize, begun: Instant, seen: &Rc
     let unanswered = protocol.question().is_some() && args.rate > 0.0;
     spawn(async move {
         let each = if args.rate > 0.0 { PUBLISHERS as f64 / args.rate } else { 1.0 };
-        let mut ticks = interval(Duration::from_secs_f64(each));
+        let first = start + Duration::from_secs_f64(each * number as f64 / PUBLISHERS as f64);
+        let mut ticks = interval_at(first.into(), Duration::from_secs_f64(each));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        sleep(Duration::from_secs_f64(each * number as f64 / PUBLISHERS as f64)).await;
         for turn in 0.. {
             if args.rate > 0.0 {
                 ticks.tick().await;

@@ -1,6 +1,6 @@
 -- Store an entry of a queue, unless as many wait as may.
 -- KEYS: the stream; the publication's key, if it has one
--- ARGV: data, most entries, milliseconds that a key is known, whether servers wait for notices
+-- ARGV: data, most entries, milliseconds that a key is known
 if KEYS[2] then
     local known = redis.call('GET', KEYS[2])
     if known then
@@ -16,7 +16,6 @@ local id = redis.call('XADD', KEYS[1], '*', 'd', ARGV[1], 't', ms)
 if KEYS[2] then
     redis.call('SET', KEYS[2], id, 'PX', ARGV[3])
 end
-if ARGV[4] == '1' then
-    redis.call('SPUBLISH', KEYS[1], '')
-end
+-- Servers that follow the stream's channel ask for entries.
+redis.call('SPUBLISH', KEYS[1], '')
 return { id, 0 }

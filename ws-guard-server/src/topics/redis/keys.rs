@@ -18,6 +18,8 @@ pub struct Keys {
     pub dead: String,
     /// Where the keys of publications begin.
     keys: String,
+    /// Where channels of servers begin.
+    present: String,
 }
 
 impl Keys {
@@ -30,12 +32,18 @@ impl Keys {
             delivered: key("delivered"),
             dead: key("dead"),
             keys: key("key"),
+            present: key("present") + ":",
         }
     }
 
     /// Where the position of the publication with this key is.
     pub fn key(&self, key: &str) -> String {
         format!("{}:{key}", self.keys)
+    }
+
+    /// The channel that a server follows as long as clients of its may have entries of a queue topic.
+    pub fn present(&self, server: &str) -> String {
+        format!("{}{server}", self.present)
     }
 }
 
@@ -49,6 +57,7 @@ mod tests {
         assert_eq!(keys.stream, "cluster:shanghai:ws:topic:{chat}");
         assert_eq!(keys.group, "cluster:shanghai:ws:topic:chat");
         assert_eq!(keys.key("k"), "cluster:shanghai:ws:key:{chat}:k");
+        assert_eq!(keys.present("a"), "cluster:shanghai:ws:present:{chat}:a");
         assert_eq!(Keys::of("c", "}{%").stream, "cluster:c:ws:topic:{%7D%7B%25}");
     }
 }

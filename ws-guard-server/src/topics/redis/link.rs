@@ -11,7 +11,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, PushInfo, RedisError,
-    RedisResult, aio::MultiplexedConnection,
+    RedisResult, Value, aio::MultiplexedConnection,
 };
 use tokio::{sync::mpsc, time::sleep};
 
@@ -22,8 +22,8 @@ use super::{
 
 /// Time for a connection, and for the answer to a command.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a read waits for entries.
-pub const BLOCK: Duration = Duration::from_secs(1);
+/// How often nodes are asked whether they are there.
+pub const CHECK: Duration = Duration::from_secs(1);
 /// How soon a command is tried again whose keys are on their way from one node to another.
 const ON_THE_WAY: Duration = Duration::from_millis(20);
 
@@ -44,10 +44,8 @@ pub struct Scripts {
 pub struct Node {
     /// For commands that are answered at once.
     pub commands: MultiplexedConnection,
-    /// For the one command that waits; of a cluster's node, for its notices.
-    pub reads: MultiplexedConnection,
-    /// Redis's number for `reads`.
-    pub reader: i64,
+    /// For what is pushed. Redis ends it where too much waits, which answers to commands must not add to.
+    pub pushes: MultiplexedConnection,
     /// The run of Redis that both are connected to: a restart ends them.
     pub run: String,
     /// What it is called by other nodes.
@@ -62,39 +60,45 @@ pub struct Link {
     pub scripts: Scripts,
 }
 
-/// What nodes of a cluster push.
-pub type Notices = mpsc::UnboundedReceiver<PushInfo>;
+/// What nodes push.
+pub type Pushes = mpsc::UnboundedReceiver<PushInfo>;
 
-/// A connection; answers may take as long.
-pub async fn connect(client: &Client, patience: Duration) -> RedisResult<MultiplexedConnection> {
-    client.get_multiplexed_async_connection_with_config(&configuration(patience)).await
+/// A connection, for one that asks.
+pub async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
+    client.get_multiplexed_async_connection_with_config(&configuration()).await
 }
 
-fn configuration(patience: Duration) -> AsyncConnectionConfig {
+fn configuration() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(patience))
+        .set_response_timeout(Some(PATIENCE))
 }
 
 impl Node {
     /// Connect, and make sure that it is a Redis that takes writes.
-    async fn open(client: &Client, pushes: &mpsc::UnboundedSender<PushInfo>) -> RedisResult<Node> {
-        let mut commands = connect(client, PATIENCE).await?;
-        let mut config = configuration(BLOCK + PATIENCE);
-        if client.get_connection_info().redis_settings().protocol().supports_resp3() {
-            config = config.set_push_sender(pushes.clone());
-        }
-        let mut reads = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let reader = redis::cmd("CLIENT").arg("ID").query_async(&mut reads).await?;
+    async fn open(client: &Client, sender: &mpsc::UnboundedSender<PushInfo>) -> RedisResult<Node> {
+        let mut commands = connect(client).await?;
+        let config = configuration().set_push_sender(sender.clone());
+        let pushes = client.get_multiplexed_async_connection_with_config(&config).await?;
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut commands).await?;
         let run = field(&info, "run_id")?;
-        let replication: String =
-            redis::cmd("INFO").arg("replication").query_async(&mut commands).await?;
-        if field(&replication, "role")? != "master" {
+        let address = address(client.get_connection_info().addr());
+        let node = Node { commands, pushes, run, address };
+        node.is_primary().await?;
+        Ok(node)
+    }
+
+    /// Make sure that it takes writes.
+    ///
+    /// # Errors
+    /// Where it does not answer, or is a replica.
+    pub async fn is_primary(&self) -> RedisResult<()> {
+        let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut self.commands.clone()).await?;
+        let role = role.into_iter().next().ok_or_else(|| problem("ROLE says too little"))?;
+        if redis::from_redis_value::<String>(role)? != "master" {
             return Err(problem("it is a replica"));
         }
-        let address = address(client.get_connection_info().addr());
-        Ok(Node { commands, reads, reader, run, address })
+        Ok(())
     }
 
     /// Run a command here; `asking` for a key that has come before its slot.
@@ -135,22 +139,17 @@ impl Node {
 
 impl Link {
     /// Connect to all that take writes.
-    pub async fn open(place: &Place) -> RedisResult<(Link, Notices)> {
+    pub async fn open(place: &Place) -> RedisResult<(Link, Pushes)> {
         let Primaries { nodes: clients, slots } = place.primaries().await?;
-        let (pushes, notices) = mpsc::unbounded_channel();
+        let (sender, pushes) = mpsc::unbounded_channel();
         let (mut nodes, mut scripts) = (Vec::new(), None);
         for client in &clients {
-            let node = Node::open(client, &pushes).await?;
+            let node = Node::open(client, &sender).await?;
             scripts = Some(node.load().await?);
             nodes.push(node);
         }
         let scripts = scripts.ok_or_else(|| problem("there is no node"))?;
-        Ok((Link { nodes, slots: slots.map(RefCell::new), scripts }, notices))
-    }
-
-    /// Whether topics are spread over the nodes of a cluster, which say where something is new.
-    pub fn is_cluster(&self) -> bool {
-        self.slots.is_some()
+        Ok((Link { nodes, slots: slots.map(RefCell::new), scripts }, pushes))
     }
 
     /// The number of the node that has a key.

@@ -1,16 +1,16 @@
 //! A bus over Redis Streams, for servers that share topics.
 //!
 //! Each topic is a stream, and an entry's id is its position: epoch and offset. Publishing is one
-//! script there. Every server reads every entry of the topics that its clients have, so that the
-//! [`Exchange`] has the same log as Redis; of a queue topic, a consumer group hands each entry to one
+//! script there. Every server has every entry of the topics that its clients have [pushed](pushes), so that
+//! the [`Exchange`] has the same log as Redis; of a queue topic, a consumer group hands each entry to one
 //! server, and [`queue`] to one of its clients. All of it is one thread, with a [`Session`] as long as
 //! its connections last.
 
 mod keys;
 mod link;
 mod metrics;
-mod notices;
 mod place;
+mod pushes;
 mod queue;
 mod session;
 mod slots;

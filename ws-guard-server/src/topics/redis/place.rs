@@ -47,7 +47,7 @@ impl Place {
         if !matches!(tls, "redis" | "rediss") {
             return Err(format!("{scheme} is no scheme of Redis"));
         }
-        let Some(kind) = kind else { return Ok(Place::One(info(url)?)) };
+        let Some(kind) = kind else { return Ok(Place::One(pushing(info(url)?))) };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = match authority.rsplit_once('@') {
             Some((user, hosts)) => (format!("{user}@"), hosts),
@@ -59,9 +59,10 @@ impl Place {
         match kind {
             "cluster" if path.is_empty() => Ok(Place::Cluster(all(&user)?)),
             "sentinel" if !path.is_empty() && !path.contains('/') => {
-                let redis = info(&format!("redis://{user}localhost/"))?.redis_settings().clone();
-                let mut node =
-                    SentinelNodeConnectionInfo::default().set_redis_connection_info(redis);
+                let like = pushing(info(&format!("redis://{user}localhost/"))?);
+                let mut node = SentinelNodeConnectionInfo::default()
+                    .set_redis_connection_info(like.redis_settings().clone())
+                    .set_tcp_settings(like.tcp_settings().clone());
                 if tls == "rediss" {
                     node = node.set_tls_mode(TlsMode::Secure);
                 }
@@ -107,8 +108,7 @@ fn info(url: &str) -> Result<ConnectionInfo, String> {
 
 /// The cluster as one of its nodes knows it.
 async fn members(seed: &ConnectionInfo) -> RedisResult<Primaries> {
-    let mut connection: MultiplexedConnection =
-        connect(&Client::open(seed.clone())?, PATIENCE).await?;
+    let mut connection: MultiplexedConnection = connect(&Client::open(seed.clone())?).await?;
     let ranges: Vec<Vec<Value>> =
         redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
     let mut slots = Slots::default();
@@ -147,7 +147,14 @@ fn host_of(info: &ConnectionInfo) -> String {
     }
 }
 
-/// Another node, reached like this one. It pushes notices, which takes RESP3.
+/// The same, with the protocol in which Redis pushes, and commands sent at once.
+fn pushing(info: ConnectionInfo) -> ConnectionInfo {
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    info.set_redis_settings(redis).set_tcp_settings(tcp)
+}
+
+/// Another node, reached like this one.
 fn at(like: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
     let addr = match like.addr() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
@@ -158,8 +165,7 @@ fn at(like: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
         },
         _ => ConnectionAddr::Tcp(host, port),
     };
-    let redis = like.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    like.clone().set_addr(addr).set_redis_settings(redis)
+    pushing(like.clone().set_addr(addr))
 }
 
 #[cfg(test)]

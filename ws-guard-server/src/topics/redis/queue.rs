@@ -24,7 +24,8 @@ use crate::topics::{
     rules::Queueing,
 };
 
-/// Entries of a server that does not say so often that it is there are taken over.
+/// Entries of a server that does not say so often that it is there are taken over; of one whose connection
+/// to Redis has ended, at once.
 const LEASE: Duration = Duration::from_secs(1);
 /// How often it says so, and looks for entries of others.
 const TICK: Duration = Duration::from_millis(250);
@@ -217,7 +218,7 @@ impl Queue {
         let keys = [&*self.keys.stream, &self.keys.dead];
         let mut command = self.call(&self.shared.link.scripts.claim, &keys);
         command.arg(LEASE.as_millis() as u64).arg(room).arg(self.rules.max_deliveries);
-        command.arg(&*self.cursor.borrow());
+        command.arg(&*self.cursor.borrow()).arg(self.keys.present(""));
         /// What was taken, how many are dead letters, how many are gone, and where to go on.
         type Claimed = (Vec<Delivery>, u64, u64, String);
         let (entries, dead, lost, cursor): Claimed =

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::{
     sync::{Notify, mpsc},
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Order, Settings, away,
     keys::Keys,
-    link::{BLOCK, Link, Node, Notices, call, is_of_the_command, is_redirection},
+    link::{Link, Node, call, is_of_the_command, is_redirection},
     metrics::BusMetrics,
     queue::Queue,
 };
@@ -33,24 +34,16 @@ use crate::topics::{
     rules::{History, Kind},
 };
 
-/// Most entries of a topic in one answer.
-pub const BATCH: usize = 256;
 /// A stream that is neither published to nor loaded for as long is gone.
 const FORGOTTEN: Duration = Duration::from_secs(86_400);
 /// How long a key is known where there is no history to go by.
 const KEY_KNOWN: Duration = Duration::from_secs(300);
 /// Entries of a topic without a history: those that servers may be behind.
 const TRANSPORT: usize = 1000;
-/// Between two reads, for each topic that they name: Redis looks at all of them each time, and this server
-/// names them.
-const PAUSE: Duration = Duration::from_micros(10);
-/// Less than a timer can tell.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(3);
-/// Before all ids.
-const BEGINNING: &str = "0-0";
-/// How often positions are saved, and a topic is tried again that could not be read.
-const SAVE: Duration = Duration::from_secs(1);
+/// How often positions are saved: each costs Redis and this server about as much as a publication.
+const SAVE: Duration = Duration::from_secs(5);
+/// When a topic is tried again that could not be read.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Positions are saved in at most so many parts, of at least so many topics, with as long between two.
 const SAVE_PARTS: usize = 50;
 const SAVE_TOGETHER: usize = 16;
@@ -84,16 +77,12 @@ pub struct Shared {
     reading: RefCell<HashMap<String, Reading>>,
     /// Topics that are being loaded, and whether again when that is done.
     loading: RefCell<HashMap<Arc<str>, bool>>,
-    /// Topics that are to be read, in this order of changes, and as of which change they are.
-    changes: Cell<u64>,
-    taken: Cell<u64>,
-    changed: Notify,
     /// Something happened that the connections do not survive.
     broken: Notify,
     /// Redis's clock, less this one's.
     ahead_ms: Cell<i64>,
     queues: RefCell<HashMap<Arc<str>, Rc<Queue>>>,
-    /// Streams of a cluster that are being read, and whether again when that is done.
+    /// Streams that are being read, and whether again when that is done.
     pub fetching: RefCell<HashMap<String, bool>>,
     /// Those of queues, which give back what they have.
     tasks: TaskTracker,
@@ -121,7 +110,7 @@ impl Session {
     /// Connect and serve; `Ok` when there is nothing more to do, ever.
     pub async fn serve(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> RedisResult<()> {
         let Some(work) = self.work.take() else { return Ok(()) };
-        let (link, notices) = match Link::open(&work.settings.place).await {
+        let (link, pushes) = match Link::open(&work.settings.place).await {
             Ok(opened) => opened,
             Err(error) => {
                 self.work = Some(work);
@@ -138,9 +127,6 @@ impl Session {
             link,
             reading: RefCell::default(),
             loading: RefCell::default(),
-            changes: Cell::new(0),
-            taken: Cell::new(0),
-            changed: Notify::new(),
             broken: Notify::new(),
             ahead_ms: Cell::new(0),
             queues: RefCell::default(),
@@ -153,9 +139,8 @@ impl Session {
         }
         tokio::select! {
             () = shared.broken.notified() => Err((redis::ErrorKind::Io, "a command failed").into()),
-            error = shared.read(notices) => Err(error),
+            error = shared.heed(pushes) => Err(error),
             error = shared.save() => Err(error),
-            () = shared.nudge() => Ok(()),
             () = shared.obey(&mut self.wanted, orders) => {
                 shared.queues.borrow_mut().drain().for_each(|(_, queue)| queue.end());
                 shared.tasks.close();
@@ -278,7 +263,6 @@ impl Shared {
                 let mut command = call(&self.link.scripts.enqueue, &both);
                 let known = KEY_KNOWN.as_millis() as u64;
                 command.arg(&publication.data[..]).arg(queueing.entries).arg(known);
-                command.arg(u8::from(self.link.is_cluster()));
                 command
             }
             Kind::History(history) => self.store(&both, &publication, history),
@@ -321,7 +305,7 @@ impl Shared {
         let mut command = call(&self.link.scripts.publish, keys);
         // One more, so that the position before the first is known.
         command.arg(&publication.data[..]).arg(bounds.messages + 1);
-        command.arg(age).arg(forgotten).arg(u8::from(self.link.is_cluster()));
+        command.arg(age).arg(forgotten);
         command
     }
 
@@ -343,78 +327,79 @@ impl Shared {
     }
 
     async fn begin_once(self: &Rc<Self>, topic: &Arc<str>) {
-        if let Kind::Queue(queueing) = self.kind(topic) {
-            let queue = Queue::new(self.clone(), topic.clone(), queueing);
-            let before = self.queues.borrow_mut().insert(topic.clone(), queue.clone());
-            before.iter().for_each(|queue| queue.end());
-            self.tasks.spawn_local(queue.run());
-        }
         let Err(error) = self.load(topic).await else { return };
         if !is_of_the_command(&error) {
             return self.broken.notify_one();
         }
         tracing::warn!("a topic cannot be read from Redis: {error}");
-        sleep(SAVE).await;
+        sleep(AGAIN).await;
         let wanted = !self.work.exchange.subscribers(topic).is_empty();
         if let Some(again) = self.loading.borrow_mut().get_mut(topic) {
             *again |= wanted;
         }
     }
 
-    /// Have the exchange know what Redis has of a topic, and read on from there.
+    /// Have the exchange know what Redis has of a topic, and deliver what comes from there on.
     async fn load(self: &Rc<Self>, topic: &Arc<str>) -> RedisResult<()> {
-        let keys = self.keys(topic);
-        let (mut last, mut saved) = (BEGINNING.to_owned(), String::new());
-        let kind = self.kind(topic);
-        self.follow(&keys.stream).await?;
-        if matches!(kind, Kind::Queue(_)) {
-            let mut command = redis::cmd("XREVRANGE");
-            command.arg(&keys.stream).arg("+").arg("-").arg("COUNT").arg(1);
-            let entries: Entries = self.link.ask(&keys.stream, &command).await?;
-            entries.into_iter().for_each(|(id, _)| last = id);
-        } else {
-            let history = match &kind {
-                Kind::History(history) => history.messages + 1,
-                _ => 1,
-            };
-            let age = match &kind {
-                Kind::History(history) => history.age.max(FORGOTTEN),
-                _ => FORGOTTEN,
-            };
-            let mut command = call(&self.link.scripts.open, &[&keys.stream, &keys.delivered]);
-            command.arg(history).arg(age.as_millis() as u64).arg(&self.work.settings.server);
-            let send = async |node: &Node, asking| {
-                let mut command = command.clone();
-                command.arg(&node.run);
-                node.ask(&command, asking).await
-            };
-            let (now, mut entries, delivered): (i64, Entries, String) =
-                self.link.route(&keys.stream, send).await?;
-            self.ahead_ms.set(now - now_ms());
-            self.work.metrics.reloads.inc();
-            last = entries.first().map(|(id, _)| id.clone()).unwrap_or_default();
-            saved.clone_from(&delivered);
-            if matches!(kind, Kind::History(_)) {
-                let ids: Vec<Position> =
-                    entries.iter().filter_map(|(id, _)| position(id)).collect();
-                self.continues(topic, position(&delivered), &ids);
+        let (keys, kind) = (self.keys(topic), self.kind(topic));
+        self.follow(&keys, matches!(kind, Kind::Queue(_))).await?;
+        let (last, saved) = match &kind {
+            Kind::Queue(_) => Default::default(),
+            Kind::History(history) => {
+                self.load_history(topic, &keys, history.messages + 1, history.age).await?
             }
-            let oldest = entries.pop().and_then(|(id, _)| position(&id)).unwrap_or_default();
-            let arrivals = entries.into_iter().rev().filter_map(|entry| arrival(entry, now));
-            self.work.exchange.load(topic, oldest, arrivals.collect());
-        }
-        let reading = Reading { name: topic.clone(), keys: keys.clone(), saved, last };
+            Kind::Live => self.load_history(topic, &keys, 1, FORGOTTEN).await?,
+        };
         if self.work.exchange.subscribers(topic).is_empty() {
             // They left meanwhile, and the order to end may have come before this.
             return Ok(());
         }
+        let reading = Reading { name: topic.clone(), keys: keys.clone(), saved, last };
         self.reading.borrow_mut().insert(keys.stream.clone(), reading);
-        if self.link.is_cluster() {
-            // What was published since it was loaded.
+        if let Kind::Queue(queueing) = kind {
+            let queue = Queue::new(self.clone(), topic.clone(), queueing);
+            let before = self.queues.borrow_mut().insert(topic.clone(), queue.clone());
+            before.iter().for_each(|queue| queue.end());
+            self.tasks.spawn_local(queue.run());
+        } else {
+            // What was pushed since it was loaded.
             spawn_local(self.clone().fetch(keys.stream));
         }
-        self.change();
         Ok(())
+    }
+
+    /// Load the latest entries; the id of the last, and the one that this server has saved.
+    async fn load_history(
+        &self,
+        topic: &Arc<str>,
+        keys: &Keys,
+        most: usize,
+        age: Duration,
+    ) -> RedisResult<(String, String)> {
+        let mut command = call(&self.link.scripts.open, &[&keys.stream, &keys.delivered]);
+        command.arg(most).arg(age.max(FORGOTTEN).as_millis() as u64);
+        command.arg(&self.work.settings.server);
+        let send = async |node: &Node, asking| {
+            let mut command = command.clone();
+            command.arg(&node.run);
+            node.ask(&command, asking).await
+        };
+        let (now, mut entries, saved): (i64, Entries, String) =
+            self.link.route(&keys.stream, send).await?;
+        self.ahead_ms.set(now - now_ms());
+        self.work.metrics.reloads.inc();
+        let last = entries.first().map(|(id, _)| id.clone()).unwrap_or_default();
+        if matches!(self.kind(topic), Kind::History(_)) {
+            let ids: Vec<Position> = entries.iter().filter_map(|(id, _)| position(id)).collect();
+            self.continues(topic, position(&saved), &ids);
+        }
+        let oldest = entries.pop().and_then(|(id, _)| position(&id)).unwrap_or_default();
+        let arrivals = entries.into_iter().rev().filter_map(|(id, fields)| {
+            let (data, stored_ms) = content(fields)?;
+            Some(Arrival { position: position(&id)?, data, age: since(stored_ms, now) })
+        });
+        self.work.exchange.load(topic, oldest, arrivals.collect());
+        Ok((last, saved))
     }
 
     /// Say how much was stored while this server did not read, as the position tells that it saved.
@@ -439,7 +424,7 @@ impl Shared {
         queue.iter().for_each(|queue| queue.end());
         let keys = self.keys(topic);
         self.reading.borrow_mut().remove(&keys.stream);
-        self.unfollow(keys.stream.clone());
+        self.unfollow(keys.clone(), matches!(self.kind(topic), Kind::Queue(_)));
         // Nobody waits for it here: what comes now is not missed.
         let shared = self.clone();
         let mut command = redis::cmd("HDEL");
@@ -462,130 +447,52 @@ impl Shared {
         self.queues.borrow().contains_key(topic)
     }
 
+    /// Streams whose entries are delivered here.
+    pub fn streams(&self) -> Vec<String> {
+        self.reading.borrow().keys().cloned().collect()
+    }
+
     /// The last entry of a stream that was read.
     pub fn last_read(&self, stream: &str) -> Option<String> {
         self.reading.borrow().get(stream).map(|reading| reading.last.clone())
     }
 
-    /// What is read has changed.
-    fn change(&self) {
-        self.changes.set(self.changes.get() + 1);
-        self.changed.notify_waiters();
-        self.changed.notify_one();
+    /// Whether this is the last entry of a stream that was read.
+    pub fn is_last_read(&self, stream: &str, id: &str) -> bool {
+        self.reading.borrow().get(stream).is_some_and(|reading| reading.last == id)
     }
 
-    /// Wake the reader for topics that it does not wait for yet, for ever.
-    async fn nudge(&self) {
-        if self.link.is_cluster() {
-            return std::future::pending().await;
-        }
-        let node = &self.link.nodes[0];
-        loop {
-            self.changed.notified().await;
-            while self.taken.get() < self.changes.get() {
-                let mut command = redis::cmd("CLIENT");
-                command.arg("UNBLOCK").arg(node.reader);
-                if command.query_async::<i64>(&mut node.commands.clone()).await.is_err() {
-                    self.broken.notify_one();
-                    return std::future::pending().await;
-                }
-                sleep(Duration::from_millis(2)).await;
-            }
-        }
+    /// There may be more of a queue; false where the stream is none.
+    pub fn wake_queue(&self, stream: &str) -> bool {
+        let queue = self.name(stream).and_then(|topic| self.queues.borrow().get(&topic).cloned());
+        queue.iter().for_each(|queue| queue.wake());
+        queue.is_some()
     }
 
-    /// Read entries of all topics, until that fails.
-    async fn read(self: &Rc<Self>, notices: Notices) -> RedisError {
-        if self.link.is_cluster() {
-            return self.heed(notices).await;
+    /// Deliver the next entry of a stream; whether it was. Where something is missing, or the stream is
+    /// another one, its topic is loaded again.
+    pub fn arrived(self: &Rc<Self>, stream: &str, id: String, data: Bytes, stored_ms: i64) -> bool {
+        let Some(topic) = self.name(stream) else { return false };
+        let age = since(stored_ms, now_ms() + self.ahead_ms.get());
+        let is_next = position(&id).filter(|_| !data.is_empty()).is_some_and(|position| {
+            self.work.metrics.lag.observe(age.as_secs_f64());
+            self.work.exchange.arrive(&topic, &Arrival { position, data, age })
+        });
+        let mut reading = self.reading.borrow_mut();
+        if !is_next {
+            reading.remove(stream);
+            spawn_local(self.clone().begin(topic));
+        } else if let Some(reading) = reading.get_mut(stream) {
+            reading.last = id;
         }
-        loop {
-            match self.read_once().await {
-                Ok(()) => {}
-                Err(error) => return error,
-            }
-        }
-    }
-
-    async fn read_once(self: &Rc<Self>) -> RedisResult<()> {
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
-        let empty = {
-            let reading = self.reading.borrow();
-            for key in reading.keys() {
-                command.arg(key);
-            }
-            for reading in reading.values() {
-                command.arg(&reading.last);
-            }
-            reading.is_empty()
-        };
-        self.taken.set(self.changes.get());
-        if empty {
-            tokio::select! {
-                () = self.changed.notified() => {}
-                () = sleep(BLOCK) => {
-                    redis::cmd("PING").query_async::<()>(&mut self.link.nodes[0].reads.clone()).await?;
-                }
-            }
-            return Ok(());
-        }
-        let read: Option<Vec<(String, Entries)>> =
-            command.query_async(&mut self.link.nodes[0].reads.clone()).await?;
-        let mut rest = false;
-        for (key, entries) in read.unwrap_or_default() {
-            rest |= entries.len() == BATCH;
-            self.arrived(&key, entries);
-        }
-        self.pause(rest).await;
-        Ok(())
-    }
-
-    /// Let entries gather, the longer the more topics the next read has to name; not where there is a
-    /// `rest` to be read.
-    async fn pause(&self, rest: bool) {
-        let topics = self.reading.borrow().len().try_into().unwrap_or(u32::MAX);
-        let pause = PAUSE.saturating_mul(topics).min(LONGEST_PAUSE);
-        if rest || pause < SHORTEST_PAUSE {
-            // A reader that always finds something lets others have their turn.
-            tokio::task::yield_now().await;
-        } else {
-            sleep(pause).await;
-        }
-    }
-
-    pub fn arrived(self: &Rc<Self>, key: &str, entries: Entries) {
-        let Some(topic) = self.name(key) else { return };
-        if let Some(queue) = self.queues.borrow().get(&topic) {
-            queue.wake();
-            if let (Some((last, _)), Some(reading)) =
-                (entries.last(), self.reading.borrow_mut().get_mut(key))
-            {
-                reading.last.clone_from(last);
-            }
-            return;
-        }
-        let now = now_ms() + self.ahead_ms.get();
-        for (id, fields) in entries {
-            let Some(arrival) = arrival((id.clone(), fields), now) else { continue };
-            self.work.metrics.lag.observe(arrival.age.as_secs_f64());
-            if !self.work.exchange.arrive(&topic, &arrival) {
-                // Something is missing, or the stream is another one: see what there is.
-                self.reading.borrow_mut().remove(key);
-                spawn_local(self.clone().begin(topic));
-                return;
-            }
-            if let Some(reading) = self.reading.borrow_mut().get_mut(key) {
-                reading.last = id;
-            }
-        }
+        is_next
     }
 
     /// Save how far this server has read, until that fails.
     async fn save(&self) -> RedisError {
         loop {
             sleep(SAVE).await;
-            let streams: Vec<String> = self.reading.borrow().keys().cloned().collect();
+            let streams = self.streams();
             // Publications would wait behind all of them at once.
             let part = (streams.len() / SAVE_PARTS).max(SAVE_TOGETHER);
             for part in streams.chunks(part) {
@@ -603,7 +510,7 @@ impl Shared {
             let mut reading = self.reading.borrow_mut();
             // It may have ended meanwhile.
             let Some(reading) = reading.get_mut(stream) else { continue };
-            if reading.last == reading.saved || self.has_queue(&reading.name) {
+            if reading.last == reading.saved {
                 continue;
             }
             reading.saved.clone_from(&reading.last);
@@ -647,14 +554,15 @@ impl Shared {
     }
 }
 
-/// An entry with its age, unless it is only a topic's beginning.
-fn arrival((id, fields): (String, Vec<Vec<u8>>), now_ms: i64) -> Option<Arrival> {
+/// What an entry says, and when it was stored, unless it is only a topic's beginning.
+pub fn content(fields: Vec<Vec<u8>>) -> Option<(Bytes, i64)> {
     let mut fields = fields.into_iter();
     let data = fields.nth(1)?;
-    let at = std::str::from_utf8(&fields.nth(1)?).ok()?.parse::<i64>().ok()?;
-    if data.is_empty() {
-        return None;
-    }
-    let age = Duration::from_millis(u64::try_from(now_ms - at).unwrap_or_default());
-    Some(Arrival { position: position(&id)?, data: data.into(), age })
+    let stored_ms = std::str::from_utf8(&fields.nth(1)?).ok()?.parse().ok()?;
+    (!data.is_empty()).then(|| (data.into(), stored_ms))
+}
+
+/// The time between two, or none.
+fn since(before_ms: i64, now_ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now_ms - before_ms).unwrap_or_default())
 }
