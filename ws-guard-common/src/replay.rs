@@ -234,9 +234,10 @@ impl Replay {
             Ok(passed) => passed,
             Err(reason) => return self.unless_observing(reason),
         };
+        let first = self.reached(&walk.tracker);
         self.flow.commit(&start, &walk, passed);
         self.keep_traces(payload.len() as u32);
-        self.follow(&walk);
+        self.follow(&walk, first);
         Verdict::Pass
     }
 
@@ -320,6 +321,7 @@ impl Replay {
             Ok(passed) => passed,
             Err(reason) => return self.unless_observing(reason),
         };
+        let first = self.reached(&walk.tracker);
         match (judged, checkpoint) {
             (Rewalk::Same(_), Some(number)) => {
                 self.flow.rewalked(number, &known, &walk, passed);
@@ -328,7 +330,7 @@ impl Replay {
         }
         self.keep_traces(payload.len() as u32);
         self.let_through(seq, payload);
-        self.follow(&walk);
+        self.follow(&walk, first);
         Verdict::Pass
     }
 
