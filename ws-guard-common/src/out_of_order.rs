@@ -154,12 +154,6 @@ pub const fn slot(owner: u64) -> u32 {
     (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - SLOTS.trailing_zeros())
 }
 
-/// The smaller of two.
-#[inline(always)]
-const fn least(a: u32, b: u32) -> u32 {
-    if a < b { a } else { b }
-}
-
 /// Maximum of traces of `len` bytes of common frames in [`CUTS`] segments, each of which may split
 /// a header and leave the next trace unfilled.
 #[inline(always)]
