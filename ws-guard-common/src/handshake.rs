@@ -10,9 +10,26 @@ pub const MINOR: usize = 7;
 pub const INTERIM: &[u8; 10] = b"HTTP/1.1 1";
 /// The first bytes of a request that may ask for an upgrade (RFC 6455, 4.1, 2).
 pub const GET: &[u8; 4] = b"GET ";
-/// Other methods, and the space behind them (RFC 9110, 9.3 and RFC 5789): no header field begins
+/// Other methods, and the space behind them (RFC 9110, 9.3, RFC 5789 and RFC 4918, 9): no header field begins
 /// like this (RFC 9112, 5.1).
-pub const METHODS: [&[u8]; 6] = [b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "];
+pub const METHODS: [&[u8]; 16] = [
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"OPTIONS ",
+    b"PATCH ",
+    b"MKCOL ",
+    b"COPY ",
+    b"MOVE ",
+    b"LOCK ",
+    b"UNLOCK ",
+    b"REPORT ",
+    b"SEARCH ",
+    b"PURGE ",
+    b"QUERY ",
+    b"PROPFIND",
+];
 
 /// Check whether these eight bytes, the first one in the high byte, begin with one of [`METHODS`].
 #[inline(always)]
@@ -115,12 +132,9 @@ const fn eight(text: &[u8; 8]) -> u64 {
 }
 
 /// Methods, as numbers of their letters in lower case.
-const GET_WORD: u64 = eight(b"\0\0\0\0\0get");
-const HEAD: u64 = eight(b"\0\0\0\0head");
-const DELETE: u64 = eight(b"\0\0delete");
-const OPTIONS: u64 = eight(b"\0options");
 const POST: u64 = eight(b"\0\0\0\0post");
 const PUT: u64 = eight(b"\0\0\0\0\0put");
+const CONNECT: u64 = eight(b"\0connect");
 const PATCH: u64 = eight(b"\0\0\0patch");
 
 /// First bytes of the fields that matter.
@@ -211,16 +225,16 @@ impl HeadScanner {
         byte.is_ascii_uppercase() && self.line <= LONGEST_METHOD
     }
 
-    /// Flags of the method that was read: servers may read no body behind one that is not known here, as
-    /// behind CONNECT (RFC 9110, 9.3.6).
+    /// Flags of the method that was read: servers may read no body behind one that is not known here, but
+    /// none is there without a length (RFC 9112, 6.3). CONNECT makes a tunnel (RFC 9110, 9.3.6).
     #[inline(always)]
     const fn method(&self) -> u8 {
         let text =
             if self.line < 8 { self.tail & !(u64::MAX << (8 * self.line as u32)) } else { 0 };
         match text {
-            GET_WORD | HEAD | DELETE | OPTIONS => BODILESS,
             POST | PUT | PATCH => 0,
-            _ => VAGUE,
+            CONNECT => VAGUE,
+            _ => BODILESS,
         }
     }
 

@@ -64,8 +64,8 @@ pub mod name {
     pub const SUSPECTS: &str = "SUSPECTS";
     /// LRU hash: [`super::FlowKey`] → [`super::Unopened`], connections since their SYN-ACK.
     pub const BEGINNINGS: &str = "BEGINNINGS";
-    /// Array of `u32`: window scales of the latest SYNs, by [`super::syn_slot`], with their
-    /// [`super::syn_tag`] and encoded as in [`crate::pace::scale`].
+    /// Array of `u64`: window scales of the latest SYNs, by [`super::syn_slot`], with their
+    /// [`super::syn_tag`] and encoded as in [`crate::pace::scale`]; the length of their data in the high half.
     pub const SYNS: &str = "SYNS";
     /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
     /// written.

@@ -125,7 +125,11 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
     debug::opened(ctx);
     // SAFETY: as in `follow`.
     let flow = unsafe { &mut *flow };
-    frames(ctx, context, flow);
+    if !frames(ctx, context, flow) {
+        let _ = FLOWS.remove(context.key());
+        pending_upgrades::prove(generation);
+        return Verdict::Pass;
+    }
     charge_unseen(context);
     Verdict::Pass
 }
@@ -261,8 +265,8 @@ fn closed(context: &Context, flow: &mut Flow) {
 }
 
 /// Follow the server's frames; its records are of no interest.
-/// `false` when an HTTP response begins where a frame should, on a connection that may not be
-/// WebSocket.
+/// `false` when an HTTP response begins where a frame should, or the first frame is none, on a connection
+/// that may not be WebSocket.
 #[inline(never)]
 fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let Some(state) = cpu::resume() else {
@@ -279,7 +283,9 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         return false;
     }
     if matches!(walker.run(), Step::Done) {
-        answered(context, flow);
+        if !answered(context, flow) {
+            return false;
+        }
         heartbeat::server_walked(&walker.packet);
     }
     true
@@ -307,11 +313,12 @@ fn has_news(context: &Context, flow: &Flow) -> bool {
     true
 }
 
-/// Commit a walk through the server's frames.
+/// Commit a walk through the server's frames. `false` where its first one violates the protocol, on a
+/// connection that may not be WebSocket: what opened the flow was text.
 #[inline(never)]
-fn answered(context: &Context, flow: &mut Flow) {
+fn answered(context: &Context, flow: &mut Flow) -> bool {
     let Some(state) = cpu::resume() else {
-        return;
+        return true;
     };
     let walk = &state.walk;
     // A server followed from its first frame may send long ones, but the client may have made it send what
@@ -319,6 +326,10 @@ fn answered(context: &Context, flow: &mut Flow) {
     let followed = if walk.tracker.flags & GUESSED != 0 { LONGEST } else { u32::MAX >> 2 };
     let most = if flow.may_be_http() { LONGEST_UNSEEN } else { followed };
     if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(most)) {
+        let guessed = walk.tracker.flags & GUESSED != 0;
+        if flow.may_be_http() && walk.violations > 0 && flow.frames_out == 0 && !guessed {
+            return false;
+        }
         // The guess where its frames begin was wrong.
         let next = Tracker::new(walk.end(), walk.tracker.flags & RSV1_AGREED | GUESSED);
         locked(
@@ -326,7 +337,7 @@ fn answered(context: &Context, flow: &mut Flow) {
             #[inline(always)]
             |flow| flow.server = next,
         );
-        return;
+        return true;
     }
     let mut unseen = 0;
     locked(flow, |flow| {
@@ -342,4 +353,5 @@ fn answered(context: &Context, flow: &mut Flow) {
     report::violation_event(Side::Server, context.key(), walk, context.now);
     let splits_header = walk.tracker.carried != 0;
     servers::walked(Side::Server, walk.coalesces(), splits_header, walk.violations);
+    true
 }

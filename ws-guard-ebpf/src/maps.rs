@@ -71,7 +71,7 @@ pub static BEGINNINGS: LruHashMap<FlowKey, Unopened, { MAX_BEGINNINGS as usize }
     LruHashMap::new();
 
 #[btf_map]
-pub static SYNS: Array<u32, { MAX_SYNS as usize }> = Array::new();
+pub static SYNS: Array<u64, { MAX_SYNS as usize }> = Array::new();
 
 #[btf_map]
 pub static POLICY: Array<Policy, { 2 * SCOPES as usize }> = Array::new();

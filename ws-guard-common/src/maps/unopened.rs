@@ -99,16 +99,20 @@ pub struct Unopened {
     pub turned: u8,
     /// Programs that read the client's bytes, one of [`owner`](crate::flow::owner).
     pub owner: u8,
-    pub _pad: [u8; 2],
-    /// Bytes passed unread since then: [`Unopened::pass_unread`].
+    /// Not 0: the server has sent [`FAR`] bytes.
+    pub long: u8,
+    pub _pad: u8,
+    /// Bytes passed unread since its latest such answer: [`Unopened::pass_unread`].
     pub unheard: u32,
+    /// The same since the beginning.
+    pub unread_bytes: u32,
     /// End of the bytes that passed as read, for which nothing was paid: [`Unopened::behind`].
     pub free_high: u32,
     /// End of the windows that the server has offered, with room for [`FAR`] bytes at most.
     pub edge: u32,
     /// End of the window in the client's latest segment.
     pub offered: u32,
-    /// Places of a chunked body's framing that was read.
+    /// Places of a chunked body's framing that was read, and holes between.
     pub framing: Framing,
 }
 
@@ -182,8 +186,10 @@ impl Unopened {
             spoke_ms,
             turned,
             owner: owner::NOBODY,
-            _pad: [0; 2],
+            long: 0,
+            _pad: 0,
             unheard,
+            unread_bytes: 0,
             free_high,
             edge,
             offered,
@@ -201,14 +207,16 @@ impl Unopened {
     #[inline(always)]
     pub const fn judge(&self, seq: u32, len: u32, ack: u32) -> u32 {
         let sent = self.server_high.wrapping_sub(self.began.server_next);
-        let back = if sent < FAR { sent } else { FAR };
+        let back = if self.long == 0 && sent < FAR { sent } else { FAR };
         // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
         // What is past a hole in the framing could not be followed.
         let gap = self.unread == 0 && self.chunks.is_open() && after(seq, self.body_end);
         let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
         let end = seq.wrapping_add(len);
         // The server takes no segment that begins past its window (RFC 9293, 3.10.7.4).
-        let far = end.wrapping_sub(self.acked) as i32 > FAR as i32 || after(seq, self.edge);
+        let ahead_of_window =
+            end.wrapping_sub(self.acked) as i32 > FAR as i32 || after(seq, self.edge);
+        let far = ahead_of_window || self.acked.wrapping_sub(seq) as i32 > FAR as i32;
         let first = !after(self.high, self.answered);
         let ahead = first && after(seq, self.acked);
         let reaches = before(seq, self.acked) && after(end, self.acked);
@@ -240,7 +248,9 @@ impl Unopened {
     /// have others in their place: they are read again. What follows the body's end is not read.
     #[inline(always)]
     const fn judge_body(&self, seq: u32, end: u32) -> u32 {
-        if self.framing.touches(seq, end, self.acked) {
+        if self.framing.fills(seq, end) {
+            judged::BODY
+        } else if self.framing.touches(seq, end, self.acked) {
             let whole = self.framing.first_in(seq, end, self.acked).is_some();
             if whole { judged::CHUNKS } else { judged::PASSES }
         } else if !after(end, self.body_end) {
@@ -261,6 +271,10 @@ impl Unopened {
             let new = if after(end, self.high) { end.wrapping_sub(self.high) } else { 0 };
             let new = if new < len { new } else { len };
             self.unheard = self.unheard.saturating_add(new);
+            self.unread_bytes = self.unread_bytes.saturating_add(new);
+        }
+        if read && after(seq, self.high) {
+            self.framing.skip(self.high, seq);
         }
         self.high = later(self.high, end);
         if read {
@@ -336,7 +350,7 @@ impl Unopened {
             return self.framing.is_known(from, framed, (end, chunks), last);
         }
         if framed != from {
-            self.framing.add(from, framed, self.chunks);
+            self.framing.add(from, framed, self.chunks, self.acked);
         }
         self.body = later(self.body, self.answered);
         (self.chunks, self.body_end) = (chunks, end);
@@ -347,8 +361,15 @@ impl Unopened {
     /// upgrade. `generation` is the policy's.
     #[inline(always)]
     pub const fn asks_nothing(&self, ack: u32, generation: u32) -> bool {
-        let known = self.unread == 0 && !after(ack, self.high);
+        let known = self.unread == 0 && !self.took_unseen(ack);
         known && self.asks == 0 && self.generation == generation
+    }
+
+    /// Check whether the server, which has the client's bytes up to `ack`, has some that were not seen. A FIN
+    /// behind the last one counts as a byte (RFC 9293, 3.4).
+    #[inline(always)]
+    const fn took_unseen(&self, ack: u32) -> bool {
+        after(ack, self.high.wrapping_add(1))
     }
 
     /// Check whether the server, which has the client's bytes up to `ack`, has not got all of the latest
@@ -401,7 +422,7 @@ impl Unopened {
     ) -> u32 {
         let room = self.offers(seq, ack, window);
         let silent = ack == self.server_high && now.wrapping_sub(self.spoke_ms) >= SILENT_MS;
-        let heard = room && silent && self.unheard >= HEARD;
+        let heard = room && silent && self.unread_bytes >= HEARD;
         let most = if self.turned != 0 { UNHEARD_SINCE } else { UNHEARD };
         let decided = unread::decide(room, if heard { 0 } else { self.unheard }, most);
         match decided {
@@ -425,7 +446,10 @@ impl Unopened {
         }
         let open = !self.shut.is_after(seq);
         self.offers(seq, ack, window);
-        let room = open && offer::has_room(window, self.began.client_scale, BODY_ROOM);
+        let unscaled = offer::has_room(window, self.began.client_scale, BODY_ROOM);
+        // What the server has sent since may fill the window.
+        let left = self.offered.wrapping_sub(self.server_high) as i32 >= BODY_ROOM as i32;
+        let room = open && unscaled && left;
         unread::decide(room, if room { 0 } else { self.unheard }, UNHEARD)
     }
 
@@ -438,7 +462,7 @@ impl Unopened {
     pub const fn turn(&mut self, seq: u32, end: u32, ack: u32) {
         let room = self.offered.wrapping_sub(end) as i32 >= ANSWER_ROOM as i32;
         let all = seq == self.server_high && ack == self.high;
-        if self.unread != 0 && room && all && self.unheard < HEARD {
+        if self.unread != 0 && room && all {
             (self.turned, self.unheard) = (1, 0);
         }
     }
@@ -493,16 +517,19 @@ impl Unopened {
             self.acked = ack;
         }
         let new = anew || after(end, self.server_high);
-        if after(ack, self.high) {
-            // It has taken bytes that were not seen.
-            (self.unread, self.high) = (1, ack);
+        if self.took_unseen(ack) {
+            self.unread = 1;
         }
+        self.high = later(self.high, ack);
         self.acked = later(self.acked, ack);
         self.server_high = later(self.server_high, end);
-        self.unread_high = not_before(self.unread_high, self.acked);
-        self.free_high = not_before(self.free_high, self.acked);
-        self.framing.forgotten = not_before(self.framing.forgotten, self.acked);
-        self.answered = not_before(self.answered, self.acked);
+        if self.server_high.wrapping_sub(self.began.server_next) >= FAR {
+            self.long = 1;
+        }
+        not_before(&mut self.unread_high, self.acked);
+        not_before(&mut self.free_high, self.acked);
+        not_before(&mut self.framing.forgotten, self.acked);
+        not_before(&mut self.answered, self.acked);
         if !(speaks && new) {
             return false;
         }
@@ -514,13 +541,14 @@ impl Unopened {
     }
 }
 
-/// `mark`, or what is 1 GiB before `end` where that is later: half the sequence space behind, it would
-/// seem to be ahead.
+/// Move `mark` to 1 GiB before `end` where it is earlier: half the sequence space behind, it would seem to be
+/// ahead. Written only then: another CPU may move it ahead meanwhile.
 #[inline(always)]
-const fn not_before(mark: u32, end: u32) -> u32 {
+const fn not_before(mark: &mut u32, end: u32) {
     const BACK: u32 = 1 << 30;
-    let behind = end.wrapping_sub(mark);
-    if behind as i32 > BACK as i32 { end.wrapping_sub(BACK) } else { mark }
+    if end.wrapping_sub(*mark) as i32 > BACK as i32 {
+        *mark = end.wrapping_sub(BACK);
+    }
 }
 
 /// Maximum of [`Unopened`]s.

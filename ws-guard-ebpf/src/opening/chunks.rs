@@ -7,8 +7,8 @@ use ws_guard_common::chunks::{DONE, VAGUE};
 
 use crate::{cpu, opening::pending_upgrades, packet::Packet, stream::walk::Walker};
 
-/// Bytes of framing that are read in a segment, which may be many merged ones: those of 500 chunks.
-const MOST: u32 = 4096;
+/// Bytes of framing that are read in a segment, which may be many merged ones: those of 1,000 chunks.
+const MOST: u32 = 8192;
 
 /// Follow the framing in the segment. `false` where it is not certain that the rest of the segment belongs to
 /// the body.

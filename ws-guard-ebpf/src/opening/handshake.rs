@@ -13,6 +13,7 @@ use ws_guard_common::{
     maps::{ANSWERED, Counter, FAR, LOST, MAY_BAN, Pending, RESTARTED, is_frame, judged},
     offer::unread::FEW,
     seq::after,
+    tracker::GUESSED,
     verifier::forget,
 };
 
@@ -21,7 +22,7 @@ use crate::{
     cpu,
     limits::{sources, unread},
     opening::{
-        identify,
+        identify, merged,
         pending_upgrades::{self, Body},
         pieces, role,
     },
@@ -204,7 +205,7 @@ fn begins_request<P: Packet>(packet: &P) -> bool {
 /// only with [`GET`].
 #[inline(always)]
 fn begins_any<P: Packet>(packet: &P) -> bool {
-    begins_request(packet) || packet.u64_at(0).is_some_and(is_method)
+    begins_request(packet) || packet.u64_at(0).is_some_and(begins_method)
 }
 
 /// Check whether a connection's first payload begins with a header of the PROXY protocol.
@@ -380,7 +381,20 @@ fn begins_at<P: Packet>(packet: &P, mut at: u32) -> bool {
     let Some(word) = packet.u64_at(at) else {
         return false;
     };
-    is_method(word) || is_get(word)
+    begins_method(word) || is_get(word)
+}
+
+/// [`is_method`], as a global function: the verifier follows its comparisons once.
+#[inline(always)]
+fn begins_method(word: u64) -> bool {
+    ws_guard_is_method(word) != 0
+}
+
+/// [`begins_method`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_is_method(word: u64) -> u32 {
+    is_method(word) as u32
 }
 
 /// Check whether these eight bytes, the first one in the high byte, begin with [`GET`].
@@ -403,7 +417,7 @@ fn begins_frame<P: Packet>(packet: &P) -> bool {
 /// request.
 #[inline(never)]
 fn begins_another<P: Packet>(packet: &P, whole: bool) -> bool {
-    packet.u64_at(0).is_some_and(|word| is_method(word) || whole && is_get(word))
+    packet.u64_at(0).is_some_and(|word| begins_method(word) || whole && is_get(word))
 }
 
 /// Begin a request in the segment, or the preface of a connection's first one.
@@ -532,7 +546,7 @@ fn switches(context: &Context, packet: SkbPayload) -> bool {
         true => (pending.answer, pending.answer_length),
         false => (HeadScanner::default(), 0),
     };
-    (state.reading.at, state.reading.until) = (0, before.wrapping_neg());
+    (state.reading.at, state.reading.until, state.reading.read) = (0, before.wrapping_neg(), 0);
     let mut found = is_switching(&packet, before);
     let mut walker = Walker { state, packet };
     if found {
@@ -633,6 +647,9 @@ fn open(context: &Context) -> Verdict {
     }
     if let Some(account) = packet::account() {
         flow.account = *account;
+    }
+    if state.reading.read == merged::ASSUMED {
+        flow.server.flags |= GUESSED;
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
     flow.may_hide(!followed || pending_upgrades::may_hide_another());

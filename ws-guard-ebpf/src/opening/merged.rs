@@ -28,6 +28,8 @@ const WORDS: u32 = (CHUNK - WORD) / STRIDE + 1;
 const LONGEST: u32 = 4096;
 /// Maximum of heads in a segment that switch to something else. One more counts as a switch.
 const MAX_HEADS: u32 = 32;
+/// Result of [`find`] in the state: a head that counts as one that switches, and ends elsewhere.
+pub const ASSUMED: u32 = 2;
 
 /// Find the head of a 101 that switches to WebSocket, from offset `at` of the state on.
 ///
@@ -47,6 +49,7 @@ pub fn find<P: Packet>(walker: &mut Walker<P>) -> bool {
         && walker.state.reading.at < walker.packet.bytes();
     if found && (cut || turns == MAX_HEADS as c_long) {
         walker.state.reading.head.found |= END | UPGRADE_WEBSOCKET;
+        walker.state.reading.read = ASSUMED;
     }
     pending_upgrades::begins(if found { 0 } else { walker.state.reading.piece });
     found

@@ -648,7 +648,9 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
     };
     let key = &segment.key;
     if segment.flags & FIN != 0 {
+        // Not for the next connection between the same end points.
         let _ = PROVEN.remove(key);
+        let _ = PENDING.remove(key);
     }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
     // A RST may answer a segment of no connection, with the numbers that this one has.

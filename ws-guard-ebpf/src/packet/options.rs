@@ -22,6 +22,8 @@ const END: u8 = 0;
 const NOP: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
 const MPTCP: u8 = 30;
+/// Length of a SYN's data once its SYN-ACK has left.
+const ANSWERED: u32 = u32::MAX;
 /// Maximum length of a header's options.
 const MAX_OPTIONS: u32 = 40;
 
@@ -44,16 +46,28 @@ pub fn syn<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
     if let Some(noted) = SYNS.get_ptr_mut(syn_slot(&segment.key)) {
         let tag = syn_tag(&segment.key, segment.seq);
         // SAFETY: a single word of a map value.
-        unsafe {
-            let (known, scale) = (*noted & 0xFF, state.reading.scale);
-            let least = if *noted & !0xFF == tag && known < scale { known } else { scale };
-            *noted = tag | least;
-        }
+        unsafe { *noted = note(*noted, tag, state.reading.scale, segment.len) };
     }
     if state.rewrite.even + state.rewrite.odd > 0 {
         packet.fix_checksum(segment, state.rewrite.even, state.rewrite.odd);
         report::count(Counter::MptcpRefused);
     }
+}
+
+/// Word for a SYN in its slot: tag and scale, and in the high half the bytes of its data, or [`ANSWERED`].
+/// `noted` is what is there.
+#[inline(always)]
+fn note(noted: u64, tag: u32, scale: u32, len: u32) -> u64 {
+    let (known, data) = (noted as u32, (noted >> 32) as u32);
+    if noted != 0 && known & !0xFF == tag {
+        let least = if known & 0xFF < scale { known & 0xFF } else { scale };
+        let data = if len > 0 || data == ANSWERED { len } else { data };
+        return u64::from(data) << 32 | u64::from(tag | least);
+    }
+    // The server may take one with data (RFC 7413) for the end of another one.
+    let pending = noted != 0 && data != ANSWERED;
+    let scale = if pending && len > 0 { scale::NONE } else { scale };
+    u64::from(len) << 32 | u64::from(tag | scale)
 }
 
 /// Window scale in a server's SYN-ACK, encoded as in [`scale`].
@@ -66,9 +80,19 @@ pub fn window_scale<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
 /// the server's: none if that has none (RFC 7323, 2.2), or if another SYN was noted since.
 #[inline(always)]
 pub fn client_scale(key: &FlowKey, seq: u32, server: u32) -> u32 {
-    let noted = SYNS.get(syn_slot(key)).copied().unwrap_or(0);
-    let own = noted == 0 || noted & !0xFF == syn_tag(key, seq);
-    if server == scale::NONE || !own { scale::NONE } else { noted & 0xFF }
+    let Some(noted) = SYNS.get_ptr_mut(syn_slot(key)) else {
+        return scale::NONE;
+    };
+    // SAFETY: a single word of a map value.
+    let word = unsafe { *noted };
+    let (tag, data) = (word as u32 & !0xFF, (word >> 32) as u32);
+    let with_data = data != ANSWERED && tag == syn_tag(key, seq.wrapping_sub(data));
+    if word != 0 && tag != syn_tag(key, seq) && !with_data {
+        return scale::NONE;
+    }
+    // SAFETY: as above.
+    unsafe { *noted = u64::from(ANSWERED) << 32 | u64::from(word as u32) };
+    if server == scale::NONE { scale::NONE } else { word as u32 & 0xFF }
 }
 
 /// Read the options of the current segment, and refuse MPTCP unless it is only to be `looked` at.

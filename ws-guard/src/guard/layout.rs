@@ -106,7 +106,7 @@ pub const LAYOUTS: [Layout; 23] = [
     map::<FlowKey, Heartbeats>(name::HEARTBEATS, MapType::LruHash, Entries::Chosen, 0),
     map::<u32, Server>(name::OTHERS, MapType::PerCpuArray, Entries::Fixed(1), 0),
     map::<FlowKey, Unopened>(name::BEGINNINGS, MapType::LruHash, Entries::Chosen, 0),
-    map::<u32, u32>(name::SYNS, MapType::Array, Entries::Fixed(SYNS), 0),
+    map::<u32, u64>(name::SYNS, MapType::Array, Entries::Fixed(SYNS), 0),
 ];
 
 impl Layout {

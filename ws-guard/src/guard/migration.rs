@@ -55,7 +55,8 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 const CHANGES: [Change; 5] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
-    Change { map: name::BEGINNINGS, since: 12, entries: Entries::Dropped },
+    Change { map: name::BEGINNINGS, since: 13, entries: Entries::Dropped },
+    Change { map: name::SYNS, since: 13, entries: Entries::Dropped },
     Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
     Change { map: name::HELD, since: 13, entries: Entries::Read(held_of_12) },
 ];

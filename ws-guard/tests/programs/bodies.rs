@@ -1,7 +1,10 @@
 //! Requests with bodies, and bytes that look like requests or answers.
 
 use ws_guard_common::{flow::state, maps::Counter::*};
-use ws_guard_testkit::packets::{REQUEST, SWITCHING, flag::SYN};
+use ws_guard_testkit::packets::{
+    REQUEST, SWITCHING,
+    flag::{FIN, SYN},
+};
 
 use crate::{
     case::{Case, case, pings},
@@ -19,8 +22,22 @@ fn request() -> i64 {
 /// Start a connection since its SYN-ACK, with bytes before the upgrade.
 /// `before` of the client's come in front of it, and an answer of `answered` in front of the 101.
 fn begun(name: &'static str, before: usize, answered: usize) -> Case {
+    begun_after(case(name), before, answered)
+}
+
+/// The same between the end points of other connections.
+fn begun_after(case: Case, before: usize, answered: usize) -> Case {
     let earlier = move |packet: &mut _| back(packet, answered);
-    syn_ack(case(name), request() - before as i64).with(earlier)
+    syn_ack(case, request() - before as i64).with(earlier)
+}
+
+/// Make a connection with one request, whose answer ends with the server's FIN.
+fn one_request(name: &'static str) -> Case {
+    const BEFORE: usize = 9000;
+    let from = request() - BEFORE as i64;
+    let end = from + PAGE.len() as i64;
+    answered(begun(name, BEFORE, HTTP.len()).client_at(from, PAGE), end, HTTP)
+        .with(|packet| packet.flags |= FIN)
 }
 
 fn back(packet: &mut ws_guard_testkit::packets::Packet, bytes: usize) {
@@ -115,6 +132,18 @@ fn read() -> Vec<Case> {
             .client_at(request() - PAGE.len() as i64, PAGE),
             request(),
             &[HTTP, SWITCHING].concat(),
+        )),
+        opens_nothing(answered(
+            post(
+                begun_after(
+                    one_request("the text of a 101 on a connection with the end points of another"),
+                    POST.len() + BODY,
+                    HTTP.len() + text().len(),
+                ),
+                POST,
+            ),
+            request(),
+            &[HTTP, &text()].concat(),
         )),
         found(uploaded("but not behind the body of a method that has none", CONNECT, &text())),
         found(uploaded("nor behind a body of two lengths", TWICE, &text())),

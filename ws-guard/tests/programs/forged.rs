@@ -424,6 +424,16 @@ fn beginnings() -> Vec<Case> {
             .defused(&[180])
             .leaves(state::OPEN)
             .counts(&[(FlowsOpened, 2), (Pings, 31)]),
+        case("a 101 in a body, and text behind it, opens none for longer than its segment")
+            .answer([SWITCHING, b"</pre>"].concat())
+            .client(REQUEST)
+            .server(REQUEST.len() as i64, SWITCHING)
+            .with(|packet| packet.seq = packet.seq.wrapping_add(6))
+            .client(pings(31))
+            .with(|packet| packet.ack = packet.ack.wrapping_add(SWITCHING.len() as u32 + 6))
+            .defused(&[180])
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 2), (Pings, 31), (DroppedUnsynced, 0)]),
         case("a throttled source opens no connection with an unread request")
             .open()
             .throttle()

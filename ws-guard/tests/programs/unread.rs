@@ -62,6 +62,17 @@ fn scaled(name: &'static str, syns: &[(i64, u8)]) -> Case {
         .client_at(FIRST, UPLOAD)
 }
 
+/// Start the same behind a SYN with data that the server takes (RFC 7413), and a window scale.
+fn scaled_with_data(name: &'static str) -> Case {
+    const DATA: &[u8] = b"GET";
+    let syn = case(name)
+        .client_at(FIRST - 1 - DATA.len() as i64, DATA)
+        .with(|packet| (packet.flags, packet.tcp_options) = (SYN, vec![3, 3, 7, 1]));
+    syn_ack(syn, FIRST)
+        .with(|packet| packet.tcp_options = vec![3, 3, 7, 1])
+        .client_at(FIRST, UPLOAD)
+}
+
 /// Set a window of 64 KiB on the latest packet, Linux's offer with a scale of 7.
 fn linux(case: Case) -> Case {
     case.with(|packet| packet.window = 502)
@@ -125,6 +136,9 @@ fn uploads() -> Vec<Case> {
             narrow,
         ),
         segments(scaled("a window with a scale", &[(FIRST - 1, 7)]), 40, linux)
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)]),
+        segments(scaled_with_data("a window of a SYN with data, with a scale"), 40, linux)
             .leaves_no_flow()
             .counts(&[(DroppedUnsynced, 0)]),
         is_last(

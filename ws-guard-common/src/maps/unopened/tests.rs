@@ -111,8 +111,8 @@ fn a_body_passes_in_any_order() {
     assert_ne!(began.judge(at(1000), 61, 7), judged::BODY, "past its end");
     assert_ne!(began.judge(at(59), 61, 7), judged::BODY, "in front of it");
     assert!(!began.passed_beyond(at(60), false));
-    assert!(began.asks_nothing(at(1060), 1));
-    assert!(!began.asks_nothing(at(1061), 1), "the server has more than has passed");
+    assert!(began.asks_nothing(at(1060), 1) && began.asks_nothing(at(1061), 1), "with a FIN");
+    assert!(!began.asks_nothing(at(1062), 1), "the server has more than has passed");
     assert_eq!(began.judge(at(1060), 10, 7), judged::BEGINS);
 }
 
@@ -210,8 +210,11 @@ fn what_was_not_read_may_ask_for_an_upgrade() {
     assert!(!began.asks_nothing(FIRST, 1));
     began.complete(at(100), Some(0));
     assert!(began.asks_nothing(FIRST, 1));
-    began.acknowledge(at(101), 7, WINDOW, false, 1);
-    assert!(!began.asks_nothing(at(101), 1), "it passed elsewhere");
+    let mut ended = began;
+    ended.acknowledge(at(101), 9, WINDOW, true, 1);
+    assert!(ended.asks_nothing(at(101), 1), "behind the client's FIN");
+    began.acknowledge(at(102), 7, WINDOW, false, 1);
+    assert!(!began.asks_nothing(at(102), 1), "it passed elsewhere");
 }
 
 #[test]
@@ -276,6 +279,34 @@ fn a_slow_server_is_not_silent_before_it_has_read() {
     assert!(decided[HEARD.div_ceil(1000) as usize..].iter().all(|one| *one == unread::UNHEARD));
     began.spoke_ms = 5400;
     assert_eq!(began.pass_unread(at(400_000), 7, 0xFFFF, 1000, 5401), unread::SHARED, "it talks");
+    began.turn(7, 107, at(400_000));
+    began.acknowledge(at(400_000), 107, WINDOW, true, 1);
+    assert_eq!(began.pass_unread(at(400_000), 107, 0xFFFF, 1000, 5401), unread::UNHEARD, "after");
+    began.unheard = UNHEARD_SINCE;
+    assert_eq!(began.pass_unread(at(400_000), 107, 0xFFFF, 1000, 5401), unread::SHARED);
+    assert_eq!(began.pass_unread(at(400_000), 107, 0xFFFF, 1000, 5403), unread::UNHEARD, "silent");
+}
+
+#[test]
+fn an_acknowledgement_is_credible_behind_four_gibibytes_of_answers() {
+    let mut began = began();
+    began.pass(FIRST, 100, true);
+    let mut end = 7u32;
+    for _ in 0..256 {
+        end = end.wrapping_add(1 << 24);
+        began.acknowledge(at(100), end, WINDOW, true, 1);
+        assert!(!began.refuses(at(100), end.wrapping_sub(1 << 23)), "at {end}");
+        assert!(began.refuses(at(100), end.wrapping_sub(FAR + 1)), "at {end}");
+    }
+}
+
+#[test]
+fn what_begins_long_before_the_server_s_bytes_is_refused() {
+    let mut began = began();
+    began.pass(FIRST, 1 << 28, true);
+    began.acknowledge(at(1 << 28), 9, WINDOW, true, 1);
+    assert!(!began.refuses(at((1 << 28) - FAR), 9));
+    assert!(began.refuses(at((1 << 28) - FAR - 1), 9));
 }
 
 #[test]
@@ -300,6 +331,14 @@ fn what_was_read_passes_with_room_for_an_answer() {
     assert_eq!(began.pass_read(at(100), 7, BODY_ROOM - 1, 1000, 9), unread::FEW);
     assert_eq!(began.pass_read(at(99), 7, 0xFFFF, 1000, 9), unread::FEW, "a later one was shut");
     assert_eq!(began.pass_read(at(100), 7, 0xFFFF, 1000, 9), unread::PASSES);
+    let mut filled = began;
+    filled.acknowledge(FIRST, 8007, WINDOW, true, 1);
+    assert_eq!(filled.pass_read(at(100), 7, 8000 + BODY_ROOM, 1000, 9), unread::PASSES);
+    assert_eq!(
+        filled.pass_read(at(100), 7, 7999 + BODY_ROOM, 1000, 9),
+        unread::FEW,
+        "the server's bytes fill the window"
+    );
     began.unread = 1;
     began.unheard = UNHEARD;
     assert_eq!(began.pass_read(at(100), 7, 0xFFFF, 1000, 9), unread::SHARED, "another is hidden");
@@ -319,6 +358,7 @@ fn an_answer_shows_that_no_upgrade_was_hidden() {
     assert_eq!(began.unheard, 5000, "of an earlier request");
     began.turn(7, 107, at(5000));
     assert_eq!((began.unheard, began.turned), (0, 1));
+    assert_eq!(began.unread_bytes, 5000);
     let mut began = unread(ANSWER_ROOM + 99);
     began.turn(7, 107, at(5000));
     assert_eq!(began.unheard, 5000, "the client lets little out");
@@ -351,25 +391,31 @@ fn nothing_passes_beyond_the_windows_of_the_server() {
     assert!(!began.refuses(at(128_000), 7), "it may have shrunk its window");
 }
 
-#[test]
-fn what_fills_a_hole_between_the_framing_is_data() {
+/// Place of the framing in front of a chunk of [`chunked`].
+fn place(number: u32) -> u32 {
+    60 + 2008 * number
+}
+
+/// A body in chunks of 2,000 bytes with eight bytes of framing, of which the server has none.
+/// `lost` are the numbers of those of which only the first 1,000 bytes have passed.
+fn chunked(count: u32, lost: &[u32]) -> Unopened {
     let mut began = began();
     began.pass(FIRST, 60, true);
     began.complete_chunked(at(60));
     began.acknowledge(at(60), 7, WINDOW, false, 1);
+    for number in 0..count {
+        let from = place(number);
+        assert!(began.read_chunks(at(from), at(from + 8), Chunks::BEGIN, at(from + 2008)));
+        began.pass(at(from), if lost.contains(&number) { 1000 } else { 2008 }, true);
+    }
+    began
+}
+
+#[test]
+fn what_comes_again_between_the_framing_is_data() {
     const COUNT: u32 = framing::PLACES as u32;
-    // A chunk of 2,000 bytes a time, with eight bytes of framing.
-    let place = |number: u32| 60 + 2008 * number;
-    let chunks = |began: &mut Unopened, count: u32| {
-        for number in 0..count {
-            let from = place(number);
-            began.read_chunks(at(from), at(from + 8), Chunks::BEGIN, at(from + 2008));
-            began.pass(at(from), 1000, true);
-        }
-    };
     let again = |began: &Unopened, from: u32, len: u32| began.judge(at(from), len, 7);
-    let mut all = began;
-    chunks(&mut all, COUNT);
+    let mut all = chunked(COUNT, &[]);
     for number in 0..COUNT {
         let from = place(number);
         assert_eq!(again(&all, from + 8, 2000), judged::BODY, "data {number}");
@@ -378,38 +424,61 @@ fn what_fills_a_hole_between_the_framing_is_data() {
     }
     all.acknowledge(at(place(3)), 7, WINDOW, false, 1);
     assert_eq!(again(&all, place(2) + 7, 2), judged::BODY, "the server has it");
-    let mut more = began;
-    chunks(&mut more, COUNT + 1);
+    let more = chunked(COUNT + 1, &[]);
     assert_eq!(again(&more, 61, 5), judged::PASSES, "the first one is forgotten");
     assert_eq!(again(&more, place(0) + 8, 500), judged::BODY, "behind it");
 }
 
-/// A body in chunks of 2,000 bytes with eight bytes of framing, of which the server has none.
-fn chunked(count: u32) -> Unopened {
-    let mut began = began();
-    began.pass(FIRST, 60, true);
-    began.complete_chunked(at(60));
-    began.acknowledge(at(60), 7, WINDOW, false, 1);
-    for number in 0..count {
-        let from = 60 + 2008 * number;
-        assert!(began.read_chunks(at(from), at(from + 8), Chunks::BEGIN, at(from + 2008)));
-        began.pass(at(from), 2008, true);
+#[test]
+fn what_fills_a_hole_is_data_behind_any_number_of_chunks() {
+    let mut began = chunked(40, &[1, 3, 5, 7]);
+    for number in [1, 3, 5, 7] {
+        let hole = place(number) + 1000;
+        for _ in 0..2 {
+            assert_eq!(began.judge(at(hole), 1008, 7), judged::BODY, "hole {number}");
+            assert_eq!(began.judge(at(hole + 500), 508, 7), judged::BODY, "its end");
+            began.pass(at(hole), 1008, true);
+        }
+        assert_eq!(began.judge(at(hole - 1), 1009, 7), judged::PASSES, "a byte before it");
+        assert_eq!(began.judge(at(hole), 1009, 7), judged::PASSES, "a byte behind it");
     }
-    began
+    assert_eq!(began.judge(at(place(2) + 1000), 8, 7), judged::PASSES, "no hole");
+    let more = chunked(40, &[1, 3, 5, 7, 9]);
+    assert_eq!(more.judge(at(place(1) + 1000), 1008, 7), judged::PASSES, "the first of five");
+    assert_eq!(more.judge(at(place(9) + 1000), 1008, 7), judged::BODY, "the last one");
+}
+
+#[test]
+fn a_hole_that_the_server_has_is_none_when_its_numbers_come_again() {
+    let mut began = chunked(2, &[0]);
+    let (hole, mut from) = (place(0) + 1000, place(2));
+    // Chunks of a quarter of a GiB, round the sequence space.
+    for _ in 0..15 {
+        began.acknowledge(at(from), 7, WINDOW, false, 1);
+        let next = from.wrapping_add(1 << 28);
+        assert!(began.read_chunks(at(from), at(from.wrapping_add(12)), Chunks::BEGIN, at(next)));
+        began.pass(at(from), 1 << 28, true);
+        from = next;
+    }
+    began.acknowledge(at(from), 7, WINDOW, false, 1);
+    let next = hole.wrapping_add(10);
+    assert!(began.read_chunks(at(from), at(from.wrapping_add(12)), Chunks::BEGIN, at(next)));
+    began.pass(at(from), next.wrapping_sub(from), true);
+    began.acknowledge(at(next), 7, WINDOW, false, 1);
+    assert_eq!((began.unread, began.judge(at(next), 20, 7)), (0, judged::CHUNKS));
 }
 
 #[test]
 fn other_framing_in_front_of_what_is_known_is_not_skipped() {
     let places = framing::PLACES as u32;
-    let place = |number: u32| 60 + 2008 * number;
-    let forgotten = chunked(places + 1);
+    let forgotten = chunked(places + 1, &[]);
     assert_eq!(
         forgotten.judge(at(place(0)), 2016, 7),
         judged::PASSES,
         "one that is forgotten, and one"
     );
     // The ring begins again in between.
-    let two = chunked(places + 3);
+    let two = chunked(places + 3, &[]);
     for number in 3..places + 2 {
         let segment = (at(place(number)), at(place(number + 1) + 8));
         assert_eq!(two.reader(segment.0, segment.1).1, segment.0, "the first of two, {number}");
@@ -418,7 +487,7 @@ fn other_framing_in_front_of_what_is_known_is_not_skipped() {
 
 #[test]
 fn bodies_are_followed_for_more_than_two_gibibytes() {
-    let mut began = chunked(0);
+    let mut began = chunked(0, &[]);
     let mut next = at(60);
     for _ in 0..5 {
         began.complete(next, Some(1 << 30));
@@ -434,7 +503,7 @@ fn bodies_are_followed_for_more_than_two_gibibytes() {
 
 #[test]
 fn a_request_behind_an_early_answer_to_chunks_is_not_pipelined() {
-    let mut began = chunked(3);
+    let mut began = chunked(3, &[]);
     began.acknowledge(at(70), 20, WINDOW, true, 1);
     began.acknowledge(at(4000), 20, WINDOW, false, 1);
     assert!(began.read_chunks(at(60 + 6024), at(60 + 6029), Chunks::NONE, at(60 + 6029)));
