@@ -52,7 +52,7 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 /// equals, and by `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the
 /// heartbeats of all servers together remain unread. [`name::MIDSTREAM`] is new, and replaces
 /// `STRANGERS`.
-const CHANGES: [Change; 5] = [
+const CHANGES: [Change; 6] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
     Change { map: name::BEGINNINGS, since: 13, entries: Entries::Dropped },
