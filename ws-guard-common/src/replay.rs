@@ -344,6 +344,8 @@ impl Replay {
         let rewrite = self.mode == Mode::Guard;
         let (headers, records) = (self.headers.len(), self.records.len());
         let seen = Some((&mut self.headers, &mut self.records));
+        // The copy is compared with the original bytes, not with rewritten pings.
+        let came = if self.flow.held != 0 { payload.to_vec() } else { Vec::new() };
         self.traces.clear();
         let mut segment = Payload { bytes: payload, rewrite, seen };
         loop {
@@ -359,9 +361,7 @@ impl Replay {
             }
         }
         let judged = match self.has_room() {
-            // Rewritten pings differ from those of the copy, as in the programs: they are over the
-            // limit, and may not pass with it.
-            true => self.judge(walk, payload, budget),
+            true => self.judge(walk, &came, budget),
             false => Err(Reason::NoCheckpoint),
         };
         let whole = match judged {

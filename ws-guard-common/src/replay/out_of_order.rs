@@ -51,11 +51,15 @@ impl Replay {
         let Some(first) = self.reached(&walk.tracker) else {
             return Ok(false);
         };
+        let region = &self.held.region;
+        let overlap = region.overlap(walk);
+        // The copy's would pass with them: no walk is spent on that.
+        if overlap > 0 && walk.pings > walk.budget && budget.is_over_limit() {
+            return Err(Reason::Gap);
+        }
         if !is_same(&self.held, walk.base(), came) {
             return Err(Reason::Changed);
         }
-        let region = &self.held.region;
-        let overlap = region.overlap(walk);
         if !self.flow.may_fill(walk, region, first.begin, self.traces.len() as u32) {
             return Err(Reason::NoCheckpoint);
         }

@@ -188,11 +188,16 @@ fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment
     if flow.held == 0 || !copy::reaches(flow.client.resume()) {
         return ELSEWHERE;
     }
+    let overlap = copy::overlap();
+    // Some of its pings are over the limit, and rewritten already; the copy's would pass with them.
+    // No walk is spent on that.
+    if overlap > 0 && cpu::resume().is_none_or(|state| state.walk.pings > state.walk.budget) {
+        return REFUSED;
+    }
     let segment = context.segment;
     if !copy::is_same(&payload(segment), segment.seq, segment.len) {
         return REFUSED;
     }
-    let overlap = copy::overlap();
     let Some((state, slot)) = entered() else {
         return REFUSED;
     };
