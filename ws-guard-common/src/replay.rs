@@ -24,6 +24,11 @@ pub trait Budget {
     fn charge(&mut self, pings: u32, passed: u32);
     /// Check whether the connection is over the limit: its out-of-order segments do not pass then.
     fn is_over_limit(&mut self) -> bool;
+    /// Check whether `pings` new pings are more than a connection over the limit may still send:
+    /// they are not even charged.
+    fn is_exceeded_by(&mut self, _pings: u32) -> bool {
+        false
+    }
     /// Charge `pings` new pings that pass all or none, and return whether they may.
     fn charge_whole(&mut self, pings: u32) -> bool;
 }

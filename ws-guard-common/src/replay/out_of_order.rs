@@ -54,7 +54,7 @@ impl Replay {
         let region = &self.held.region;
         let overlap = region.overlap(walk);
         // The copy's would pass with them: no walk is spent on that.
-        if overlap > 0 && walk.pings > walk.budget && budget.is_over_limit() {
+        if overlap > 0 && budget.is_exceeded_by(walk.pings) {
             return Err(Reason::Gap);
         }
         if !is_same(&self.held, walk.base(), came) {
