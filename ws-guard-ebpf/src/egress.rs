@@ -125,13 +125,26 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
     debug::opened(ctx);
     // SAFETY: as in `follow`.
     let flow = unsafe { &mut *flow };
-    if !frames(ctx, context, flow) {
+    if !frames(ctx, context, flow) && !begins_anew(ctx, context, flow) {
         let _ = FLOWS.remove(context.key());
         pending_upgrades::prove(generation);
         return Verdict::Pass;
     }
     charge_unseen(context);
     Verdict::Pass
+}
+
+/// Check whether another 101 follows text that looked like one, in the same segment: where the server's frames
+/// begin behind that is unknown.
+#[inline(always)]
+fn begins_anew(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
+    let segment = context.segment;
+    let found = SkbPayload::new(ctx, segment, Side::Server).find_merged();
+    if found {
+        let next = segment.seq.wrapping_add(segment.len);
+        flow.server = Tracker::new(next, flow.server.flags | GUESSED);
+    }
+    found
 }
 
 /// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there.

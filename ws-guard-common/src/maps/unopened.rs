@@ -112,6 +112,8 @@ pub struct Unopened {
     pub edge: u32,
     /// End of the window in the client's latest segment.
     pub offered: u32,
+    /// Place in the server's bytes up to which what passed into a full window is paid: [`Unopened::is_paid`].
+    pub paid: u32,
     /// Places of a chunked body's framing that was read, and holes between.
     pub framing: Framing,
 }
@@ -134,6 +136,11 @@ pub const ANSWER_ROOM: u32 = 9000;
 /// Window with room for an answer to a body, and to any other bytes that were read: less than that of
 /// devices with little memory, which send files.
 const BODY_ROOM: u32 = 2048;
+
+/// Bytes of a body that pass for each byte of an answer that the client takes meanwhile.
+const BODY_PER_ANSWER: u32 = 4;
+/// Bytes of answers for which a body's may pass before the client takes them.
+const PAID_AHEAD: u32 = 8 * 1024;
 
 /// Largest window of a SYN-ACK, which has no scale (RFC 7323, 2.2).
 const UNSCALED: u32 = 0xFFFF;
@@ -193,6 +200,7 @@ impl Unopened {
             free_high,
             edge,
             offered,
+            paid: server_high,
             framing: Framing::new(first),
         }
     }
@@ -447,10 +455,24 @@ impl Unopened {
         let open = !self.shut.is_after(seq);
         self.offers(seq, ack, window);
         let unscaled = offer::has_room(window, self.began.client_scale, BODY_ROOM);
-        // What the server has sent since may fill the window.
-        let left = self.offered.wrapping_sub(self.server_high) as i32 >= BODY_ROOM as i32;
-        let room = open && unscaled && left;
+        let room = open && unscaled;
+        // What the server has sent may fill the window.
+        let left = self.offered.wrapping_sub(self.server_high) as i32;
+        if room && left < BODY_ROOM as i32 && !self.is_paid(ack, len) {
+            return unread::SHARED;
+        }
         unread::decide(room, if room { 0 } else { self.unheard }, UNHEARD)
+    }
+
+    /// Check whether `len` bytes of a body pass into a window that the server's bytes fill, of a client that
+    /// acknowledges `ack`: a few, and [`BODY_PER_ANSWER`] times what the client takes of the answer meanwhile,
+    /// as one does that reads while it sends.
+    #[inline(always)]
+    const fn is_paid(&mut self, ack: u32, len: u32) -> bool {
+        let paid = later(self.paid, ack).wrapping_add(len / BODY_PER_ANSWER);
+        let is = paid.wrapping_sub(ack) <= PAID_AHEAD;
+        self.paid = if is { paid } else { self.paid };
+        is
     }
 
     /// Note that the server's segment from `seq` to `end`, which acknowledges `ack`, begins an answer that is

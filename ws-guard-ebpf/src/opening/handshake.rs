@@ -564,7 +564,8 @@ fn switches(context: &Context, packet: SkbPayload) -> bool {
     };
     let (head, read) = (state.reading.head, state.reading.at);
     if head.found & END == 0 {
-        remember(segment, &head, read.wrapping_sub(state.reading.until), read);
+        let merged = state.reading.read != 0;
+        remember(segment, &head, read.wrapping_sub(state.reading.until), read, merged);
         return false;
     }
     true
@@ -589,9 +590,10 @@ fn other_answer(pending: &mut Pending) {
     }
 }
 
-/// Keep the scanner of a 101 whose head continues in the next segment.
+/// Keep the scanner of a 101 whose head continues in the next segment; `merged` where it is behind something
+/// else.
 #[inline(always)]
-fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
+fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32, merged: bool) {
     if length > MAX_HEAD {
         pending_upgrades::answered();
         return;
@@ -600,6 +602,7 @@ fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
         return;
     };
     pending_upgrades::is_under_way();
+    new.flags |= if merged { ANSWERED } else { 0 };
     new.answer = *scanner;
     new.answer_length = length;
     new.answer_next = segment.seq.wrapping_add(read);
@@ -616,13 +619,16 @@ fn open(context: &Context) -> Verdict {
     };
     let server_next = segment.seq.wrapping_add(state.reading.at);
     let deflate = state.reading.head.found & PERMESSAGE_DEFLATE != 0;
+    let begins_answer = state.reading.read == 0;
     let Some(flow) = tables::new_flow() else {
         return Verdict::Pass;
     };
     let flags = if deflate { flow::DEFLATE } else { 0 };
     let known = pending_upgrades::find();
     let followed = known.as_ref().is_some_and(|pending| {
-        pending.flags & (LOST | RESTARTED) == 0
+        // Behind anything else that the server has said, it may be text.
+        pending.flags & (LOST | RESTARTED | ANSWERED) == 0
+            && begins_answer
             && pending.head.found & END != 0
             && pending.next == segment.ack
     });

@@ -130,7 +130,8 @@ fn in_one_segment() -> Vec<Case> {
     let limited = |case: Case| {
         case.client(pings(31)).defused(&[180]).leaves(state::OPEN).counts(&[
             (FlowsOpened, 1),
-            (RequestsUnseen, 0),
+            // It may be text.
+            (RequestsUnseen, 1),
             (Pings, 31),
         ])
     };
@@ -142,6 +143,22 @@ fn in_one_segment() -> Vec<Case> {
             PAGE,
             OTHER,
         )),
+        accepted("the text of a 101 behind the refusal of an upgrade")
+            .request()
+            .answer(HTTP)
+            .with(|packet| packet.seq = packet.seq.wrapping_add(FURTHER))
+            .server(0, SWITCHING)
+            .client(pings(31))
+            .defused(&[180])
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 1), (RequestsUnseen, 1), (Pings, 31)]),
+        accepted("the same in one segment, whose rest is no frame, and a 101 behind that")
+            .request()
+            .answer([HTTP, SWITCHING, b"text", SWITCHING].concat())
+            .client(pings(31))
+            .defused(&[180])
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 1), (RequestsUnseen, 1), (Pings, 31)]),
         refused("an upgrade that is refused, and another request")
             .client_at(0, PAGE)
             .counts(&[(DroppedEarly, 0)]),
@@ -152,9 +169,11 @@ fn in_one_segment() -> Vec<Case> {
     ]
 }
 
+/// Distance of an answer's end from that of the 101 in its place.
+const FURTHER: u32 = (SWITCHING.len() - HTTP.len()) as u32;
+
 /// Start a connection whose request for an upgrade was answered with a page.
 fn refused(name: &'static str) -> Case {
-    const FURTHER: u32 = (SWITCHING.len() - HTTP.len()) as u32;
     let answered = accepted(name).request().answer(HTTP);
     answered
         .with(|packet| packet.seq = packet.seq.wrapping_add(FURTHER))

@@ -133,14 +133,13 @@ fn between() -> Vec<Case> {
     let whole = [&header[..], REQUEST].concat();
     pieces = pieces.accepted(whole.len()).opens_in_pieces(&whole, 1);
     vec![
-        case("an interim answer is none")
+        case("an interim answer is none, and what follows may be text")
             .proxied()
             .asks(&of(CLIENT))
             .answer(interim)
             .with(|packet| packet.seq = packet.seq.wrapping_sub(200))
             .answer(SWITCHING)
-            .client_is(CLIENT, identity::FORWARDED)
-            .counts(&[(RequestsUnseen, 0)]),
+            .counts(&[(FlowsOpened, 1), (RequestsUnseen, 1)]),
         pieces.client_is(CLIENT, identity::PROXY_PROTOCOL).counts(&[(RequestsUnseen, 0)]),
     ]
 }

@@ -336,9 +336,17 @@ fn what_was_read_passes_with_room_for_an_answer() {
     assert_eq!(filled.pass_read(at(100), 7, 8000 + BODY_ROOM, 1000, 9), unread::PASSES);
     assert_eq!(
         filled.pass_read(at(100), 7, 7999 + BODY_ROOM, 1000, 9),
-        unread::FEW,
-        "the server's bytes fill the window"
+        unread::PASSES,
+        "a few into a full window"
     );
+    for _ in 0..31 {
+        assert_eq!(filled.pass_read(at(100), 7, 9000, 1000, 9), unread::PASSES);
+    }
+    assert_eq!(filled.pass_read(at(100), 7, 9000, 1000, 9), unread::SHARED, "more");
+    for _ in 0..4 {
+        assert_eq!(filled.pass_read(at(100), 1007, 8000, 1000, 9), unread::PASSES, "as is taken");
+    }
+    assert_eq!(filled.pass_read(at(100), 1007, 8000, 1000, 9), unread::SHARED);
     began.unread = 1;
     began.unheard = UNHEARD;
     assert_eq!(began.pass_read(at(100), 7, 0xFFFF, 1000, 9), unread::SHARED, "another is hidden");
