@@ -1,18 +1,19 @@
-//! Out-of-order segments: pass them and keep a copy, to judge the filler of the gap by both.
+//! Out-of-order segments: pass them and keep a copy, to judge the filler of a gap by both.
 //!
 //! A server delivers nothing past a gap before the gap is filled. So segments past the cursor may
 //! pass if the guard keeps a copy of them. The filler, the segment that takes the cursor to the
-//! first kept byte, passes only if the frames from there on keep to the limit.
+//! first kept byte, passes only if the frames from there up to the next gap keep to the limit.
 //!
 //! ```text
-//!  ───────────┬ ─ ─ ─ ─ ─ ─ ─┬──────┬────────┬─────▶ sequence numbers
-//!          cursor    gap   begin   cut      end
-//!                            └ let through, kept ┘
+//!  ───────────┬ ─ ─ ─ ─ ─ ─ ─┬──────┬────────┬ ─ ─ ─ ─ ─┬───────┬─────▶ sequence numbers
+//!          cursor    gap   begin   cut      end   gap  begin   end
+//!                            └ let through, kept ┘        └ kept ┘
 //! ```
 //!
-//! One [`Region`] a flow, without holes. Bytes received twice have to be the same, or it would be
-//! unknown which of them the server holds. What the server has cannot be defused any more: all
-//! pings of a region pass, or its filler does not.
+//! One [`Region`] a flow, of up to [`RANGES`] ranges. Its bytes are in a ring, each where its
+//! sequence number says. Bytes received twice have to be the same, or it would be unknown which of
+//! them the server holds. What the server has cannot be defused any more: all pings of a range
+//! pass, or its filler does not. Ranges past a later gap stay as they are, and wait for its filler.
 
 use crate::{
     checkpoint::{CHECKPOINTS, MERGED},
@@ -24,8 +25,10 @@ use crate::{
     trail::TOGETHER,
 };
 
-/// Maximum of out-of-order bytes of one flow, a power of two.
+/// Distance from the first to the last of one flow's out-of-order bytes, at most; a power of two.
 pub const BYTES: u32 = 65_536;
+/// Maximum of ranges of such bytes, each past a gap of its own.
+pub const RANGES: usize = 8;
 /// Maximum length of a gap before kept segments: a server's window or less, so that an off-path
 /// attacker cannot guess a sequence number in it.
 pub const REACH: u32 = 4 * BYTES;
@@ -33,8 +36,8 @@ pub const REACH: u32 = 4 * BYTES;
 pub const CUTS: usize = 64;
 /// Maximum length of a retransmission on any path but a loopback interface's.
 const LONGEST_FILLER: u32 = 9000;
-/// Bytes per copy, and spare bytes at its end: the verifier knows start and length of a piece only
-/// separately.
+/// Bytes per copy, and spare bytes at the ring's end: the verifier knows start and length of a
+/// piece only separately.
 pub const PIECE: u32 = 512;
 /// Maximum of flows with out-of-order segments, a power of two.
 pub const SLOTS: u32 = 128;
@@ -54,7 +57,7 @@ pub struct Held {
     pub key: FlowKey,
     pub _pad1: u32,
     pub region: Region,
-    /// Bytes of the region.
+    /// Bytes of the region, in a ring: each at its sequence number modulo [`BYTES`].
     pub bytes: [u8; (BYTES + PIECE) as usize],
 }
 
@@ -66,32 +69,49 @@ impl Default for Held {
     }
 }
 
-/// Range of the kept bytes, and the ends of their segments.
+/// Place of the byte with that sequence number in the ring.
+#[inline(always)]
+pub const fn place(seq: u32) -> usize {
+    (seq & (BYTES - 1)) as usize
+}
+
+/// Range of kept bytes without a gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Range {
+    /// Sequence number of the first byte.
+    pub begin: u32,
+    /// Number of bytes; 0 for no range.
+    pub len: u32,
+}
+
+/// Ranges of the kept bytes, and the ends of their segments.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Region {
-    /// Sequence number of the first byte.
-    pub begin: u32,
-    /// Number of bytes; 0 for an empty region.
+    /// Ranges, in any order. Between two of them is a gap.
+    pub ranges: [Range; RANGES],
+    /// Number of bytes in all of them; 0 for an empty region.
     pub len: u32,
     /// Number of segments.
     pub cuts: u32,
-    /// Not 0: a segment began inside another one, so that the server may hold that one's first
-    /// bytes, last ones, or none.
+    /// Not 0: a segment overlaps others, so that the server may hold one's first bytes, last ones,
+    /// or none.
     pub ragged: u32,
-    /// End of each segment, relative to `begin`; ascending.
+    pub _pad: u32,
+    /// Sequence number after each segment, in any order.
     pub ends: [u32; CUTS],
     pub look: Look,
 }
 
-/// Result of the latest walk through the region.
+/// Result of the latest walk through ranges.
 /// Such a walk is expensive, and a sender may repeat the filler of its gap again and again.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Look {
-    /// Tracker before the region...
+    /// Tracker before them...
     pub start: Tracker,
-    /// ...of this length; 0 without a walk so far.
+    /// ...in a region of this length; 0 without a walk so far.
     pub len: u32,
     /// Number of pings, or [`Look::FAILED`].
     pub pings: u32,
@@ -100,18 +120,19 @@ pub struct Look {
     pub _pad: u32,
 }
 
-/// Maximum of walks through a region before its filler is refused unseen.
+/// Maximum of walks through ranges before their filler is refused unseen.
 /// An honest sender retransmits the same filler, which needs no further walk.
 pub const MOST_LOOKS: u32 = 8;
 
 impl Look {
-    /// The walk did not reach the region's end.
+    /// The walk did not reach the end of what it should.
     pub const FAILED: u32 = u32::MAX;
 }
 
 const _: () = {
     assert!(BYTES.is_power_of_two() && SLOTS.is_power_of_two() && CUTS.is_power_of_two());
-    assert!(size_of::<Held>() == 56 + 16 + 4 * CUTS + size_of::<Look>() + (BYTES + PIECE) as usize);
+    assert!(size_of::<Held>() == 56 + size_of::<Region>() + (BYTES + PIECE) as usize);
+    assert!(size_of::<Region>() == 8 * RANGES + 16 + 4 * CUTS + size_of::<Look>());
 };
 
 /// Owner of a copy: the connection and its [`Flow::generation`]. Never 0.
@@ -133,12 +154,6 @@ pub const fn slot(owner: u64) -> u32 {
     (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - SLOTS.trailing_zeros())
 }
 
-/// The smaller of two.
-#[inline(always)]
-const fn least(a: u32, b: u32) -> u32 {
-    if a < b { a } else { b }
-}
-
 /// Maximum of traces of `len` bytes of common frames in [`CUTS`] segments, each of which may split
 /// a header and leave the next trace unfilled.
 #[inline(always)]
@@ -146,24 +161,63 @@ const fn most_traces(len: u32) -> u32 {
     len / (SHORTEST_MASKED * TOGETHER) + 2 * CUTS as u32
 }
 
-impl Default for Region {
-    /// An empty one.
-    fn default() -> Region {
-        let ends = [0; CUTS];
-        Region { begin: 0, len: 0, cuts: 0, ragged: 0, ends, look: Look::default() }
-    }
+/// 1 if `a` is before `b` in the sequence space, otherwise 0.
+/// Without a branch, as all that follows: the kernel's verifier would follow both sides.
+#[inline(always)]
+const fn earlier(a: u32, b: u32) -> u32 {
+    a.wrapping_sub(b) >> 31
 }
 
-impl Region {
+/// `a` if `is` is 1, `b` if it is 0.
+#[inline(always)]
+const fn choose(is: u32, a: u32, b: u32) -> u32 {
+    b ^ (a ^ b) & is.wrapping_neg()
+}
+
+impl Range {
     /// Sequence number after the last byte.
     #[inline(always)]
     pub const fn end(&self) -> u32 {
         self.begin.wrapping_add(self.len)
     }
 
+    /// 1 if there is such a range, otherwise 0.
+    #[inline(always)]
+    const fn exists(&self) -> u32 {
+        self.len.wrapping_neg() >> 31
+    }
+
+    /// First byte and number of those that are also in the segment of `len` bytes at `seq`.
+    #[inline(always)]
+    pub const fn shared(&self, seq: u32, len: u32) -> (u32, u32) {
+        let end = seq.wrapping_add(len);
+        let from = choose(earlier(seq, self.begin), self.begin, seq);
+        let to = choose(earlier(self.end(), end), self.end(), end);
+        let some = self.exists() & earlier(from, to);
+        (from, to.wrapping_sub(from) & some.wrapping_neg())
+    }
+
+    /// Check whether a stream at `tracker` has reached the range or passed its beginning: its gap
+    /// is filled.
+    #[inline(always)]
+    pub fn is_reached(&self, tracker: &Tracker) -> bool {
+        self.len != 0 && !before(tracker.resume(), self.begin)
+    }
+}
+
+impl Default for Region {
+    /// An empty one.
+    fn default() -> Region {
+        let (ranges, ends) = ([Range::default(); RANGES], [0; CUTS]);
+        Region { ranges, len: 0, cuts: 0, ragged: 0, _pad: 0, ends, look: Look::default() }
+    }
+}
+
+impl Region {
     /// Empty the region.
     #[inline(always)]
     pub fn clear(&mut self) {
+        self.ranges = [Range::default(); RANGES];
         (self.len, self.cuts, self.ragged) = (0, 0, 0);
         (self.look.len, self.look.spent) = (0, 0);
     }
@@ -189,61 +243,124 @@ impl Region {
         self.look = Look { start: *start, len: self.len, pings, spent, _pad: 0 };
     }
 
-    /// Offset in the copy for a segment of `len` bytes at `seq`; `None` where it would make a
-    /// second gap or exceed the limits.
+    /// Number of the `len` bytes at `seq` that are there already, and have to be the same.
     #[inline(always)]
-    pub const fn place(&self, seq: u32, len: u32) -> Option<u32> {
-        let at = if self.len == 0 { 0 } else { seq.wrapping_sub(self.begin) };
-        if at > self.len || at >= BYTES || len > BYTES - at {
-            return None;
+    pub const fn known(&self, seq: u32, len: u32) -> u32 {
+        let (mut known, mut i) = (0, 0);
+        while i < RANGES {
+            known += self.ranges[i].shared(seq, len).1;
+            i += 1;
         }
-        let grows = at + len > self.len;
-        if grows && self.cuts >= CUTS as u32 { None } else { Some(at) }
+        known
     }
 
-    /// Number of `len` bytes at offset `at` that are there already, and have to be the same.
+    /// Check whether there is a place for the segment of `len` bytes at `seq`: it makes no gap too
+    /// many and exceeds no limit. Where there is one gap already, none is made unless `more` is 1.
     #[inline(always)]
-    pub const fn known(&self, at: u32, len: u32) -> u32 {
-        least(self.len.saturating_sub(at), len)
+    pub const fn has_place(&self, seq: u32, len: u32, more: u32) -> bool {
+        let end = seq.wrapping_add(len);
+        let more = more | self.len.wrapping_sub(1) >> 31;
+        let (mut first, mut last, mut place, mut i) = (seq, end, 0, 0);
+        while i < RANGES {
+            let range = &self.ranges[i];
+            let exists = range.exists();
+            let apart = earlier(end, range.begin) | earlier(range.end(), seq);
+            place |= choose(exists, apart ^ 1, more);
+            first = choose(exists & earlier(range.begin, first), range.begin, first);
+            last = choose(exists & earlier(last, range.end()), range.end(), last);
+            i += 1;
+        }
+        let fits = place != 0 && last.wrapping_sub(first) <= BYTES;
+        fits && (self.cuts < CUTS as u32 || self.known(seq, len) == len)
     }
 
-    /// Add the segment at `seq` to the region; its bytes are in the copy at `at`.
+    /// Add the segment of `len` bytes at `seq`, which has a [place](Region::has_place); its bytes
+    /// are in the copy.
     #[inline(always)]
-    pub fn extend(&mut self, seq: u32, at: u32, len: u32) {
-        if self.len == 0 {
-            self.begin = seq;
+    pub fn extend(&mut self, seq: u32, len: u32) {
+        let (segment, mut known, mut aligned) = (seq.wrapping_add(len), 0, 0);
+        let (mut begin, mut end, mut i) = (seq, segment, 0);
+        while i < RANGES {
+            let range = self.ranges[i];
+            let (first, last, shared) = (range.begin, range.end(), range.shared(seq, len).1);
+            known += shared;
+            aligned += choose(earlier(seq, first) | earlier(first, seq), 0, shared);
+            let apart = earlier(segment, first) | earlier(last, seq);
+            let joins = range.exists() & (apart ^ 1);
+            begin = choose(joins & earlier(first, begin), first, begin);
+            end = choose(joins & earlier(end, last), last, end);
+            self.ranges[i].len = choose(joins, 0, range.len);
+            i += 1;
         }
-        self.ragged |= ((at != 0) & (at != self.len)) as u32;
-        let end = at.wrapping_add(len);
-        if end > self.len {
-            self.ends[self.cuts as usize & (CUTS - 1)] = end;
-            self.cuts += 1;
-            self.len = end;
+        let (mut free, mut i) = (1, 0);
+        while i < RANGES {
+            let range = self.ranges[i];
+            let here = free & (range.exists() ^ 1);
+            self.ranges[i].begin = choose(here, begin, range.begin);
+            self.ranges[i].len = choose(here, end.wrapping_sub(begin), range.len);
+            free ^= here;
+            i += 1;
         }
+        self.ragged |= known ^ aligned;
+        self.ends[self.cuts as usize & (CUTS - 1)] = segment;
+        self.cuts += (known != len) as u32;
+        self.len = self.len.wrapping_add(len).wrapping_sub(known);
     }
 
-    /// Check whether the walk reaches the region or passes its beginning: it is the filler's.
+    /// The first range that begins after `seq`; without bytes if there is none.
     #[inline(always)]
-    pub fn is_reached(&self, walk: &Walk) -> bool {
-        !before(walk.tracker.resume(), self.begin)
+    pub const fn next(&self, seq: u32) -> Range {
+        let mut next = Range { begin: seq.wrapping_add(1 << 30), len: 0 };
+        let mut i = 0;
+        while i < RANGES {
+            let Range { begin, len } = self.ranges[i];
+            let is = earlier(seq, begin) & earlier(begin, next.begin) & self.ranges[i].exists();
+            next.begin = choose(is, begin, next.begin);
+            next.len = choose(is, len, next.len);
+            i += 1;
+        }
+        next
     }
 
     /// Number of bytes of the walk's segment that are also in the region.
     #[inline(always)]
     pub fn overlap(&self, walk: &Walk) -> u32 {
-        let past = walk.end().wrapping_sub(self.begin);
-        if after(walk.end(), self.begin) { least(past, self.len) } else { 0 }
+        self.known(walk.base(), walk.len())
     }
 
-    /// First byte and length of segment `cut`.
+    /// Length of the segment from `from` on, in a range that ends at `until`.
     #[inline(always)]
-    pub fn cut(&self, cut: u32) -> (u32, u32) {
-        let from = match cut {
-            0 => 0,
-            cut => self.ends[cut.wrapping_sub(1) as usize & (CUTS - 1)],
-        };
-        let to = self.ends[cut as usize & (CUTS - 1)];
-        (self.begin.wrapping_add(from), to.wrapping_sub(from))
+    pub const fn cut(&self, from: u32, until: u32) -> u32 {
+        let (mut to, mut i) = (until, 0);
+        while i < CUTS {
+            let counts = (i as u32).wrapping_sub(self.cuts) >> 31;
+            let end = self.ends[i];
+            to = choose(counts & earlier(from, end) & earlier(end, to), end, to);
+            i += 1;
+        }
+        to.wrapping_sub(from)
+    }
+
+    /// Remove the ranges that the stream has reached, at `cursor` now.
+    #[inline(always)]
+    pub fn pass(&mut self, cursor: u32) {
+        let (mut len, mut i) = (0, 0);
+        while i < RANGES {
+            let range = self.ranges[i];
+            self.ranges[i].len = choose(earlier(cursor, range.begin), range.len, 0);
+            len += self.ranges[i].len;
+            i += 1;
+        }
+        let (mut cuts, mut i) = (0, 0);
+        while i < CUTS {
+            let end = self.ends[i];
+            let stays = (i as u32).wrapping_sub(self.cuts) >> 31 & earlier(cursor, end);
+            self.ends[cuts as usize & (CUTS - 1)] = end;
+            cuts += stays;
+            i += 1;
+        }
+        (self.len, self.cuts) = (len, cuts);
+        (self.look.len, self.look.spent) = (0, 0);
     }
 }
 
@@ -254,26 +371,26 @@ impl Flow {
         self.state == state::OPEN && !self.is_uncertain() && self.flags & REWOUND == 0
     }
 
-    /// Let the segment at `seq` pass, which is in the copy of then `len` bytes.
+    /// Let the segment at `seq` pass, with which the copy is of `len` bytes.
     /// `false` if the flow has changed meanwhile, or the trail may have no room for all its frames.
     #[inline(always)]
     pub fn hold(&mut self, seq: u32, len: u32) -> bool {
-        let first = self.held == 0;
         let gap = seq.wrapping_sub(self.client.resume());
-        let behind = gap.wrapping_sub(1) < REACH && !(first & before(seq, self.high));
+        let behind = gap.wrapping_sub(1) < REACH && !before(seq, self.high);
         let fits = most_traces(len + LONGEST_FILLER) <= self.trail_room();
         let holds = behind & fits & self.may_hold();
         self.held |= holds as u8;
         holds
     }
 
-    /// Decide whether the filler of `region` may pass, with its number of `traces`.
+    /// Decide whether the filler of the gap before `first` in `region` may pass, with its number of
+    /// `traces`.
     /// Not if it skips a part of the gap (payload) while too many segments are unacknowledged: the
     /// missing part would later be inside a merged checkpoint. And not if the trail may lack room
     /// before the server has acknowledged earlier bytes.
     #[inline(always)]
-    pub fn may_fill(&self, walk: &Walk, region: &Region, traces: u32) -> bool {
-        let skips = before(walk.end(), region.begin) & (self.kept as usize + 2 > CHECKPOINTS);
+    pub fn may_fill(&self, walk: &Walk, region: &Region, first: u32, traces: u32) -> bool {
+        let skips = before(walk.end(), first) & (self.kept as usize + 2 > CHECKPOINTS);
         let fits = traces + most_traces(region.len) <= self.trail_room();
         !skips & fits
     }
@@ -288,7 +405,7 @@ impl Flow {
         }
     }
 
-    /// Commit a segment of the region after `walk` went through it from the flow's tracker.
+    /// Commit a kept segment after `walk` went through it from the flow's tracker.
     #[inline(always)]
     pub fn commit_cut(&mut self, walk: &Walk, ragged: bool) {
         let before = self.client;

@@ -24,6 +24,11 @@ pub trait Budget {
     fn charge(&mut self, pings: u32, passed: u32);
     /// Check whether the connection is over the limit: its out-of-order segments do not pass then.
     fn is_over_limit(&mut self) -> bool;
+    /// Check whether `pings` new pings are more than a connection over the limit may still send:
+    /// they are not even charged.
+    fn is_exceeded_by(&mut self, _pings: u32) -> bool {
+        false
+    }
     /// Charge `pings` new pings that pass all or none, and return whether they may.
     fn charge_whole(&mut self, pings: u32) -> bool;
 }
@@ -234,9 +239,10 @@ impl Replay {
             Ok(passed) => passed,
             Err(reason) => return self.unless_observing(reason),
         };
+        let first = self.reached(&walk.tracker);
         self.flow.commit(&start, &walk, passed);
         self.keep_traces(payload.len() as u32);
-        self.follow(&walk);
+        self.follow(&walk, first);
         Verdict::Pass
     }
 
@@ -320,6 +326,7 @@ impl Replay {
             Ok(passed) => passed,
             Err(reason) => return self.unless_observing(reason),
         };
+        let first = self.reached(&walk.tracker);
         match (judged, checkpoint) {
             (Rewalk::Same(_), Some(number)) => {
                 self.flow.rewalked(number, &known, &walk, passed);
@@ -328,7 +335,7 @@ impl Replay {
         }
         self.keep_traces(payload.len() as u32);
         self.let_through(seq, payload);
-        self.follow(&walk);
+        self.follow(&walk, first);
         Verdict::Pass
     }
 

@@ -97,14 +97,20 @@ pub struct Gap {
     pub reached: u32,
     /// ...with all its pings, which are charged already.
     pub whole: u32,
-    /// The next segment in the copy.
+    /// The first range reached.
+    pub first: u32,
+    /// Sequence number after the latest segment committed, and after its range.
     pub cut: u32,
+    pub until: u32,
+    /// Number of the next range to compare with.
+    pub range: u32,
     /// Walk through the copy, and the tracker when it began.
     pub walk: Walk,
     pub start: Tracker,
     /// Result of its last step, a [`ws_guard_common::tracker::Step`].
     pub step: u32,
-    /// Position of copying or comparing: in the segment, in the copy, and the bytes left.
+    /// Position of copying or comparing: in the packet's segment, its sequence number, and the bytes
+    /// left.
     pub from: u32,
     pub to: u32,
     pub bytes: u32,

@@ -1,10 +1,10 @@
-//! Out-of-order segments, as in the kernel programs: [`crate::held`].
+//! Out-of-order segments, as in the kernel programs: [`crate::out_of_order`].
 
 use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
     flow::CHECKPOINTS,
-    out_of_order::Look,
-    tracker::{Step, Walk},
+    out_of_order::{Held, Look, Range, place},
+    tracker::{Step, Tracker, Walk},
 };
 
 impl Replay {
@@ -15,21 +15,29 @@ impl Replay {
             held.region.clear();
         }
         let len = payload.len() as u32;
-        let place = held.region.place(seq, len);
-        let Some(at) = place.filter(|_| self.flow.may_hold() && !budget.is_over_limit()) else {
+        let may = self.flow.may_hold() && !budget.is_over_limit();
+        let more = u32::from(self.flow.trail != 0);
+        if !may || !held.region.has_place(seq, len, more) {
             return Verdict::Drop(Reason::Gap);
-        };
-        let known = held.region.known(at, len) as usize;
-        let copy = &mut held.bytes[at as usize..][..payload.len()];
-        if copy[..known] != payload[..known] {
+        }
+        if !is_same(held, seq, payload) {
             return Verdict::Drop(Reason::Changed);
         }
-        copy.copy_from_slice(payload);
-        if !self.flow.hold(seq, at + len) {
+        let bytes = held.region.len + len - held.region.known(seq, len);
+        if !self.flow.hold(seq, bytes) {
             return Verdict::Drop(Reason::Gap);
         }
-        held.region.extend(seq, at, len);
+        for (byte, at) in payload.iter().zip(0..) {
+            held.bytes[place(seq.wrapping_add(at))] = *byte;
+        }
+        held.region.extend(seq, len);
         Verdict::Pass
+    }
+
+    /// The range that a stream at `tracker` has reached, if any.
+    pub(super) fn reached(&self, tracker: &Tracker) -> Option<Range> {
+        let first = self.held.region.next(self.flow.client.resume());
+        (self.flow.held != 0 && first.is_reached(tracker)).then_some(first)
     }
 
     /// Decide, before a walk through `came` is committed, whether its segment may pass and fill the
@@ -40,21 +48,22 @@ impl Replay {
         came: &[u8],
         budget: &mut impl Budget,
     ) -> Result<bool, Reason> {
-        let region = &self.held.region;
-        if self.flow.held == 0 || !region.is_reached(walk) {
+        let Some(first) = self.reached(&walk.tracker) else {
             return Ok(false);
+        };
+        let region = &self.held.region;
+        let overlap = region.overlap(walk);
+        // The copy's would pass with them: no walk is spent on that.
+        if overlap > 0 && budget.is_exceeded_by(walk.pings) {
+            return Err(Reason::Gap);
         }
-        let overlap = region.overlap(walk) as usize;
-        if overlap > 0 {
-            let at = region.begin.wrapping_sub(walk.base()) as usize;
-            if came[at..at + overlap] != self.held.bytes[..overlap] {
-                return Err(Reason::Changed);
-            }
+        if !is_same(&self.held, walk.base(), came) {
+            return Err(Reason::Changed);
         }
-        if !self.flow.may_fill(walk, region, self.traces.len() as u32) {
+        if !self.flow.may_fill(walk, region, first.begin, self.traces.len() as u32) {
             return Err(Reason::NoCheckpoint);
         }
-        let kept = self.look(walk);
+        let kept = self.look(walk, first);
         if kept == Look::FAILED {
             return Err(Reason::Gap);
         }
@@ -66,47 +75,68 @@ impl Replay {
         }
     }
 
-    /// Number of pings in the copy after `walk`, or [`Look::FAILED`].
-    fn look(&mut self, walk: &Walk) -> u32 {
-        let region = &self.held.region;
-        if let Some(known) = region.recall(&walk.tracker) {
+    /// Number of pings in the copy after `walk`, from the range `first` up to the next gap, or
+    /// [`Look::FAILED`].
+    fn look(&mut self, walk: &Walk, first: Range) -> u32 {
+        if let Some(known) = self.held.region.recall(&walk.tracker) {
             return known;
         }
-        let mut dry = Walk::new(walk.tracker, &walk.tracker, region.begin, region.len);
-        let done = self.run_kept(&mut dry, 0, false) == Step::Done;
-        let pings = if done { dry.pings } else { Look::FAILED };
+        let (mut tracker, mut range, mut pings) = (walk.tracker, first, 0);
+        while range.is_reached(&tracker) {
+            let mut dry = Walk::new(tracker, &tracker, range.begin, range.len);
+            if self.run_kept(&mut dry, false) != Step::Done {
+                pings = Look::FAILED;
+                break;
+            }
+            pings += dry.pings;
+            tracker = dry.tracker;
+            range = self.held.region.next(range.begin);
+        }
         self.held.region.looked(&walk.tracker, pings);
         pings
     }
 
-    /// Commit the copy after the filler, if the committed `walk` was that.
-    pub(super) fn follow(&mut self, walk: &Walk) {
-        if self.flow.held == 0 || !self.held.region.is_reached(walk) {
+    /// Commit the copy after the filler, up to the next gap, if the committed `walk` was that.
+    /// `first` is the range that it [reached](Self::reached).
+    pub(super) fn follow(&mut self, walk: &Walk, first: Option<Range>) {
+        let Some(mut range) = first else {
             return;
-        }
-        self.flow.held = 0;
+        };
         self.flow.filled(self.held.region.overlap(walk) > 0);
+        while range.is_reached(&self.flow.client) {
+            self.commit_range(range);
+            range = self.held.region.next(range.begin);
+        }
+        self.held.region.pass(self.flow.client.resume());
+        self.flow.held = u8::from(self.flow.held != 0 && self.held.region.len != 0);
+    }
+
+    /// Commit the segments of a range.
+    fn commit_range(&mut self, range: Range) {
         let ragged = self.held.region.ragged != 0;
-        for cut in 0..self.held.region.cuts {
-            let (begin, len) = self.held.region.cut(cut);
+        let mut begin = range.begin;
+        while begin != range.end() {
+            let len = self.held.region.cut(begin, range.end());
             let start = self.flow.client;
             let mut walk = Walk::new(start, &start, begin, len).unbounded();
             let (headers, records) = (self.headers.len(), self.records.len());
-            let at = begin.wrapping_sub(self.held.region.begin);
-            let done = self.run_kept(&mut walk, at, true) == Step::Done;
+            let done = self.run_kept(&mut walk, true) == Step::Done;
             debug_assert!(done && self.flow.kept as usize <= CHECKPOINTS);
             self.count_kinds(headers, records);
             self.flow.commit_cut(&walk, ragged);
             self.keep_traces(0);
+            begin = begin.wrapping_add(len);
         }
     }
 
-    /// Walk through the copy from offset `at`. No ping is defused.
-    fn run_kept(&mut self, walk: &mut Walk, at: u32, note: bool) -> Step {
+    /// Walk through bytes of the copy. No ping is defused.
+    fn run_kept(&mut self, walk: &mut Walk, note: bool) -> Step {
         walk.budget = Walk::UNLIMITED;
-        let bytes = &mut self.held.bytes[at as usize..][..walk.len() as usize];
+        let offsets = 0..walk.len();
+        let bytes = offsets.map(|at| self.held.bytes[place(walk.base().wrapping_add(at))]);
+        let mut bytes: Vec<u8> = bytes.collect();
         let seen = note.then_some((&mut self.headers, &mut self.records));
-        let mut segment = Payload { bytes, rewrite: false, seen };
+        let mut segment = Payload { bytes: &mut bytes, rewrite: false, seen };
         loop {
             match walk.step(&mut segment) {
                 Step::More if note => leave_traces(walk, &mut self.traces),
@@ -115,4 +145,15 @@ impl Replay {
             }
         }
     }
+}
+
+/// Check whether the bytes that came at `seq` are those of the copy, as far as it has them.
+fn is_same(held: &Held, seq: u32, came: &[u8]) -> bool {
+    held.region.ranges.iter().all(|range| {
+        let (from, len) = range.shared(seq, came.len() as u32);
+        (0..len).all(|at| {
+            let at = from.wrapping_add(at);
+            came[at.wrapping_sub(seq) as usize] == held.bytes[place(at)]
+        })
+    })
 }

@@ -10,8 +10,11 @@
 //! [`OLDEST`] makes rows and readers obsolete.
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use ws_guard_common::maps::{Counters, SCHEMA_VERSION, name};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use ws_guard_common::{
+    maps::{Counters, FlowKey, SCHEMA_VERSION, name},
+    out_of_order::{BYTES, CUTS, Held, Look, PIECE, Range, Region, SLOTS, place},
+};
 
 use super::{
     error::GuardError,
@@ -49,12 +52,13 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 /// equals, and by `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the
 /// heartbeats of all servers together remain unread. [`name::MIDSTREAM`] is new, and replaces
 /// `STRANGERS`.
-const CHANGES: [Change; 5] = [
+const CHANGES: [Change; 6] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
     Change { map: name::BEGINNINGS, since: 13, entries: Entries::Dropped },
     Change { map: name::SYNS, since: 13, entries: Entries::Dropped },
     Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
+    Change { map: name::HELD, since: 13, entries: Entries::Read(held_of_12) },
 ];
 
 /// Maps of earlier schemas without a successor.
@@ -226,6 +230,59 @@ fn counters_of_9(old: &Map, new: &mut Map) -> Result<(), MapError> {
     new.set(0, PerCpuValues::try_from(values)?, 0)
 }
 
+/// [`Held`] of schema 12: one range, with its bytes and the ends of its segments counted from its
+/// first byte.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Held12 {
+    busy: u32,
+    _pad: u32,
+    owner: u64,
+    key: FlowKey,
+    _pad1: u32,
+    begin: u32,
+    len: u32,
+    cuts: u32,
+    ragged: u32,
+    ends: [u32; CUTS],
+    look: Look,
+    bytes: [u8; (BYTES + PIECE) as usize],
+}
+
+// SAFETY: `repr(C)`, made of integers.
+unsafe impl Plain for Held12 {}
+
+impl From<&Held12> for Held {
+    fn from(old: &Held12) -> Held {
+        let mut new = Held { owner: old.owner, key: old.key, ..Held::default() };
+        if old.owner == 0 || old.len == 0 {
+            return new;
+        }
+        let range = Range { begin: old.begin, len: old.len };
+        let Held12 { len, cuts, ragged, .. } = *old;
+        new.region = Region { len, cuts, ragged, ..Region::default() };
+        new.region.ranges[0] = range;
+        new.region.ends = old.ends.map(|end| old.begin.wrapping_add(end));
+        for (byte, at) in old.bytes.iter().zip(0..len.min(BYTES)) {
+            new.bytes[place(old.begin.wrapping_add(at))] = *byte;
+        }
+        new
+    }
+}
+
+/// Without them, the connections that have a gap just now could never go on.
+fn held_of_12(old: &Map, new: &mut Map) -> Result<(), MapError> {
+    let old = Array::<_, Raw<Held12>>::try_from(old)?;
+    let mut new = Array::<_, Raw<Held>>::try_from(new)?;
+    for slot in 0..SLOTS {
+        let Raw(held) = old.get(&slot, 0)?;
+        if held.owner != 0 {
+            new.set(slot, Raw(Held::from(&held)), 0)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,5 +311,33 @@ mod tests {
         assert!(new.events[..57].iter().zip(1..).all(|(counted, number)| *counted == number));
         assert!(new.events[57..].iter().all(|counted| *counted == 0));
         assert_eq!((new.violations_out[10], new.event_budget[10]), (8, 9));
+    }
+
+    #[test]
+    fn a_range_keeps_its_bytes_and_segments() {
+        let mut old = Held12 {
+            busy: 1,
+            _pad: 0,
+            owner: 7,
+            key: FlowKey { client_port: 1, ..FlowKey::default() },
+            _pad1: 0,
+            begin: 0xFFFF_FFFE,
+            len: 5,
+            cuts: 2,
+            ragged: 1,
+            ends: [0; CUTS],
+            look: Look::default(),
+            bytes: [0; (BYTES + PIECE) as usize],
+        };
+        (old.ends[0], old.ends[1]) = (3, 5);
+        old.bytes[..5].copy_from_slice(b"abcde");
+        let new = Held::from(&old);
+        assert_eq!((new.busy, new.owner, new.key), (0, 7, old.key));
+        let range = new.region.next(0xFFFF_FFF0);
+        assert_eq!((range, new.region.len, new.region.ragged), (new.region.ranges[0], 5, 1));
+        assert_eq!((range.begin, range.len), (0xFFFF_FFFE, 5));
+        assert_eq!((new.region.cut(range.begin, range.end()), new.region.cut(1, 3)), (3, 2));
+        let kept = (0..5).map(|at| new.bytes[place(range.begin.wrapping_add(at))]);
+        assert!(kept.eq(*b"abcde"));
     }
 }

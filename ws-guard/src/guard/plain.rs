@@ -6,6 +6,7 @@ use ws_guard_common::{
         Address, Counters, Event, FlowKey, Midstream, Network, Pending, Policy, Ports, Rule,
         Server, ServerKey, SourceKey, Suspect, Tunnels, Unopened,
     },
+    out_of_order::Held,
     source::Source,
 };
 
@@ -39,6 +40,7 @@ plain!(
     Flow,
     FlowKey,
     HeaderNames,
+    Held,
     Network,
     Pending,
     Policy,

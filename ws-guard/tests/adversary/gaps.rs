@@ -33,6 +33,34 @@ fn pings_behind_a_gap(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// The same behind a second gap; the first one is filled.
+fn pings_behind_the_second_gap(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    tcp.send(&tcp.segment(BEHIND, TEXT))?;
+    for n in 0..5 {
+        tcp.send(&tcp.segment(3 * BEHIND + n * 120, pings(PINGS / 5)))?;
+    }
+    tcp.settle(Duration::from_millis(50))?;
+    persist_all(&mut tcp, &TEXT.repeat(2))?;
+    try_all(&mut tcp, &TEXT)?;
+    one(tcp)
+}
+
+/// Harmless frames behind a second gap, which the server discards, then pings; the gaps are filled.
+fn harmless_behind_the_second_gap_then_pings(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    tcp.send(&tcp.segment(BEHIND, TEXT))?;
+    let mut bait = tcp.segment(3 * BEHIND, TEXT.repeat(PINGS));
+    bait.checksum = Checksum::Wrong;
+    tcp.send(&bait)?;
+    tcp.send(&tcp.segment(3 * BEHIND, pings(PINGS)))?;
+    tcp.settle(Duration::from_millis(50))?;
+    persist_all(&mut tcp, &TEXT.repeat(2))?;
+    try_all(&mut tcp, &TEXT)?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
 /// Harmless frames that the server discards and the guard keeps, then pings.
 fn harmless_behind_a_gap_then_pings(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
@@ -85,6 +113,12 @@ pub const ROWS: &[Row] = &[
         an_off_path_attacker_guesses,
     ),
     Row::new("pings_behind_a_gap", Reached::AtMost(0), pings_behind_a_gap),
+    Row::new("pings_behind_the_second_gap", Reached::AtMost(0), pings_behind_the_second_gap),
     Row::new("harmless_behind_a_gap_then_pings", SOME, harmless_behind_a_gap_then_pings),
+    Row::new(
+        "harmless_behind_the_second_gap_then_pings",
+        SOME,
+        harmless_behind_the_second_gap_then_pings,
+    ),
     Row::new("filler_exchanged", SOME, filler_exchanged),
 ];

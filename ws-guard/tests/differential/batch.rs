@@ -240,12 +240,13 @@ pub fn play(rng: &mut Rng, kernel: &mut Kernel, tally: &mut Tally) -> Result<u64
     let before = kernel.programs.counters()?;
     let mut sources = [budget::Source::new(&limits); 4];
     let mut parties = Vec::new();
-    let mut slots = HashSet::new();
+    let (mut copies, mut trails) = (HashSet::new(), HashSet::new());
     for index in 0..rng.usize(1..=MOST) {
         let party = party(rng, kernel, &limits, index)?;
-        // A connection that shares its slot for copies with another may find it taken, which the
-        // tracker on the host does not know.
-        if slots.insert(party.connection.held_slot()) {
+        // A connection that shares a slot with another may find it taken, which the tracker on the
+        // host does not know.
+        let (copy, trail) = party.connection.slots();
+        if copies.insert(copy) & trails.insert(trail) {
             parties.push(party);
         }
     }

@@ -103,9 +103,12 @@ impl Budget for Purse<'_> {
         self.connection.over
     }
 
+    fn is_exceeded_by(&mut self, pings: u32) -> bool {
+        self.connection.over && self.source.left == 0 && self.connection.share < pings
+    }
+
     fn charge_whole(&mut self, pings: u32) -> bool {
-        let only_share = self.connection.over && self.source.left == 0;
-        if only_share && self.connection.share < pings {
+        if self.is_exceeded_by(pings) {
             return false;
         }
         let may = self.pay(pings) >= pings;

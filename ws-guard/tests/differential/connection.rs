@@ -12,6 +12,7 @@ use ws_guard_common::{
     out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
     seq::{after, later},
+    trail,
 };
 use ws_guard_oracle::cases::one_in;
 use ws_guard_testkit::packets::{self, Checksum, Packet, REQUEST, checksum_is_right, flag};
@@ -155,10 +156,10 @@ impl Connection {
         key(&self.ends)
     }
 
-    /// Return its slot for a copy of bytes behind a gap.
-    pub fn held_slot(&self) -> u32 {
-        out_of_order::slot(out_of_order::owner(&self.key(), self.host.flow.generation))
-            & (out_of_order::SLOTS - 1)
+    /// Return its slot for a copy of bytes behind a gap, and that of its trail.
+    pub fn slots(&self) -> (u32, u32) {
+        let owner = out_of_order::owner(&self.key(), self.host.flow.generation);
+        (out_of_order::slot(owner) & (out_of_order::SLOTS - 1), trail::slot(owner))
     }
 
     fn offset(&self, seq: u32) -> i32 {

@@ -2,6 +2,7 @@
 use ws_guard_common::{
     flow::state,
     maps::{Counter::*, action},
+    out_of_order::RANGES,
 };
 use ws_guard_testkit::{
     frame::{Frame, encode, opcode},
@@ -12,6 +13,7 @@ use crate::case::{Case, case, pings, rate, text};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = filled();
+    cases.extend(several());
     cases.extend(refused());
     cases.extend(again());
     cases.extend(not_kept());
@@ -25,6 +27,9 @@ fn binary(payload: &[u8]) -> Vec<u8> {
 
 /// Length of `text("x")`, 7 bytes: the gap before the next bytes in these rows.
 const GAP: i64 = 7;
+
+/// The beginning of the second range in these rows, behind `pings(1)` and another `text("x")`.
+const SECOND: i64 = GAP + 6 + 7;
 
 fn filled() -> Vec<Case> {
     let long = [binary(&[7; 300]), pings(2)].concat();
@@ -113,6 +118,143 @@ fn filled() -> Vec<Case> {
     ]
 }
 
+/// Several gaps: the first at 0, the second before `SECOND`.
+fn several() -> Vec<Case> {
+    let long = [binary(&[7; 300]), pings(2)].concat();
+    let all = [text("x"), pings(1), text("y"), pings(2)].concat();
+    let split = [pings(1), text("y")[..3].to_vec()].concat();
+    let counts = [(Gaps, 2), (DroppedGap, 0), (Frames, 6), (Pings, 4)];
+    vec![
+        case("two gaps are filled, the first one first")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(SECOND, pings(2))
+            .client_at(0, text("x"))
+            .client_at(GAP + 6, text("y"))
+            .client_at(SECOND + 12, pings(1))
+            .leaves(state::OPEN)
+            .counts(&counts)
+            .counts(&[(Coalesced, 1), (SplitFrames, 0)]),
+        case("what is past the second gap is not counted before that is filled")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(SECOND, pings(2))
+            .client_at(0, text("x"))
+            .counts(&[(Gaps, 2), (DroppedGap, 0), (Frames, 2), (Pings, 1)]),
+        case("two gaps are filled, the second one first")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(SECOND, pings(2))
+            .client_at(GAP + 6, text("y"))
+            .client_at(0, text("x"))
+            .client_at(SECOND + 12, pings(1))
+            .leaves(state::OPEN)
+            .counts(&[(Gaps, 3), (DroppedGap, 0), (Frames, 6), (Pings, 4), (Coalesced, 1)]),
+        case("the second range comes before the first")
+            .open()
+            .client_at(SECOND, pings(2))
+            .client_at(GAP, pings(1))
+            .client_at(0, text("x"))
+            .client_at(GAP + 6, text("y"))
+            .client_at(SECOND + 12, pings(1))
+            .counts(&counts),
+        case("a filler of both gaps, with the same bytes")
+            .open()
+            .client_at(GAP, &all[7..13])
+            .client_at(SECOND, &all[20..])
+            .client_at(0, &*all)
+            .client_at(SECOND + 12, pings(1))
+            .counts(&counts),
+        case("a kept segment over both ranges, with the same bytes")
+            .open()
+            .client_at(GAP, &all[7..13])
+            .client_at(SECOND, &all[20..])
+            .client_at(GAP - 2, &all[5..])
+            .client_at(0, &all[..5])
+            .client_at(SECOND + 12, pings(1))
+            .counts(&[(Gaps, 3), (DroppedGap, 0), (Frames, 6), (Pings, 4)]),
+        case("a frame's payload goes on past both gaps")
+            .open()
+            .client_at(100, &long[100..150])
+            .client_at(200, &long[200..])
+            .client_at(0, &long[..100])
+            .client_at(150, &long[150..200])
+            .client_at(long.len() as i64, text("z"))
+            .counts(&[(Gaps, 2), (Frames, 4), (Pings, 2), (SplitFrames, 1), (DroppedGap, 0)]),
+        case("a header cut by the second gap")
+            .open()
+            .client_at(GAP, &*split)
+            .client_at(SECOND, pings(2))
+            .client_at(0, text("x"))
+            .client_at(GAP + 9, &text("y")[3..])
+            .client_at(SECOND + 12, pings(1))
+            .counts(&counts)
+            .counts(&[(SplitHeaders, 1), (SplitFrames, 1)]),
+        case("new gaps while others are filled")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(SECOND, pings(2))
+            .client_at(0, text("x"))
+            .client_at(SECOND + 12 + 7, pings(1))
+            .client_at(GAP + 6, text("y"))
+            .client_at(SECOND + 12, text("z"))
+            .client_at(SECOND + 25, text("w"))
+            .counts(&[(Gaps, 3), (DroppedGap, 0), (Frames, 8), (Pings, 4)]),
+        case("pings over the limit past the second gap: only the first is filled")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(SECOND, pings(30))
+            .client_at(0, text("x"))
+            .client_at(GAP + 6, text("y"))
+            .dropped()
+            .client_at(GAP + 6, text("y"))
+            .dropped()
+            .counts(&[(Gaps, 2), (DroppedGap, 2), (Frames, 2), (Pings, 1), (Throttled, 1)]),
+        case("and of two gaps that one frame passes over, none")
+            .open()
+            .client_at(100, &long[100..150])
+            .client_at(308, pings(31))
+            .client_at(0, &long[..100])
+            .dropped()
+            .counts(&[(Gaps, 2), (DroppedGap, 1), (Frames, 0), (Pings, 0), (Throttled, 1)]),
+        case("other bytes in place of those past the second gap")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(SECOND, text("abc"))
+            .client_at(SECOND, [pings(1), vec![0x82, 0x80, 1]].concat())
+            .dropped()
+            .client_at(GAP + 6, [text("y"), pings(1), vec![0x82, 0x80, 1]].concat())
+            .dropped()
+            .client_at(0, [text("x"), pings(1), text("y"), pings(1)].concat())
+            .dropped()
+            .client_at(0, text("x"))
+            .client_at(GAP + 6, text("y"))
+            .counts(&[(Gaps, 4), (DroppedGap, 3), (Frames, 4), (Pings, 1)]),
+        eight(),
+    ]
+}
+
+/// Eight gaps, all filled from the last to the first, and one too many.
+fn eight() -> Case {
+    let ranges = i64::try_from(RANGES).unwrap_or(0);
+    let mut case = case("a gap for each range, and no further one").open();
+    for range in 0..ranges {
+        case = case.client_at(GAP + 13 * range, pings(1));
+    }
+    case = case.client_at(GAP + 13 * ranges, pings(1)).dropped();
+    for range in (0..ranges).rev() {
+        case = case.client_at(13 * range, text("x"));
+    }
+    let both = 2 * RANGES as u64;
+    case.counts(&[
+        (Gaps, both),
+        (DroppedGap, 1),
+        (Frames, both),
+        (Pings, RANGES as u64),
+        (Coalesced, 0),
+    ])
+}
+
 fn refused() -> Vec<Case> {
     vec![
         case("pings over the limit behind a gap: it is not filled")
@@ -196,14 +338,12 @@ fn again() -> Vec<Case> {
 
 fn not_kept() -> Vec<Case> {
     vec![
-        case("a second gap")
+        case("before a range, with other bytes in it")
             .open()
             .client_at(GAP, pings(1))
-            .client_at(GAP + 12, pings(1))
-            .dropped()
             .client_at(GAP - 1, pings(1))
             .dropped()
-            .counts(&[(Gaps, 3), (DroppedGap, 2)]),
+            .counts(&[(Gaps, 2), (DroppedGap, 1)]),
         case("of a connection over the limit")
             .open()
             .client(pings(31))

@@ -1,4 +1,4 @@
-//! Copy of out-of-order segments: copying, comparing, walking.
+//! Copy of out-of-order segments: copying, comparing, walking, and its ranges.
 //!
 //! All of it is about the copy that this CPU has [entered](crate::stream::out_of_order::enter).
 //! Positions of loops are in [`crate::cpu::State`], as everywhere.
@@ -11,7 +11,8 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     frame::{Header, Violations},
-    out_of_order::{BYTES, CUTS, Held, PIECE},
+    out_of_order::{BYTES, CUTS, Held, PIECE, RANGES, place},
+    seq::before,
     tracker::{self, Step, Walk},
 };
 
@@ -31,58 +32,83 @@ pub const MORE: u32 = Step::More as u32;
 /// [`step`]'s result: the walk is finished.
 pub const DONE: u32 = Step::Done as u32;
 /// Maximum of steps through all segments of a copy.
-pub const MAX_TURNS: u32 = MAX_STEPS + CUTS as u32;
+pub const MAX_TURNS: u32 = MAX_STEPS + (CUTS + RANGES) as u32;
 
 /// Bytes per comparison.
 const WORD: u32 = 8;
 
-/// Offset masked for the verifier to be inside the copy, with [`PIECE`] bytes after it.
+/// Place of a byte in the ring, masked where the verifier sees it.
 #[inline(always)]
-fn inside(at: u32) -> usize {
-    (black_box(at) & (BYTES - 1)) as usize
+fn inside(seq: u32) -> usize {
+    place(black_box(seq))
 }
 
-/// `N` bytes of the copy at `at`.
+/// `N` bytes of the copy from `seq` on, which may be on both sides of the ring's end.
 #[inline(always)]
-fn read<const N: usize>(slot: &Held, at: u32) -> [u8; N] {
-    const { assert!(N <= PIECE as usize) };
-    // SAFETY: inside the copy and its spare bytes; bytes need no alignment.
-    unsafe { slot.bytes.as_ptr().add(inside(at)).cast::<[u8; N]>().read_unaligned() }
+fn read<const N: usize>(slot: &Held, seq: u32) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut i = 0;
+    while i < N {
+        // SAFETY: inside the copy.
+        bytes[i] = unsafe { *slot.bytes.as_ptr().add(inside(seq.wrapping_add(i as u32))) };
+        i += 1;
+    }
+    bytes
 }
 
-/// Compare `len` bytes of the packet's payload from `from` on with the copy at `to`.
+/// Compare the packet's segment of `len` bytes at `seq` with the copy, as far as that has its bytes.
 #[inline(always)]
-pub fn is_same<P: Packet>(packet: &P, from: u32, to: u32, len: u32) -> bool {
+pub fn is_same<P: Packet>(packet: &P, seq: u32, len: u32) -> bool {
     let turn: unsafe extern "C" fn(u32, *const P) -> c_long = same_turn::<P>;
-    run(packet, from, to, len, BYTES, turn)
+    ws_guard_held_compare(seq, len, 0);
+    run(packet, BYTES + RANGES as u32, turn)
 }
 
-/// Copy `len` bytes of the packet's payload from `from` on into the copy at `to`.
+/// Copy the packet's segment of `len` bytes at `seq`.
 #[inline(always)]
-pub fn copy<P: Packet>(packet: &P, from: u32, to: u32, len: u32) -> bool {
+pub fn copy<P: Packet>(packet: &P, seq: u32, len: u32) -> bool {
     let turn: unsafe extern "C" fn(u32, *const P) -> c_long = copy_turn::<P>;
-    run(packet, from, to, len, BYTES / PIECE + 1, turn)
+    let Some((state, _)) = entered() else {
+        return false;
+    };
+    (state.gap.from, state.gap.to, state.gap.bytes) = (0, seq, len);
+    run(packet, BYTES / PIECE + 2, turn)
 }
 
 /// Repeat `turn` until nothing is left; `false` if it ends earlier.
 #[inline(always)]
 fn run<P: Packet>(
     packet: &P,
-    from: u32,
-    to: u32,
-    len: u32,
     turns: u32,
     turn: unsafe extern "C" fn(u32, *const P) -> c_long,
 ) -> bool {
-    let Some((state, _)) = entered() else {
-        return false;
-    };
-    (state.gap.from, state.gap.to, state.gap.bytes) = (from, to, len);
     // SAFETY: the callback gets `packet` back, which outlives the loop.
     unsafe {
         bpf_loop(turns, turn as *mut c_void, core::ptr::from_ref(packet).cast_mut().cast(), 0);
     }
-    state.gap.bytes == 0
+    matches!(entered(), Some((state, _)) if state.gap.bytes == 0)
+}
+
+/// Set the next bytes to compare: those of the segment of `len` bytes at `seq` that the copy has,
+/// from that range on. 0 if there are none.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_compare(seq: u32, len: u32, range: u32) -> u32 {
+    let Some((state, slot)) = entered() else {
+        return 0;
+    };
+    let (mut found, mut from, mut bytes) = (RANGES as u32, seq, 0);
+    let mut i = RANGES as u32;
+    while i > 0 {
+        i -= 1;
+        let (first, shared) = slot.region.ranges[i as usize].shared(seq, len);
+        if shared != 0 && i >= range {
+            (found, from, bytes) = (i, first, shared);
+        }
+    }
+    state.gap.range = found + 1;
+    (state.gap.from, state.gap.to, state.gap.bytes) = (from.wrapping_sub(seq), from, bytes);
+    bytes
 }
 
 /// Compare the next bytes; 1 ends the loop.
@@ -105,6 +131,10 @@ unsafe extern "C" fn same_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     state.gap.from = from.wrapping_add(size);
     state.gap.to = to.wrapping_add(size);
     state.gap.bytes = left - size;
+    if left == size {
+        let range = state.gap.range;
+        ws_guard_held_compare(to.wrapping_sub(from), packet.bytes(), range);
+    }
     0
 }
 
@@ -116,8 +146,10 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
         return 1;
     };
     let (from, to, left) = (state.gap.from, state.gap.to, state.gap.bytes);
+    let room = BYTES - place(to) as u32;
+    let left_here = if left < room { left } else { room };
     // As in `payload::cover`: the verifier has to see both bounds.
-    let last = black_box(if left < PIECE { left } else { PIECE }.wrapping_sub(1));
+    let last = black_box(if left_here < PIECE { left_here } else { PIECE }.wrapping_sub(1));
     if last >= PIECE {
         return 1;
     }
@@ -132,6 +164,154 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     0
 }
 
+/// Check whether the copy has a place for the segment of `len` bytes at `seq`; one past a further
+/// gap only if `more` is 1. The number of its bytes is then in [`crate::cpu::Gap::bytes`].
+#[inline(always)]
+pub fn has_place(seq: u32, len: u32, more: u32) -> bool {
+    ws_guard_held_place(seq, len, more) != 0
+}
+
+/// [`has_place`], as a global function, like those below: the verifier checks each once, on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_place(seq: u32, len: u32, more: u32) -> u32 {
+    matches!(entered(), Some((_, slot)) if slot.region.has_place(seq, len, more & 1)) as u32
+}
+
+/// Number of bytes of the copy, with the segment of `len` bytes at `seq`.
+#[inline(always)]
+pub fn len_with(seq: u32, len: u32) -> u32 {
+    ws_guard_held_len(seq, len)
+}
+
+/// [`len_with`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_len(seq: u32, len: u32) -> u32 {
+    let Some((_, slot)) = entered() else {
+        return 0;
+    };
+    slot.region.len.wrapping_add(len).wrapping_sub(slot.region.known(seq, len))
+}
+
+/// Add the segment of `len` bytes at `seq`, which is in the copy.
+#[inline(always)]
+pub fn extend(seq: u32, len: u32) {
+    ws_guard_held_extend(seq, len);
+}
+
+/// [`extend`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_extend(seq: u32, len: u32) -> u32 {
+    if let Some((_, slot)) = entered() {
+        slot.region.extend(seq, len);
+    }
+    0
+}
+
+/// Set [`crate::cpu::Gap::first`] to the first range past `cursor`, and [`crate::cpu::Gap::walk`] to the walk
+/// through it. `false` unless [`crate::cpu::State::walk`] reaches it.
+#[inline(always)]
+pub fn reaches(cursor: u32) -> bool {
+    ws_guard_held_reaches(cursor) != 0
+}
+
+/// [`reaches`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_reaches(cursor: u32) -> u32 {
+    let Some((state, slot)) = entered() else {
+        return 0;
+    };
+    let first = slot.region.next(cursor);
+    if !first.is_reached(&state.walk.tracker) {
+        return 0;
+    }
+    state.gap.first = first.begin;
+    state.gap.start = state.walk.tracker;
+    state.gap.walk = Walk::new(state.gap.start, &state.gap.start, first.begin, first.len);
+    1
+}
+
+/// Check whether the walk goes on in another range, and set it to that.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_on() -> u32 {
+    let Some((state, slot)) = entered() else {
+        return 0;
+    };
+    let (tracker, pings) = (state.gap.walk.tracker, state.gap.walk.pings);
+    let next = slot.region.next(state.gap.walk.base());
+    if !next.is_reached(&tracker) {
+        return 0;
+    }
+    state.gap.walk = Walk::new(tracker, &tracker, next.begin, next.len);
+    state.gap.walk.pings = pings;
+    1
+}
+
+/// Set [`crate::cpu::Gap::from`] and [`crate::cpu::Gap::bytes`] to the next kept segment that the stream has
+/// reached, at `cursor`. `false` when there is none.
+#[inline(always)]
+pub fn next_cut(cursor: u32) -> bool {
+    ws_guard_held_cut(cursor) != 0
+}
+
+/// [`next_cut`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_cut(cursor: u32) -> u32 {
+    let Some((state, slot)) = entered() else {
+        return 0;
+    };
+    let (mut from, mut until) = (state.gap.cut, state.gap.until);
+    if from == until {
+        let next = slot.region.next(from);
+        if next.len == 0 || before(cursor, next.begin) {
+            return 0;
+        }
+        (from, until) = (next.begin, next.end());
+    }
+    let len = slot.region.cut(from, until);
+    (state.gap.cut, state.gap.until) = (from.wrapping_add(len), until);
+    (state.gap.from, state.gap.bytes) = (from, len);
+    1
+}
+
+/// Remove the ranges that the stream has reached, at `cursor`. `false` when none is left.
+#[inline(always)]
+pub fn pass(cursor: u32) -> bool {
+    ws_guard_held_pass(cursor) != 0
+}
+
+/// [`pass`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_pass(cursor: u32) -> u32 {
+    let Some((_, slot)) = entered() else {
+        return 0;
+    };
+    slot.region.pass(cursor);
+    (slot.region.len != 0) as u32
+}
+
+/// Number of bytes of the walk's segment that are also in the copy.
+#[inline(always)]
+pub fn overlap() -> u32 {
+    ws_guard_held_overlap()
+}
+
+/// [`overlap`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_overlap() -> u32 {
+    match entered() {
+        Some((state, slot)) => slot.region.overlap(&state.walk),
+        None => 0,
+    }
+}
+
 /// Run [`crate::cpu::Gap::walk`] to its end without counting.
 /// `false` when that fails.
 #[inline(always)]
@@ -140,7 +320,7 @@ pub fn look() -> bool {
     let turn: unsafe extern "C" fn(u32, *mut c_void) -> c_long = look_turn;
     // SAFETY: the callback uses nothing of this function.
     unsafe {
-        bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::null_mut(), 0);
+        bpf_loop(MAX_TURNS, turn as *mut c_void, core::ptr::null_mut(), 0);
     }
     trail::looks(false);
     matches!(cpu::resume(), Some(state) if state.gap.step == DONE)
@@ -148,7 +328,12 @@ pub fn look() -> bool {
 
 /// One step; 1 ends the loop.
 unsafe extern "C" fn look_turn(_index: u32, _none: *mut c_void) -> c_long {
-    (step(LOOK) != MORE) as c_long
+    match step(LOOK) {
+        MORE => 0,
+        // The verifier knows nothing of the result, and has to see that this is 0 or 1.
+        DONE => (black_box(ws_guard_held_on()) & 1 ^ 1) as c_long,
+        _ => 1,
+    }
 }
 
 /// One step of that walk: [`MORE`], [`DONE`] or something else.
@@ -166,8 +351,8 @@ extern "C" fn ws_guard_held_step(what: u32) -> u32 {
     };
     // The server has it already, so it passes.
     state.gap.walk.budget = Walk::UNLIMITED;
-    let at = state.gap.walk.base().wrapping_sub(slot.region.begin);
-    let mut bytes = Kept { slot, at, len: state.gap.walk.len(), counts: what };
+    let walk = &state.gap.walk;
+    let mut bytes = Kept { slot, seq: walk.base(), len: walk.len(), counts: what };
     state.gap.step = state.gap.walk.step(&mut bytes) as u32;
     if state.gap.walk.seen.count != 0 {
         trail::trace_seen(true);
@@ -178,8 +363,8 @@ extern "C" fn ws_guard_held_step(what: u32) -> u32 {
 /// A segment in the copy.
 struct Kept {
     slot: &'static Held,
-    /// Its offset in the copy.
-    at: u32,
+    /// Its first byte.
+    seq: u32,
     len: u32,
     counts: u32,
 }
@@ -190,7 +375,7 @@ impl Kept {
         if at >= self.len || self.len - at < N as u32 {
             return None;
         }
-        Some(read(self.slot, self.at.wrapping_add(at)))
+        Some(read(self.slot, self.seq.wrapping_add(at)))
     }
 }
 

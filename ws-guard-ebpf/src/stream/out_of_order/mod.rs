@@ -1,5 +1,5 @@
-//! Out-of-order segments, [`ws_guard_common::held`]: they pass, and are judged when the gap is
-//! filled.
+//! Out-of-order segments, [`ws_guard_common::out_of_order`]: they pass, and are judged
+//! when their gap is filled.
 //!
 //! A program that reads data of a flow with out-of-order segments has [entered](enter) their copy:
 //! one CPU at a time, so that between judgement and commit only the server's acknowledgements can
@@ -122,26 +122,22 @@ pub fn keep<P: Packet>(
     if !may || context.limits_classes() || !context.enforces() {
         return false;
     }
-    let Some((_, slot)) = entered() else {
-        return false;
-    };
-    let Some(at) = slot.region.place(segment.seq, segment.len) else {
-        return false;
-    };
-    let known = slot.region.known(at, segment.len);
-    let packet = payload(segment);
-    if !copy::is_same(&packet, 0, at, known)
-        || !copy::copy(&packet, known, at + known, segment.len - known)
-    {
+    let (seq, len) = (segment.seq, segment.len);
+    if !copy::has_place(seq, len, (flow.trail != 0) as u32) {
         return false;
     }
+    let packet = payload(segment);
+    if !copy::is_same(&packet, seq, len) || !copy::copy(&packet, seq, len) {
+        return false;
+    }
+    let bytes = copy::len_with(seq, len);
     let holds = locked(flow, |flow| {
-        let holds = flow.hold(segment.seq, at.wrapping_add(segment.len));
+        let holds = flow.hold(seq, bytes);
         flow.last_ns = if holds { context.now } else { flow.last_ns };
         holds
     });
     if holds {
-        slot.region.extend(segment.seq, at, segment.len);
+        copy::extend(seq, len);
     }
     holds
 }
@@ -189,24 +185,26 @@ const REFUSED: u32 = 2;
 /// Compare the walk's segment with the copy; if it reaches that, prepare the walk through it.
 #[inline(never)]
 fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
-    let Some((state, slot)) = entered() else {
-        return ELSEWHERE;
-    };
-    let region = &slot.region;
-    if flow.held == 0 || !region.is_reached(&state.walk) {
+    if flow.held == 0 || !copy::reaches(flow.client.resume()) {
         return ELSEWHERE;
     }
-    let overlap = region.overlap(&state.walk);
-    let at = region.begin.wrapping_sub(state.walk.base());
-    if overlap > 0 && !copy::is_same(&payload(context.segment), at, 0, overlap) {
+    let overlap = copy::overlap();
+    // Some of its pings are over the limit, and rewritten already; the copy's would pass with them.
+    // No walk is spent on that.
+    if overlap > 0 && cpu::resume().is_none_or(|state| state.walk.pings > state.walk.budget) {
         return REFUSED;
     }
-    if !flow.may_fill(&state.walk, region, state.traces.left) {
+    let segment = context.segment;
+    if !copy::is_same(&payload(segment), segment.seq, segment.len) {
+        return REFUSED;
+    }
+    let Some((state, slot)) = entered() else {
+        return REFUSED;
+    };
+    if !flow.may_fill(&state.walk, &slot.region, state.gap.first, state.traces.left) {
         return REFUSED;
     }
     (state.gap.reached, state.gap.whole) = (1, (overlap > 0) as u32);
-    state.gap.start = state.walk.tracker;
-    state.gap.walk = Walk::new(state.gap.start, &state.gap.start, region.begin, region.len);
     REACHED
 }
 
@@ -273,7 +271,7 @@ fn pay(context: &Context, flow: &Flow) -> bool {
     answer & charge::OBSERVED != 0 || answer & charge::KEPT >= pings
 }
 
-/// Commit the copy after the filler, if the committed walk was that.
+/// Commit the copy after the filler, up to the next gap, if the committed walk was that.
 #[inline(never)]
 pub fn follow(context: &Context, flow: &mut Flow) {
     if cpu::resume().is_none_or(|state| state.gap.copy == 0 || state.gap.reached == 0) {
@@ -288,15 +286,18 @@ pub fn follow(context: &Context, flow: &mut Flow) {
             bpf_loop(copy::MAX_TURNS, turn as *mut c_void, (&raw mut cuts).cast(), 0);
         }
     }
-    locked(cuts.flow, |flow| flow.held = 0);
+    let rest = copy::pass(cuts.flow.client.resume()) as u8;
+    locked(cuts.flow, |flow| flow.held &= rest);
 }
 
 /// Update flow and state after the filler's commit.
 #[inline(never)]
 fn fill(flow: &mut Flow) {
-    if let Some((state, slot)) = entered() {
-        state.gap.cut = 0;
-        let overlaps = slot.region.overlap(&state.walk) > 0;
+    if let Some((state, _)) = entered() {
+        // Before the first range.
+        state.gap.cut = state.gap.first.wrapping_sub(1);
+        state.gap.until = state.gap.cut;
+        let overlaps = copy::overlap() > 0;
         locked(flow, |flow| flow.filled(overlaps));
     }
 }
@@ -322,14 +323,13 @@ unsafe extern "C" fn cut_turn(_index: u32, cuts: *mut Cuts) -> c_long {
 /// Prepare the walk through the next segment. `false` when there is none.
 #[inline(never)]
 fn begin_cut(flow: &Flow) -> bool {
-    let Some((state, slot)) = entered() else {
-        return false;
-    };
-    if state.gap.cut >= slot.region.cuts {
+    if !copy::next_cut(flow.client.resume()) {
         return false;
     }
-    let (begin, len) = slot.region.cut(state.gap.cut);
-    state.gap.cut += 1;
+    let Some(state) = cpu::resume() else {
+        return false;
+    };
+    let (begin, len) = (state.gap.from, state.gap.bytes);
     state.gap.start = flow.client;
     state.gap.walk = Walk::new(state.gap.start, &state.gap.start, begin, len).unbounded();
     (state.traces.next, state.traces.room, state.traces.left) =

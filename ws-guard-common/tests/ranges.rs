@@ -1,0 +1,159 @@
+//! Ranges of out-of-order bytes, compared with a set of bytes: what is kept, what has no place, and
+//! where the segments end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+use ws_guard_common::{
+    out_of_order::{BYTES, CUTS, RANGES, Region},
+    tracker::{FROM_CLIENT, Tracker},
+};
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    streams::initial,
+};
+
+/// The same as a [`Region`], byte by byte, by the distance from the stream's first byte.
+#[derive(Default)]
+struct Model {
+    bytes: BTreeSet<u32>,
+    ends: BTreeSet<u32>,
+    /// Number of segments that brought new bytes.
+    segments: usize,
+}
+
+impl Model {
+    /// First and last byte of each range.
+    fn ranges(&self) -> BTreeMap<u32, u32> {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for byte in &self.bytes {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == *byte => *last = *byte,
+                _ => ranges.push((*byte, *byte)),
+            }
+        }
+        ranges.into_iter().collect()
+    }
+
+    fn known(&self, from: u32, len: u32) -> u32 {
+        self.bytes.range(from..from + len).count() as u32
+    }
+
+    /// Add a segment, if there is a place for it.
+    fn add(&mut self, from: u32, len: u32, more: bool) -> bool {
+        let new = self.known(from, len) < len;
+        if new && self.segments == CUTS {
+            return false;
+        }
+        let before = self.bytes.clone();
+        let some = !before.is_empty();
+        self.bytes.extend(from..from + len);
+        let span = self.bytes.last().zip(self.bytes.first()).map_or(0, |(to, from)| to - from + 1);
+        let alone = self.ranges().get(&from) == Some(&(from + len - 1))
+            && self.known_is(&before, from, len);
+        if self.ranges().len() > RANGES || span > BYTES || some && alone && !more {
+            self.bytes = before;
+            return false;
+        }
+        if new {
+            self.ends.insert(from + len);
+            self.segments += 1;
+        }
+        true
+    }
+
+    /// Check whether none of these bytes was there before.
+    fn known_is(&self, before: &BTreeSet<u32>, from: u32, len: u32) -> bool {
+        before.range(from..from + len).next().is_none()
+    }
+
+    /// Forget the ranges that begin at `cursor` or before.
+    fn pass(&mut self, cursor: u32) {
+        let stays = |range: &(u32, u32)| range.0 > cursor;
+        let ranges: Vec<(u32, u32)> = self.ranges().into_iter().filter(stays).collect();
+        self.bytes = ranges.into_iter().flat_map(|(from, to)| from..=to).collect();
+        let beyond = self.ends.iter().copied().filter(|end| *end > cursor).collect();
+        self.ends = beyond;
+    }
+}
+
+fn compare(region: &Region, model: &Model, base: u32) {
+    let ranges = model.ranges();
+    assert_eq!(region.len, model.bytes.len() as u32);
+    let mut at = base;
+    for (from, to) in &ranges {
+        let next = region.next(at);
+        assert_eq!((next.begin, next.len), (base.wrapping_add(*from), to - from + 1), "{ranges:?}");
+        // Its segments end where they ended.
+        let mut from = *from;
+        while from != to + 1 {
+            let end = model.ends.range(from + 1..).next().map_or(to + 1, |end| *end);
+            let cut = region.cut(base.wrapping_add(from), next.end());
+            assert_eq!(cut, end.min(to + 1) - from);
+            from += cut;
+        }
+        at = next.begin;
+    }
+    assert_eq!(region.next(at).len, 0);
+}
+
+#[test]
+fn ranges_are_those_of_a_set_of_bytes() {
+    let mut most = 0;
+    cases(500, |rng: &mut Rng| {
+        let base = initial(rng);
+        let (mut region, mut model) = (Region::default(), Model::default());
+        let scale = if one_in(rng, 50) { 3_000 } else { rng.u32(2..60) };
+        for _ in 0..rng.usize(1..60) {
+            let (from, len) = (rng.u32(1..20 * scale), rng.u32(1..2 * scale));
+            let (seq, more) = (base.wrapping_add(from), !one_in(rng, 8));
+            assert_eq!(region.known(seq, len), model.known(from, len));
+            let full = model.segments;
+            let has_place = region.has_place(seq, len, more.into());
+            assert_eq!(has_place, model.add(from, len, more), "{from} + {len}, {full} segments");
+            if has_place {
+                region.extend(seq, len);
+            }
+            compare(&region, &model, base);
+            most = most.max(model.ranges().len());
+            if one_in(rng, 10) {
+                let cursor = rng.u32(0..20 * scale);
+                // A cursor is never inside a range: it goes to its end.
+                let inside =
+                    model.ranges().into_iter().find(|(from, to)| (*from..=*to).contains(&cursor));
+                let cursor = inside.map_or(cursor, |(_, to)| to + 1);
+                region.pass(base.wrapping_add(cursor));
+                model.pass(cursor);
+                model.segments = region.cuts as usize;
+                compare(&region, &model, base);
+            }
+        }
+    });
+    assert_eq!(most, RANGES);
+}
+
+#[test]
+fn a_segment_that_overlaps_others_is_noted() {
+    let after = |segments: &[(u32, u32)]| {
+        let mut region = Region::default();
+        for (seq, len) in segments {
+            assert!(region.has_place(*seq, *len, 1));
+            region.extend(*seq, *len);
+        }
+        region.ragged != 0
+    };
+    assert!(!after(&[(100, 10), (110, 10), (90, 10), (300, 10)]));
+    assert!(!after(&[(100, 10), (100, 10), (100, 5)]));
+    assert!(after(&[(100, 10), (105, 10)]));
+    assert!(after(&[(100, 10), (95, 10)]));
+    assert!(after(&[(100, 10), (120, 10), (100, 25)]));
+}
+
+#[test]
+fn a_range_is_reached_by_its_first_byte() {
+    let mut region = Region::default();
+    region.extend(100, 10);
+    let reached = |next: u32| region.next(50).is_reached(&Tracker::new(next, FROM_CLIENT));
+    assert!(!reached(99) && reached(100) && reached(105) && reached(200));
+    assert!(!region.next(100).is_reached(&Tracker::new(100, FROM_CLIENT)));
+}
