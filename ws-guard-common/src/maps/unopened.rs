@@ -73,8 +73,12 @@ pub struct Unopened {
     pub high: u32,
     /// End of the server's bytes that were sent.
     pub server_high: u32,
-    /// Generation of the policy under which the connection was followed last.
-    pub generation: u32,
+    /// Generation of the policy under which the connection was followed last, its lower half.
+    generation: u16,
+    /// [`TURNED`], [`LONG`].
+    had: u8,
+    /// Programs that read the client's bytes, one of [`owner`](crate::flow::owner).
+    pub owner: u8,
     /// One of [`stage`].
     pub stage: u8,
     /// Not 0: bytes of the client have passed unread, and a request may be hidden among them. For good.
@@ -95,14 +99,7 @@ pub struct Unopened {
     pub shut: Shut,
     /// Time of the server's latest new data, milliseconds modulo 2^32.
     pub spoke_ms: u32,
-    /// Not 0: the server has answered while bytes had passed unread, see [`Unopened::turn`].
-    pub turned: u8,
-    /// Programs that read the client's bytes, one of [`owner`](crate::flow::owner).
-    pub owner: u8,
-    /// Not 0: the server has sent [`FAR`] bytes.
-    pub long: u8,
-    pub _pad: u8,
-    /// Bytes passed unread since its latest such answer: [`Unopened::pass_unread`].
+    /// Bytes passed unread since the server's latest answer: [`Unopened::pass_unread`].
     pub unheard: u32,
     /// The same since the beginning.
     pub unread_bytes: u32,
@@ -117,6 +114,11 @@ pub struct Unopened {
     /// Places of a chunked body's framing that was read, and holes between.
     pub framing: Framing,
 }
+
+/// [`Unopened::had`]: the server has answered while bytes had passed unread, see [`Unopened::turn`].
+const TURNED: u8 = 1 << 0;
+/// The same: it has sent [`FAR`] bytes.
+const LONG: u8 = 1 << 1;
 
 /// Unread bytes of a connection that pass before the server is silent, while the client offers it room. More
 /// of them are shared by all connections of the source.
@@ -172,7 +174,7 @@ impl Unopened {
         let stage = stage::SILENT;
         let (unread, begun, asks, unread_high) = (0, 0, 0, first);
         let (body, body_end, chunks) = (first, first, Chunks::NONE);
-        let (shut, spoke_ms, turned, unheard) = (Shut::NONE, 0, 0, 0);
+        let (shut, spoke_ms, unheard) = (Shut::NONE, 0, 0);
         let (free_high, edge, offered) = (first, first.wrapping_add(UNSCALED), server_high);
         Unopened {
             began,
@@ -180,7 +182,9 @@ impl Unopened {
             answered,
             high,
             server_high,
-            generation,
+            generation: generation as u16,
+            had: 0,
+            owner: owner::NOBODY,
             stage,
             unread,
             begun,
@@ -191,10 +195,6 @@ impl Unopened {
             chunks,
             shut,
             spoke_ms,
-            turned,
-            owner: owner::NOBODY,
-            long: 0,
-            _pad: 0,
             unheard,
             unread_bytes: 0,
             free_high,
@@ -203,6 +203,12 @@ impl Unopened {
             paid: server_high,
             framing: Framing::new(first),
         }
+    }
+
+    /// Check whether the connection was followed last under the policy of this `generation`.
+    #[inline(always)]
+    pub const fn is_under(&self, generation: u32) -> bool {
+        self.generation == generation as u16
     }
 
     /// Judge a client's segment: one of [`judged`].
@@ -215,7 +221,7 @@ impl Unopened {
     #[inline(always)]
     pub const fn judge(&self, seq: u32, len: u32, ack: u32) -> u32 {
         let sent = self.server_high.wrapping_sub(self.began.server_next);
-        let back = if self.long == 0 && sent < FAR { sent } else { FAR };
+        let back = if self.had & LONG == 0 && sent < FAR { sent } else { FAR };
         // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
         // What is past a hole in the framing could not be followed.
         let gap = self.unread == 0 && self.chunks.is_open() && after(seq, self.body_end);
@@ -370,7 +376,7 @@ impl Unopened {
     #[inline(always)]
     pub const fn asks_nothing(&self, ack: u32, generation: u32) -> bool {
         let known = self.unread == 0 && !self.took_unseen(ack);
-        known && self.asks == 0 && self.generation == generation
+        known && self.asks == 0 && self.is_under(generation)
     }
 
     /// Check whether the server, which has the client's bytes up to `ack`, has some that were not seen. A FIN
@@ -431,7 +437,7 @@ impl Unopened {
         let room = self.offers(seq, ack, window);
         let silent = ack == self.server_high && now.wrapping_sub(self.spoke_ms) >= SILENT_MS;
         let heard = room && silent && self.unread_bytes >= HEARD;
-        let most = if self.turned != 0 { UNHEARD_SINCE } else { UNHEARD };
+        let most = if self.had & TURNED != 0 { UNHEARD_SINCE } else { UNHEARD };
         let decided = unread::decide(room, if heard { 0 } else { self.unheard }, most);
         match decided {
             unread::PASSES | unread::REFUSED if self.behind(seq.wrapping_add(len)) > 0 => {
@@ -485,7 +491,7 @@ impl Unopened {
         let room = self.offered.wrapping_sub(end) as i32 >= ANSWER_ROOM as i32;
         let all = seq == self.server_high && ack == self.high;
         if self.unread != 0 && room && all {
-            (self.turned, self.unheard) = (1, 0);
+            (self.had, self.unheard) = (self.had | TURNED, 0);
         }
     }
 
@@ -524,11 +530,11 @@ impl Unopened {
         speaks: bool,
         generation: u32,
     ) -> bool {
-        let anew = self.generation != generation;
+        let anew = !self.is_under(generation);
         let edge = offer::end(ack, window, self.began.scale, FAR);
         self.edge = if anew { edge } else { later(self.edge, edge) };
         if anew {
-            (self.generation, self.owner) = (generation, owner::NOBODY);
+            (self.generation, self.owner) = (generation as u16, owner::NOBODY);
             // Where nothing was followed in between, the numbers are anywhere.
             let followed = self.high.wrapping_sub(ack) < FAR;
             if !followed {
@@ -546,7 +552,7 @@ impl Unopened {
         self.acked = later(self.acked, ack);
         self.server_high = later(self.server_high, end);
         if self.server_high.wrapping_sub(self.began.server_next) >= FAR {
-            self.long = 1;
+            self.had |= LONG;
         }
         not_before(&mut self.unread_high, self.acked);
         not_before(&mut self.free_high, self.acked);

@@ -190,7 +190,7 @@ extern "C" fn ws_guard_judge(generation: u32) -> u32 {
     if segment.flags & (SYN | ACK) != ACK {
         return judged::REFUSED;
     }
-    if unopened.generation != generation {
+    if !unopened.is_under(generation) {
         // It was not followed under another policy, until the server's next segment.
         return judged::BEGINS;
     }
@@ -238,7 +238,7 @@ pub fn passes(read: bool, generation: u32) {
 extern "C" fn ws_guard_passes(read: u32, generation: u32) -> u32 {
     if let Some((segment, unopened)) = unopened()
         && segment.flags & (SYN | ACK) == ACK
-        && unopened.generation == generation
+        && unopened.is_under(generation)
     {
         unopened.pass(segment.seq, segment.len, read != 0);
     }
@@ -260,7 +260,7 @@ extern "C" fn ws_guard_decide(read: u32, generation: u32) -> u32 {
         return unread::PASSES;
     };
     // What is not followed has no place among the client's bytes.
-    if segment.flags & (SYN | ACK) != ACK || unopened.generation != generation {
+    if segment.flags & (SYN | ACK) != ACK || !unopened.is_under(generation) {
         return unread::PASSES;
     }
     // SAFETY: the helper has no preconditions.
