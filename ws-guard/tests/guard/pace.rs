@@ -31,31 +31,45 @@ const PING: u64 = PAYLOAD as u64 + 6;
 /// Length of a message: more than passes at the pace while waiting for its echo.
 const LARGE: usize = 1 << 20;
 
-/// Return the client's `paced` of `flows`.
-fn is_paced(stage: &Stage, client: &Client) -> Result<bool> {
+/// Honest connections of the flooder's address.
+const NEIGHBOURS: usize = 50;
+
+/// Return the addresses of clients that are `paced` in `flows`.
+fn paced_clients(stage: &Stage) -> Result<Vec<String>> {
     let flows: Vec<serde_json::Value> = stage.guard.ask("flows")?;
-    let name = client.local().to_string();
-    let flow = flows.iter().find(|flow| flow["client"] == name.as_str()).context("no such flow")?;
-    flow["paced"].as_bool().context("no field paced")
+    let mut paced = Vec::new();
+    for flow in &flows {
+        if flow["paced"].as_bool().context("no field paced")? {
+            paced.push(flow["client"].as_str().context("no client")?.to_owned());
+        }
+    }
+    Ok(paced)
 }
 
-/// Flood over `flooder`; check that a neighbour of its address is served.
-fn flood_with_neighbour(
+fn is_paced(stage: &Stage, client: &Client) -> Result<bool> {
+    Ok(paced_clients(stage)?.contains(&client.local().to_string()))
+}
+
+/// Flood over `flooder`; check that its address's other connections are served, and not paced.
+fn flood_with_neighbours(
     stage: &Stage,
     flooder: &mut Client,
-    neighbour: &mut Client,
+    neighbours: &mut [Client],
 ) -> Result<Flooded> {
     let flooded = thread::scope(|scope| {
         let flooding = scope.spawn(|| flood(flooder, FLOOD, || true));
         let mut beside = Ok(());
         while beside.is_ok() && !flooding.is_finished() {
-            beside = round_trip(neighbour, "beside the flood");
+            let mut each = neighbours.iter_mut();
+            beside = each.try_for_each(|neighbour| round_trip(neighbour, "beside the flood"));
             thread::sleep(Duration::from_millis(20));
         }
         let flooded = flooding.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
         beside.map(|()| flooded)
     })?;
-    ensure!(!is_paced(stage, neighbour)?, "the neighbour is paced");
+    let paced = paced_clients(stage)?;
+    let own = flooder.local().to_string();
+    ensure!(paced.iter().all(|client| *client == own), "paced as well: {paced:?}, beside {own}");
     Ok(flooded)
 }
 
@@ -74,10 +88,11 @@ fn paced(mode: &str, library: Library, options: PairOptions, family: Family) -> 
     pair.server.one_cpu(INTERFACE)?;
     let stage = Stage::on(pair, &[library], &format!("--attach {mode}"))?;
     let mut flooder = stage.client(family, 0)?;
-    let mut neighbour = stage.client(family, 0)?;
+    let mut neighbours: Vec<_> =
+        (0..NEIGHBOURS).map(|_| stage.client(family, 0)).collect::<Result<_>>()?;
     let before = lost(&stage.pair.client)?;
     round_trip(&mut flooder, "before")?;
-    let flooded = flood_with_neighbour(&stage, &mut flooder, &mut neighbour)?;
+    let flooded = flood_with_neighbours(&stage, &mut flooder, &mut neighbours)?;
     ensure!(flooded.broken.is_none(), "{flooded:?}");
     ensure!(is_paced(&stage, &flooder)?, "not paced: {:?}", stage.flow(&flooder)?);
     let flow = stage.flow(&flooder)?;
@@ -93,7 +108,7 @@ fn paced(mode: &str, library: Library, options: PairOptions, family: Family) -> 
     let large = full_speed(&mut flooder, 2, start)?;
     ensure_echoed(&flooder, &[b"before".to_vec(), large])?;
     ensure!(lost(&stage.pair.client)? == before, "something was lost: {}", stage.drops());
-    drop((flooder, neighbour));
+    drop((flooder, neighbours));
     stage.finish().map(drop)
 }
 
