@@ -302,8 +302,10 @@ impl Region {
             i += 1;
         }
         self.ragged |= known ^ aligned;
-        self.ends[self.cuts as usize & (CUTS - 1)] = segment;
-        self.cuts += (known != len) as u32;
+        // One that is known already may come when there is no place for another end.
+        let (new, at) = ((known != len) as u32, self.cuts as usize & (CUTS - 1));
+        self.ends[at] = choose(new, segment, self.ends[at]);
+        self.cuts += new;
         self.len = self.len.wrapping_add(len).wrapping_sub(known);
     }
 

@@ -99,24 +99,33 @@ fn compare(region: &Region, model: &Model, base: u32) {
 
 #[test]
 fn ranges_are_those_of_a_set_of_bytes() {
-    let mut most = 0;
+    let (mut most, mut again) = (0, 0);
     cases(500, |rng: &mut Rng| {
         let base = initial(rng);
         let (mut region, mut model) = (Region::default(), Model::default());
         let scale = if one_in(rng, 50) { 3_000 } else { rng.u32(2..60) };
-        for _ in 0..rng.usize(1..60) {
-            let (from, len) = (rng.u32(1..20 * scale), rng.u32(1..2 * scale));
+        // One after the other: so many that there is no place for more.
+        let fills = one_in(rng, 2);
+        let passes = if fills { 200 } else { 10 };
+        let mut end = 1;
+        for _ in 0..rng.usize(1..200) {
+            let (mut from, len) = (rng.u32(1..20 * scale), rng.u32(1..2 * scale));
+            if fills && !one_in(rng, 4) {
+                from = end;
+            }
             let (seq, more) = (base.wrapping_add(from), !one_in(rng, 8));
             assert_eq!(region.known(seq, len), model.known(from, len));
             let full = model.segments;
             let has_place = region.has_place(seq, len, more.into());
             assert_eq!(has_place, model.add(from, len, more), "{from} + {len}, {full} segments");
             if has_place {
+                again += (full == CUTS) as u32;
                 region.extend(seq, len);
+                end = end.max(from + len);
             }
             compare(&region, &model, base);
             most = most.max(model.ranges().len());
-            if one_in(rng, 10) {
+            if one_in(rng, passes) {
                 let cursor = rng.u32(0..20 * scale);
                 // A cursor is never inside a range: it goes to its end.
                 let inside =
@@ -130,6 +139,7 @@ fn ranges_are_those_of_a_set_of_bytes() {
         }
     });
     assert_eq!(most, RANGES);
+    assert!(again > 0, "none came again in a full region");
 }
 
 #[test]

@@ -211,6 +211,19 @@ impl Unopened {
         self.generation == generation as u16
     }
 
+    /// Check whether the server may take a segment of `len` bytes at `seq`, which acknowledges `ack`.
+    #[inline(always)]
+    pub const fn is_credible(&self, seq: u32, len: u32, ack: u32) -> bool {
+        let sent = self.server_high.wrapping_sub(self.began.server_next);
+        let back = if self.had & LONG == 0 && sent < FAR { sent } else { FAR };
+        // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
+        let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
+        let end = seq.wrapping_add(len);
+        // The server takes no segment that begins past its window (RFC 9293, 3.10.7.4).
+        let past = end.wrapping_sub(self.acked) as i32 > FAR as i32 || after(seq, self.edge);
+        !(forged || past || self.acked.wrapping_sub(seq) as i32 > FAR as i32)
+    }
+
     /// Judge a client's segment: one of [`judged`].
     ///
     /// It has to acknowledge what the server sent not long ago, and to end not far past what the server
@@ -220,21 +233,13 @@ impl Unopened {
     /// further could hide one. So could an honest client's, merged because an acknowledgement was lost.
     #[inline(always)]
     pub const fn judge(&self, seq: u32, len: u32, ack: u32) -> u32 {
-        let sent = self.server_high.wrapping_sub(self.began.server_next);
-        let back = if self.had & LONG == 0 && sent < FAR { sent } else { FAR };
-        // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
+        let end = seq.wrapping_add(len);
         // What is past a hole in the framing could not be followed.
         let gap = self.unread == 0 && self.chunks.is_open() && after(seq, self.body_end);
-        let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
-        let end = seq.wrapping_add(len);
-        // The server takes no segment that begins past its window (RFC 9293, 3.10.7.4).
-        let ahead_of_window =
-            end.wrapping_sub(self.acked) as i32 > FAR as i32 || after(seq, self.edge);
-        let far = ahead_of_window || self.acked.wrapping_sub(seq) as i32 > FAR as i32;
         let first = !after(self.high, self.answered);
         let ahead = first && after(seq, self.acked);
         let reaches = before(seq, self.acked) && after(end, self.acked);
-        if forged || far || ahead || gap || self.stage == stage::REFUSED {
+        if !self.is_credible(seq, len, ack) || ahead || gap || self.stage == stage::REFUSED {
             judged::REFUSED
         } else if self.in_body(seq) {
             self.judge_body(seq, end)
@@ -475,7 +480,7 @@ impl Unopened {
     /// as one does that reads while it sends.
     #[inline(always)]
     const fn is_paid(&mut self, ack: u32, len: u32) -> bool {
-        let paid = later(self.paid, ack).wrapping_add(len / BODY_PER_ANSWER);
+        let paid = later(self.paid, ack).wrapping_add(len.div_ceil(BODY_PER_ANSWER));
         let is = paid.wrapping_sub(ack) <= PAID_AHEAD;
         self.paid = if is { paid } else { self.paid };
         is
@@ -548,7 +553,10 @@ impl Unopened {
         if self.took_unseen(ack) {
             self.unread = 1;
         }
-        self.high = later(self.high, ack);
+        if after(ack, self.high) {
+            // Only then: another CPU may move it ahead meanwhile.
+            self.high = ack;
+        }
         self.acked = later(self.acked, ack);
         self.server_high = later(self.server_high, end);
         if self.server_high.wrapping_sub(self.began.server_next) >= FAR {
@@ -558,6 +566,7 @@ impl Unopened {
         not_before(&mut self.free_high, self.acked);
         not_before(&mut self.framing.forgotten, self.acked);
         not_before(&mut self.answered, self.acked);
+        not_before(&mut self.paid, self.server_high);
         if !(speaks && new) {
             return false;
         }

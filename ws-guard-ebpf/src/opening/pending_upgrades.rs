@@ -325,7 +325,7 @@ extern "C" fn ws_guard_hear() -> u32 {
     if small
         && let Some((segment, unopened)) = unopened()
         && segment.flags & (SYN | ACK | RST) == ACK
-        && unopened.judge(segment.seq, 0, segment.ack) != judged::REFUSED
+        && unopened.is_credible(segment.seq, 0, segment.ack)
     {
         unopened.offers(segment.seq, segment.ack, segment.window);
     }

@@ -142,15 +142,16 @@ fn is_anothers(index: u32, owner: u64, now: u64) -> bool {
     trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail)
 }
 
-/// Check whether the trail's flow is gone, or everything of it is acknowledged.
+/// Check whether the trail's flow is gone, or everything of it is acknowledged and in order: more than one
+/// range of it is kept only with a trail.
 #[inline(always)]
 fn is_over(trail: &Trail) -> bool {
     let Some(flow) = FLOWS.get_ptr(&trail.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
-    let (generation, kept) = unsafe { ((*flow).generation, (*flow).kept) };
-    kept == 0 || out_of_order::owner(&trail.key, generation) != trail.owner
+    let (generation, kept, held) = unsafe { ((*flow).generation, (*flow).kept, (*flow).held) };
+    kept == 0 && held == 0 || out_of_order::owner(&trail.key, generation) != trail.owner
 }
 
 /// Make room for traces: drop the acknowledged ones.

@@ -2,7 +2,7 @@
 
 use crate::{
     chunks::Chunks,
-    seq::{after, before},
+    seq::{after, before, later},
 };
 
 /// Number of places in [`Framing`], a power of two.
@@ -132,7 +132,8 @@ impl Framing {
         let at = self.oldest as usize & (PLACES - 1);
         let len = to.wrapping_sub(from);
         let long = len > LONGEST;
-        self.forgotten = if long { to } else { self.places[at].to() };
+        let older = later(self.forgotten, self.places[at].to());
+        self.forgotten = if long { to } else { older };
         self.places[at] = Place::new(from, if long { 0 } else { len }, before);
         self.oldest = self.oldest.wrapping_add(1);
         let mut at = 0;

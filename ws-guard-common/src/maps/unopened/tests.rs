@@ -348,6 +348,15 @@ fn what_was_read_passes_with_room_for_an_answer() {
         assert_eq!(filled.pass_read(at(100), 1007, 8000, 1000, 9), unread::PASSES, "as is taken");
     }
     assert_eq!(filled.pass_read(at(100), 1007, 8000, 1000, 9), unread::SHARED);
+    while filled.pass_read(at(100), 1007, 8000, 1, 9) == unread::PASSES {}
+    let passes = (0..9).filter(|_| filled.pass_read(at(100), 1009, 8000, 1, 9) == unread::PASSES);
+    assert_eq!(passes.count(), 2, "each byte costs one");
+    let mut long = filled;
+    for lap in 1..32 {
+        long.acknowledge(FIRST, 8007 + (lap << 27), WINDOW, true, 1);
+    }
+    let ack = long.server_high.wrapping_sub(8000);
+    assert_eq!(long.pass_read(at(100), ack, 9000, 1000, 9), unread::PASSES, "a lap later");
     began.unread = 1;
     began.unheard = UNHEARD;
     assert_eq!(began.pass_read(at(100), 7, 0xFFFF, 1000, 9), unread::SHARED, "another is hidden");

@@ -16,6 +16,7 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::Flow,
+    maps::Counter,
     out_of_order::{self, Held, Look, SLOTS},
     tracker::Walk,
     verifier::forget,
@@ -54,7 +55,7 @@ fn release(slot: &mut Held) {
 /// Enter the flow's copy, or one for it from now on. `false` if another CPU or another flow has it.
 #[cold]
 #[inline(never)]
-pub fn enter(context: &Context, flow: &Flow) -> bool {
+pub fn enter(context: &Context, flow: &mut Flow) -> bool {
     let owner = out_of_order::owner(context.key(), flow.generation);
     let index = out_of_order::slot(owner) & (SLOTS - 1);
     let (Some(state), Some(slot)) = (cpu::resume(), HELD.get_ptr_mut(index)) else {
@@ -79,11 +80,27 @@ pub fn enter(context: &Context, flow: &Flow) -> bool {
         slot.region.clear();
     }
     if slot.owner != owner {
+        if flow.held != 0 {
+            lose(flow);
+        }
         release(slot);
         return false;
     }
     state.gap.copy = index + 1;
     true
+}
+
+/// Put a flow out of sync whose copy is gone: an earlier schema's programs kept it after a takeover had read it.
+/// No segment would pass otherwise.
+#[cold]
+#[inline(always)]
+fn lose(flow: &mut Flow) {
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.lose_step(),
+    );
+    report::count(Counter::FlowsUnsynced);
 }
 
 /// Check whether the copy's flow is gone or has no out-of-order segments any more.
