@@ -51,7 +51,7 @@ pub struct Queue {
     shared: Rc<Shared>,
     topic: Arc<str>,
     keys: Keys,
-    rules: Queueing,
+    rules: Cell<Queueing>,
     out: RefCell<HashMap<Position, Out>>,
     /// Whose turn it is.
     turn: Cell<usize>,
@@ -74,7 +74,7 @@ impl Queue {
             keys: shared.keys(&topic),
             shared,
             topic,
-            rules,
+            rules: Cell::new(rules),
             out: RefCell::default(),
             turn: Cell::new(0),
             cursor: RefCell::new("0-0".into()),
@@ -86,6 +86,12 @@ impl Queue {
     /// There may be entries, or room for them.
     pub fn wake(&self) {
         self.woken.notify_one();
+    }
+
+    /// Go on under other numbers; what clients have stays theirs.
+    pub fn adopt(&self, rules: Queueing) {
+        self.rules.set(rules);
+        self.wake();
     }
 
     /// No client of this server has the topic any more.
@@ -162,8 +168,9 @@ impl Queue {
         for out in self.out.borrow().values() {
             *has.entry(out.connection).or_default() += 1;
         }
-        let room =
-            |id: &u64| self.rules.prefetch.saturating_sub(has.get(id).copied().unwrap_or_default());
+        let room = |id: &u64| {
+            self.rules.get().prefetch.saturating_sub(has.get(id).copied().unwrap_or_default())
+        };
         let takers = subscribers.into_iter().map(|(connection, mailbox)| {
             let room = room(&connection);
             Taker { connection, mailbox, room }
@@ -183,7 +190,7 @@ impl Queue {
         let there = |out: &Out| subscribers.iter().any(|(id, _)| *id == out.connection);
         let (mut kept, mut given_up) = (Vec::new(), Vec::new());
         self.out.borrow_mut().retain(|at, out| {
-            let keep = there(out) && out.since.elapsed() < self.rules.ack_timeout;
+            let keep = there(out) && out.since.elapsed() < self.rules.get().ack_timeout;
             if keep { &mut kept } else { &mut given_up }.push(*at);
             keep
         });
@@ -217,7 +224,7 @@ impl Queue {
         }
         let keys = [&*self.keys.stream, &self.keys.dead];
         let mut command = self.call(&self.shared.link.scripts.claim, &keys);
-        command.arg(LEASE.as_millis() as u64).arg(room).arg(self.rules.max_deliveries);
+        command.arg(LEASE.as_millis() as u64).arg(room).arg(self.rules.get().max_deliveries);
         command.arg(&*self.cursor.borrow()).arg(self.keys.present(""));
         /// What was taken, how many are dead letters, how many are gone, and where to go on.
         type Claimed = (Vec<Delivery>, u64, u64, String);

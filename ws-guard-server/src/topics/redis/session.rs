@@ -357,9 +357,13 @@ impl Shared {
         let reading = Reading { name: topic.clone(), keys: keys.clone(), saved, last };
         self.reading.borrow_mut().insert(keys.stream.clone(), reading);
         if let Kind::Queue(queueing) = kind {
+            let mut queues = self.queues.borrow_mut();
+            if let Some(queue) = queues.get(topic) {
+                queue.adopt(queueing);
+                return Ok(());
+            }
             let queue = Queue::new(self.clone(), topic.clone(), queueing);
-            let before = self.queues.borrow_mut().insert(topic.clone(), queue.clone());
-            before.iter().for_each(|queue| queue.end());
+            queues.insert(topic.clone(), queue.clone());
             self.tasks.spawn_local(queue.run());
         } else {
             // What was pushed since it was loaded.
