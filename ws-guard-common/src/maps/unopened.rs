@@ -465,8 +465,8 @@ impl Unopened {
         }
         let open = !self.shut.is_after(seq);
         self.offers(seq, ack, window);
-        let unscaled = offer::has_room(window, self.began.client_scale, BODY_ROOM);
-        let room = open && unscaled;
+        let large = offer::has_room(window, self.began.client_scale, BODY_ROOM);
+        let room = open && large;
         // What the server has sent may fill the window.
         let left = self.offered.wrapping_sub(self.server_high) as i32;
         if room && left < BODY_ROOM as i32 && !self.is_paid(ack, len) {
