@@ -1,9 +1,9 @@
 //! One fixture for each error that the property tests found.
 
 use ws_guard_common::{
-    flow::{Acknowledged, CHECKPOINTS, FIN_SEEN, Flow, OLDEST_ACK, SERVER_DONE, state},
+    flow::{Acknowledged, FIN_SEEN, Flow, OLDEST_ACK, SERVER_DONE, state},
+    ledger::RING,
     replay::{Mode, Reason, Replay, Verdict},
-    tracker::{Step, Walk},
     window::{Rate, RateWindow},
 };
 use ws_guard_oracle::guard::Allowance;
@@ -68,7 +68,7 @@ fn a_segment_may_come_again_in_pieces() {
     replay.acknowledge(300);
     pass(&mut replay, 300, &both[300..]);
     replay.acknowledge(500);
-    assert_eq!((replay.flow.frames_in, replay.flow.kept), (2, 0));
+    assert_eq!((replay.flow.frames_in, replay.flow.traces), (2, 0));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn what_fills_a_hole_in_the_payload_is_let_through() {
         pass(&mut replay, seq, &ping);
         seq += 6;
     }
-    assert_eq!((replay.flow.kept as usize, replay.flow.frames_in), (CHECKPOINTS, 21));
+    assert_eq!((replay.flow.traces, replay.flow.frames_in), (21, 21));
     replay.acknowledge(100);
     pass(&mut replay, 100, &[0; 50]);
     replay.acknowledge(seq);
@@ -141,18 +141,19 @@ fn a_header_that_was_cut_may_come_again_whole() {
 fn a_hole_and_a_full_ring_may_come_with_one_segment() {
     let mut replay = guarded();
     let ping = [0x89, 0x80, 0, 0, 0, 0];
-    for number in 0..CHECKPOINTS as u32 - 1 {
+    for number in 0..RING as u32 - 1 {
         pass(&mut replay, number * 6, &ping);
     }
-    pass(&mut replay, 42, &message(192)[..100]);
-    // 142 to 192 is lost on the way to the guard.
+    let at = 6 * (RING as u32 - 1);
+    pass(&mut replay, at, &message(192)[..100]);
+    // Its second half is lost on the way to the guard.
     let mut next = vec![0; 50];
     next.extend(ping);
-    pass(&mut replay, 192, &next);
-    replay.acknowledge(142);
-    pass(&mut replay, 142, &[0; 50]);
-    pass(&mut replay, 192, &next);
-    assert_eq!(replay.flow.frames_in, CHECKPOINTS as u64 + 1);
+    pass(&mut replay, at + 150, &next);
+    replay.acknowledge(at + 100);
+    pass(&mut replay, at + 100, &[0; 50]);
+    pass(&mut replay, at + 150, &next);
+    assert_eq!(replay.flow.frames_in, RING as u64 + 1);
 }
 
 /// The acknowledgement of data that waits in a queue is old when it arrives, by all that the server
@@ -270,28 +271,60 @@ fn headers_that_are_skipped_at_once_count_as_steps() {
     assert_eq!(verdict, Verdict::Drop(Reason::Unreadable));
 }
 
+/// A guarded connection whose slot of the trails belongs to another one.
+fn without_trail() -> Replay {
+    Replay { has_trail: false, ..guarded() }
+}
+
 #[test]
-fn what_is_taken_back_of_a_merged_checkpoint_is_what_it_got() {
-    let ping = [0x89, 0x80, 0, 0, 0, 0];
-    let mut flow = Flow::default();
-    flow.open(0, 0, 0, 1);
-    let commit = |flow: &mut Flow, pings: usize, passed: u32| {
-        let (start, payload) = (flow.client, ping.repeat(pings));
-        let mut walk = Walk::new(start, &start, start.next, payload.len() as u32);
-        walk.budget = Walk::UNLIMITED;
-        assert_eq!(walk.run(&mut &payload[..]), Step::Done);
-        flow.commit(&start, &walk, passed);
-    };
-    for _ in 0..CHECKPOINTS {
-        commit(&mut flow, 1, 1);
+fn without_a_trail_a_segment_of_many_frames_comes_again_whole() {
+    let mut replay = without_trail();
+    let frames = [0x81, 0x81, 0, 0, 0, 0, 9].repeat(200);
+    let end = frames.len() as u32;
+    for _ in 0..2 {
+        pass(&mut replay, 0, &frames);
     }
-    let newest = |flow: &Flow| flow.checkpoints[CHECKPOINTS - 1];
-    // Three of four pass.
-    commit(&mut flow, 4, 4);
-    flow.take_back(1, 1);
-    assert_eq!((newest(&flow).pings, newest(&flow).passed), (5, 4));
-    // Whatever follows is behind one that did not.
-    commit(&mut flow, 6, 6);
-    flow.take_back(2, 2);
-    assert_eq!((newest(&flow).pings, newest(&flow).passed), (11, 4));
+    pass(&mut replay, end, &frames);
+    pass(&mut replay, 0, &frames.repeat(2));
+    pass(&mut replay, end, &frames);
+    let mut other = frames.clone();
+    other[700] = 0x82;
+    for (seq, payload) in [(0, &other[..]), (0, &frames[..700]), (700, &frames[700..])] {
+        let verdict = replay.client(seq, &mut payload.to_vec(), &mut Allowance::new(0));
+        assert!(matches!(verdict, Verdict::Drop(_)), "{} bytes at {seq}", payload.len());
+    }
+    assert_eq!(replay.flow.frames_in, 400);
+}
+
+#[test]
+fn without_a_trail_what_has_no_room_waits_for_an_acknowledgement() {
+    let mut replay = without_trail();
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    for number in 0..RING as u32 {
+        pass(&mut replay, 6 * number, &ping);
+    }
+    let next = 6 * RING as u32;
+    let verdict = replay.client(next, &mut ping.to_vec(), &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::NoCheckpoint));
+    replay.acknowledge(12);
+    pass(&mut replay, next, &ping);
+    assert_eq!(replay.flow.frames_in, RING as u64 + 1);
+}
+
+/// Pings between the first and the last that was defused are defused again; those around them pass.
+#[test]
+fn a_ping_comes_again_as_it_passed_however_it_is_cut() {
+    let mut replay = guarded();
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    let mut send = |seq: u32, pings: usize, allowed: u32| {
+        let mut payload = ping.repeat(pings);
+        let verdict = replay.client(seq, &mut payload, &mut Allowance::new(allowed));
+        assert_eq!(verdict, Verdict::Pass);
+        payload.chunks(6).map(|ping| ping[0] == 0x89).collect::<Vec<_>>()
+    };
+    assert_eq!(send(0, 4, 2), [true, true, false, false]);
+    assert_eq!(send(24, 2, 2), [true, true]);
+    assert_eq!(send(0, 6, 0), [true, true, false, false, true, true]);
+    assert_eq!(send(6, 2, 0), [true, false]);
+    assert_eq!(send(18, 3, 0), [false, true, true]);
 }

@@ -96,10 +96,10 @@ pub enum Outcome {
     Drop,
     /// Finished; the flow has yet to take over the result in this CPU's state.
     Walked,
-    /// The same, from a checkpoint.
+    /// The same, of bytes that came before.
     Rewalked,
-    /// The flow was set back before these bytes: walk them as new ones.
-    Rewound,
+    /// These bytes replace all unacknowledged ones: walk them as new ones.
+    Replaces,
 }
 
 impl From<Verdict> for Outcome {

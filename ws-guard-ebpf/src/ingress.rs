@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
-    flow::{self, Action, Flow, Plan},
+    flow::{self, Action, Flow, LEDGER},
     maps::{Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN},
     seq::{after, later},
     tracker::Walk,
@@ -39,9 +39,8 @@ use crate::{
         commit::{commit, count_walk, recommit, settle},
         fast_path::{self, came_to},
         heartbeat, midstream, out_of_order,
-        retransmit::{self, again},
-        tls,
-        trail::{self, TRAIL},
+        retransmit::again,
+        tls, trail,
         walk::Walker,
     },
 };
@@ -297,8 +296,11 @@ fn data<P: Packet>(
     if flow.hidden != 0 && !midstream::may_go_on(context, flow) {
         return Verdict::Drop;
     }
+    if flow.format != LEDGER {
+        adopt(flow);
+    }
     let plan = flow.plan(segment.seq, segment.len);
-    match plan.action {
+    match plan {
         Action::Pass => {
             if after(segment.seq, flow.high) {
                 note(context, flow, Noted::Hole);
@@ -334,15 +336,15 @@ fn data<P: Packet>(
         }
         _ => {}
     }
-    if flow.held != 0 && !matches!(plan.action, Action::Gap) && !out_of_order::enter(context, flow)
-    {
+    let is_gap = matches!(plan, Action::Gap);
+    if flow.held != 0 && !is_gap && !out_of_order::enter(context, flow) {
         return context.drop(Counter::DroppedGap);
     }
-    let verdict = match trail::enter(context.now) {
+    let len = if is_gap { u32::MAX } else { segment.len };
+    let verdict = match trail::enter(context.now, len) {
         true => stream(context, flow, plan, payload),
         false => context.drop(Counter::DroppedNoCheckpoint),
     };
-    retransmit::undo(flow);
     trail::leave();
     out_of_order::leave(flow);
     verdict
@@ -356,26 +358,20 @@ fn data<P: Packet>(
 fn stream<P: Packet>(
     context: &Context,
     flow: &mut Flow,
-    plan: Plan,
+    plan: Action,
     payload: &impl Fn(&Segment) -> P,
 ) -> Verdict {
-    let mut outcome = match plan.action {
-        Action::Rewalk | Action::NoCheckpoint => {
-            let on_trail = plan.action as u8 == Action::NoCheckpoint as u8;
-            if on_trail && !trail::finds(context.segment.seq) {
-                return context.drop(Counter::DroppedNoCheckpoint);
-            }
-            cpu::from_checkpoint(if on_trail { TRAIL } else { plan.checkpoint });
-            again(context, flow, payload)
-        }
+    let mut outcome = match plan {
+        Action::Rewalk => again(context, flow, payload),
+        Action::Untraced => return context.drop(Counter::DroppedNoCheckpoint),
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
         Action::Gap => return context.drop(Counter::DroppedGap),
         Action::Search => midstream::search(context, flow, payload),
-        Action::Walk | Action::Pass => Outcome::Rewound,
+        Action::Walk | Action::Pass => Outcome::Replaces,
     };
     // Called only here: two of these on top of each other need too much stack, and two calls double
     // the verifier's work.
-    if matches!(outcome, Outcome::Rewound) {
+    if matches!(outcome, Outcome::Replaces) {
         outcome = first(context, flow, payload);
     }
     let rewalked = match outcome {
@@ -399,7 +395,6 @@ fn stream<P: Packet>(
     let was_over = flow.is_over_limit(context.now);
     let over = context.limits_classes() && frame_limits::charge(context, flow);
     let verdict = if over { Verdict::Drop } else { settle(context, flow, payload) };
-    // After `settle`, which corrects the newest checkpoint: the filler's.
     out_of_order::follow(context, flow);
     if !was_over && flow.is_over_limit(context.now) && pace::refuses_first(context.now) {
         return Verdict::Drop;
@@ -409,6 +404,13 @@ fn stream<P: Packet>(
     }
     heartbeat::client_walked(&payload(context.segment));
     Verdict::Pass
+}
+
+/// Take over a flow from programs of an earlier schema.
+#[cold]
+#[inline(never)]
+fn adopt(flow: &mut Flow) {
+    locked(flow, |flow| flow.adopt());
 }
 
 /// Record of a segment that is not walked.
@@ -444,7 +446,8 @@ fn first<P: Packet>(
     let Some(state) = cpu::state() else {
         return Outcome::Pass;
     };
-    state.start = flow.client;
+    state.known = flow.client;
+    state.start = if state.rewind.replaces == 0 { state.known } else { state.rewind.from };
     state.traces.left = 0;
     state.walk = Walk::new(state.start, &state.start, context.segment.seq, context.segment.len);
     state.small_as(context.policy);

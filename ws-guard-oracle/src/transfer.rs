@@ -92,7 +92,8 @@ pub struct Transfer<'a, G> {
     owes: Option<Time>,
     owed: u32,
     downloaded: usize,
-    now: Time,
+    /// Milliseconds since its beginning.
+    pub now: Time,
     passed: Time,
     /// Segments that the guard dropped, by reason.
     pub dropped: BTreeMap<Reason, u64>,

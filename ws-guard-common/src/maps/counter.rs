@@ -36,7 +36,7 @@ pub enum Counter {
     DroppedThrottled,
     /// Segments past the cursor that were dropped.
     DroppedGap,
-    /// Segments dropped because there is no checkpoint to judge their provisional headers from.
+    /// Segments dropped because their provisional headers are not traced, or there is no room to trace more.
     DroppedNoCheckpoint,
     /// Retransmissions dropped because their frames differ from the first transmission.
     DroppedChanged,
@@ -57,7 +57,7 @@ pub enum Counter {
     DroppedFragment,
     /// Packets whose headers hide the port.
     DroppedHeaders,
-    /// Segments walked again from a checkpoint.
+    /// Segments of unacknowledged bytes walked again.
     Rewalked,
     /// Segments past the cursor.
     Gaps,

@@ -2,7 +2,6 @@
 
 use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
-    flow::CHECKPOINTS,
     out_of_order::{Held, Look, Range, place},
     tracker::{Step, Tracker, Walk},
 };
@@ -60,7 +59,7 @@ impl Replay {
         if !is_same(&self.held, walk.base(), came) {
             return Err(Reason::Changed);
         }
-        if !self.flow.may_fill(walk, region, first.begin, self.traces.len() as u32) {
+        if !self.flow.may_fill(region, self.traces.len() as u32) {
             return Err(Reason::NoCheckpoint);
         }
         let kept = self.look(walk, first);
@@ -98,11 +97,10 @@ impl Replay {
 
     /// Commit the copy after the filler, up to the next gap, if the committed `walk` was that.
     /// `first` is the range that it [reached](Self::reached).
-    pub(super) fn follow(&mut self, walk: &Walk, first: Option<Range>) {
+    pub(super) fn follow(&mut self, first: Option<Range>) {
         let Some(mut range) = first else {
             return;
         };
-        self.flow.filled(self.held.region.overlap(walk) > 0);
         while range.is_reached(&self.flow.client) {
             self.commit_range(range);
             range = self.held.region.next(range.begin);
@@ -113,7 +111,6 @@ impl Replay {
 
     /// Commit the segments of a range.
     fn commit_range(&mut self, range: Range) {
-        let ragged = self.held.region.ragged != 0;
         let mut begin = range.begin;
         while begin != range.end() {
             let len = self.held.region.cut(begin, range.end());
@@ -121,10 +118,10 @@ impl Replay {
             let mut walk = Walk::new(start, &start, begin, len).unbounded();
             let (headers, records) = (self.headers.len(), self.records.len());
             let done = self.run_kept(&mut walk, true) == Step::Done;
-            debug_assert!(done && self.flow.kept as usize <= CHECKPOINTS);
+            debug_assert!(done);
             self.count_kinds(headers, records);
-            self.flow.commit_cut(&walk, ragged);
-            self.keep_traces(0);
+            self.flow.commit(&start, &walk, walk.pings);
+            self.keep_traces();
             begin = begin.wrapping_add(len);
         }
     }

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::{
     frame::{self, Header, Violation, Violations, opcode},
+    ledger::Interval,
     record::{self, Record},
 };
 
@@ -75,16 +76,19 @@ pub struct Walk {
     fresh_complete: u32,
     /// Mark of the stream there.
     fresh_mark: u32,
-    /// Number of already counted pings that pass again; the others are defused again.
+    /// Already counted pings that are defused again.
+    pub defused: Interval,
+    /// Number of already counted pings that may pass again; those after them are defused.
     pub old_budget: u32,
+    old_pings: u32,
     /// Number of new pings that may pass; the others are defused. [`Walk::ASK`] until it is known.
     pub budget: u32,
     /// The walk reached the flow's own tracker: what came before was the same.
     pub joined: bool,
     /// The segment ends inside the masking key of a header that is otherwise whole and new.
     pub cuts_key: bool,
-    /// Pings already counted earlier.
-    pub old_pings: u32,
+    /// Sequence number after the first byte of the latest ping that passes.
+    passed_to: u32,
     /// Frames that begin here for the first time, by their first byte.
     pub frames: u32,
     /// PING frames among them.
@@ -118,11 +122,13 @@ impl Walk {
             fresh_begin: known.next.wrapping_add((known.carried != 0) as u32),
             fresh_complete: known.next,
             fresh_mark: known.mark,
-            old_budget: 0,
+            defused: Interval { from: 0, len: 0 },
+            old_budget: Self::UNLIMITED,
+            old_pings: 0,
             budget: Self::ASK,
             joined: false,
             cuts_key: false,
-            old_pings: 0,
+            passed_to: known.next.wrapping_add((known.carried != 0) as u32),
             frames: 0,
             pings: 0,
             pongs: 0,
@@ -316,6 +322,8 @@ impl Walk {
                 pings += 1;
                 if pings > self.budget {
                     segment.defuse(at);
+                } else {
+                    self.passed_to = next.wrapping_add(1);
                 }
             }
             self.pongs += (opcode == opcode::PONG) as u32;
@@ -417,8 +425,8 @@ impl Walk {
         word
     }
 
-    /// Check whether this walk, if it joined `known`, has the same bytes as the header that was
-    /// split there.
+    /// Check whether the segment has the same bytes as the header that was split at `known`. Before
+    /// the walk, which may defuse it; and only of one that [joins](Walk::joined) `known` in the end.
     #[inline(always)]
     pub fn agrees<S: Segment>(&self, segment: &S, known: &Tracker) -> bool {
         let at = known.next.wrapping_sub(self.base);
@@ -431,7 +439,13 @@ impl Walk {
             same &= !both || segment.u8_at(place) == Some(known.carry[i as usize]);
             i += 1;
         }
-        same || !self.joined
+        same
+    }
+
+    /// Sequence number from which on no new ping passes.
+    #[inline(always)]
+    pub const fn passed_to(&self) -> u32 {
+        self.passed_to
     }
 
     /// Walk to the end of the segment, or to a ping without a budget.
@@ -459,11 +473,15 @@ impl Walk {
                 self.pings += 1;
                 if self.pings > self.budget {
                     segment.defuse(at);
+                } else {
+                    self.passed_to = self.tracker.next.wrapping_add(1);
                 }
             } else {
                 self.old_pings += 1;
-                if self.old_pings > self.old_budget {
+                if self.old_pings > self.old_budget || self.defused.has(self.tracker.next) != 0 {
                     segment.defuse(at);
+                } else {
+                    self.passed_to = self.tracker.next.wrapping_add(1);
                 }
             }
         }

@@ -15,69 +15,67 @@ use crate::{
     packet::{Packet, Segment},
     report::{self, Side},
     servers,
-    stream::{trail::TRAIL, walk::Walker},
+    stream::{trail, walk::Walker},
 };
 
 /// Commit a walk of new bytes.
 #[inline(never)]
 pub fn commit(context: &Context, flow: &mut Flow) -> bool {
-    take_over(context, flow, |_, _| true, Flow::commit)
+    take_over(context, flow, |flow, state, passed| {
+        let replaces = state.rewind.replaces != 0;
+        if replaces {
+            flow.set_back(&state.start);
+        }
+        flow.commit(&state.start, &state.walk, passed);
+        if replaces {
+            flow.replaced_to(state.walk.end(), state.rewind.settled != 0);
+        }
+    })
 }
 
-/// Commit a walk from a checkpoint.
+/// Commit a walk through bytes that came before.
 #[cold]
 #[inline(never)]
 pub fn recommit(context: &Context, flow: &mut Flow) -> bool {
-    let checkpoint = cpu::resume().map_or(0, |state| state.rewind.checkpoint as u8);
-    take_over(
-        context,
-        flow,
-        // An acknowledgement on another CPU may have moved the checkpoints up.
-        |flow, state| checkpoint == TRAIL || flow.starts_at(checkpoint, &state.rewind.from),
-        |flow, known, walk, passed| {
-            flow.let_through(walk.base(), walk.len());
-            match checkpoint {
-                TRAIL => flow.repeated(known, walk, passed),
-                checkpoint => flow.rewalked(checkpoint, known, walk, passed),
-            }
-        },
-    )
+    take_over(context, flow, |flow, state, passed| {
+        flow.repeated(&state.known, &state.walk, passed);
+    })
 }
 
-/// Commit the walk with `take`, if the flow is where it was when the walk began and `valid` holds;
-/// and find the number of new pings that the budget and the connection's own limit let pass.
+/// Commit the walk with `take`, if the flow is where it was when the walk began; and find the number
+/// of new pings that the budget and the connection's own limit let pass.
 #[inline(always)]
 fn take_over(
     context: &Context,
     flow: &mut Flow,
-    valid: impl FnOnce(&Flow, &State) -> bool,
-    take: impl FnOnce(&mut Flow, &Tracker, &Walk, u32),
+    take: impl FnOnce(&mut Flow, &State, u32),
 ) -> bool {
     let Some(state) = cpu::resume() else {
         return false;
     };
-    let walk = &state.walk;
-    let pings = walk.pings;
-    let passed = if pings < walk.budget { pings } else { walk.budget };
+    let pings = state.walk.pings;
+    let passed = if pings < state.walk.budget { pings } else { state.walk.budget };
+    state.counted.passed = passed;
+    // Headers beyond the room are retransmitted after the server has acknowledged others.
+    if !trail::fits(flow, state) && context.enforces() {
+        return false;
+    }
     let (mut committed, mut lost) = (false, false);
     locked(flow, |flow| {
         // Segments that another CPU keeps out of order meanwhile are not judged yet.
         let judged = (flow.held == 0) | (state.gap.copy != 0);
-        // Traces beyond the room are retransmitted in pieces, or after the server has acknowledged
-        // others. The same for untraced headers, where another CPU has begun a trail meanwhile.
-        let untraced = (state.traces.trail == 0) & (flow.trail == 0);
-        let fits = untraced | (state.traces.trail != 0) & (state.traces.left <= state.traces.room);
+        // Another CPU has begun a trail meanwhile.
+        let elsewhere = (state.traces.trail == 0) & (flow.trail != 0);
         let stands =
-            judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
-        if stands && valid(flow, state) {
-            take(flow, &state.start, walk, passed);
-            flow.take_traces(state.traces.left);
+            judged & !elsewhere & (flow.client == state.known) & (flow.state == flow::state::OPEN);
+        if stands {
+            take(flow, state, passed);
+            trail::take(flow, state);
             flow.last_ns = context.now;
             lost = flow.state != flow::state::OPEN;
             committed = true;
         }
     });
-    state.counted.passed = passed;
     if lost {
         report::count(Counter::FlowsUnsynced);
     }
@@ -114,34 +112,33 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
     }
     let charged = answer & charge::KEPT;
     let kept = if charged < passed { charged } else { passed };
+    let drops = answer & charge::DROP != 0;
+    if kept < pings && !drops {
+        report::add(Counter::Defused, (pings - kept) as u64);
+        let state = &mut *walker.state;
+        if kept < state.walk.budget {
+            // The walk passed more than the charge allows: repeat it with the known number.
+            let known = state.walk.tracker;
+            state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
+            state.walk.old_budget = kept;
+            state.walk.budget = 0;
+            walker.run_on();
+        }
+    }
     if kept < passed {
-        take_back(flow, passed - kept, pings - kept);
-        walker.state.counted.passed = kept;
+        let state = &mut *walker.state;
+        let from = if drops || kept == 0 { segment.seq } else { state.walk.passed_to() };
+        take_back(flow, passed - kept, from, state.walk.end());
+        state.counted.passed = kept;
     }
-    if kept == pings {
-        return true;
-    }
-    if answer & charge::DROP != 0 {
-        return false;
-    }
-    report::add(Counter::Defused, (pings - kept) as u64);
-    let state = &mut *walker.state;
-    if kept < state.walk.budget {
-        // The walk passed more than the charge allows: repeat it with the known number.
-        let known = state.walk.tracker;
-        state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
-        state.walk.old_budget = kept;
-        state.walk.budget = 0;
-        walker.run_on();
-    }
-    true
+    kept == pings || !drops
 }
 
 /// Correct the flow: fewer pings pass than were committed.
 #[inline(always)]
-pub fn take_back(flow: &mut Flow, pings: u32, over: u32) {
+pub fn take_back(flow: &mut Flow, pings: u32, from: u32, to: u32) {
     locked(flow, |flow| {
-        flow.take_back(pings, over);
+        flow.take_back(pings, from, to);
     });
 }
 

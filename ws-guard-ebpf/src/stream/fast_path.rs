@@ -11,6 +11,7 @@ use ws_guard_common::{
     record::{self, Record},
     source::millis,
     tracker::{Tracker, Walk},
+    trail::Trace,
     window::Rate,
 };
 
@@ -66,13 +67,18 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     let share = Rate { limit: context.policy.share, ..context.policy.rate };
     let mut fits = 0;
     let mut committed = false;
+    let trace = Trace::new(&start, word);
     // Before the commit: no other CPU may read the trail without this header.
-    let traces = flow.will_need_trace(context.segment.len);
-    if traces && !trail::enter(context.now) {
-        return came_to::NOTHING;
+    let (enters, mut trail) = (flow.trail != 0 || flow.room() == 0, 0);
+    if enters {
+        if !trail::enter(context.now, 0) {
+            return came_to::NOTHING;
+        }
+        trail = trail::leave_one(trace);
     }
     locked(flow, |flow| {
         let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
+        stands &= if trail == 0 { (flow.trail == 0) & (flow.room() != 0) } else { true };
         if LIMITS && stands {
             let (limits, mut window) = (&context.policy.class_limits, flow.classes);
             // The slow path charges what is over a limit.
@@ -90,18 +96,19 @@ pub fn pass<P: Packet, const LIMITS: bool>(
             flow.commit(&start, &walk, walk.pings);
             flow.last_ns = context.now;
             committed = true;
-            if !traces && flow.trail != 0 {
-                // Another CPU has begun one meanwhile.
-                flow.trace_anew();
+            if trail == 0 {
+                flow.trace_one(trace);
+            } else {
+                flow.trail = trail as u16;
+                flow.take_traces(1);
             }
         }
     });
-    if !committed {
+    if enters {
         trail::leave();
-        return came_to::NOTHING;
     }
-    if traces {
-        trail::trace_one(&start, word, walk.tracker.next);
+    if !committed {
+        return came_to::NOTHING;
     }
     count(&walk, &start, &classes);
     let at = start.next.wrapping_sub(context.segment.seq);
@@ -163,7 +170,8 @@ pub fn ping<P: Packet>(
         payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS);
         return Verdict::Pass;
     }
-    take_back(flow, 1, 1);
+    let seq = context.segment.seq.wrapping_add(at);
+    take_back(flow, 1, seq, seq.wrapping_add(1));
     if answer & charge::DROP != 0 {
         return Verdict::Drop;
     }

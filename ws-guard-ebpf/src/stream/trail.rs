@@ -1,18 +1,20 @@
-//! Trail of unacknowledged frame headers, [`ws_guard_common::trail`].
+//! Traces of unacknowledged frame headers, [`ws_guard_common::ledger`] and
+//! [`ws_guard_common::trail`].
 //!
-//! A program that walks data of a flow with a trail has [entered](enter) it: one CPU at a time,
-//! because traces count only once the walk is committed. Where another CPU has entered it, the
-//! segment is dropped, and TCP retransmits it. A flow has a trail from the first segment with more
-//! than one header, or with more segments in flight than it has checkpoints for, until the server
+//! A flow has its traces itself, as long as there is room for them; a walk leaves them in this CPU's
+//! state, and its commit moves them to the flow. A program that walks data of a flow with a trail has
+//! [entered](enter) that: one CPU at a time, because traces count only once the walk is committed.
+//! Where another CPU has entered it, the segment is dropped, and TCP retransmits it. A flow has a
+//! trail from the first segment that may have more headers than there is room for until the server
 //! has acknowledged everything.
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
 
 use ws_guard_common::{
     flow::Flow,
+    ledger::RING,
     out_of_order,
-    tracker::Tracker,
-    trail::{self, Trace, Trail},
+    trail::{self, Trace, Traces, Trail},
 };
 
 use crate::{
@@ -20,9 +22,6 @@ use crate::{
     maps::{FLOWS, TRAILS as MAP, locked},
     packet, report,
 };
-
-/// Checkpoint number for a walk that begins on the trail.
-pub const TRAIL: u8 = u8::MAX;
 
 /// This CPU's state and the trail that it has entered, if any.
 #[inline(always)]
@@ -69,26 +68,32 @@ fn flow() -> Option<&'static mut Flow> {
     Some(unsafe { &mut *flow })
 }
 
-/// Enter the current flow's trail, or one for it from now on. `false` where another CPU has it.
-///
-/// Without a free trail, the flow has only its checkpoints.
+/// Prepare the traces of a walk through a segment of `len` bytes. `false` where another CPU has the
+/// flow's trail.
 #[inline(always)]
-pub fn enter(now: u64) -> bool {
-    ws_guard_trail_enter(now) != 0
+pub fn enter(now: u64, len: u32) -> bool {
+    ws_guard_trail_enter(now, len) != 0
 }
 
 /// [`enter`], as a global function, like those below: the verifier checks each once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
+extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
     let (Some(state), Some(segment), Some(flow)) = (cpu::resume(), packet::segment(), flow())
     else {
         return 0;
     };
     (state.traces.trail, state.traces.left, state.traces.looks) = (0, 0, 0);
+    state.rewind.replaces = 0;
     if let Some(counters) = report::counters() {
         // For a walk that is not committed.
         state.violations = counters.violations_in;
+    }
+    if flow.needs_trail(len) {
+        ws_guard_ring_prune();
+    }
+    if flow.trail == 0 && !flow.needs_trail(len) {
+        return 1;
     }
     let owner = out_of_order::owner(&segment.key, flow.generation);
     let own = flow.trail as u32;
@@ -100,20 +105,18 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
     let Some(trail) = alone(index) else {
         return (own == 0) as u32;
     };
-    let others = is_anothers(index, owner, now);
-    if others || own == 0 || trail.owner != owner {
-        // A new trail, or none any more: nothing is traced yet.
-        let number = if others { 0 } else { (index + 1) as u16 };
+    if is_anothers(index, owner, now) || own != 0 && trail.owner != owner {
+        // It has none any more: nothing can be judged that has passed.
         locked(
             flow,
             #[inline(always)]
             |flow| {
-                flow.trail = number;
-                flow.trace_anew();
+                if flow.trail == own as u16 && own != 0 {
+                    flow.trail = 0;
+                    flow.lose_traces();
+                }
             },
         );
-    }
-    if others {
         release(trail);
         return 1;
     }
@@ -121,12 +124,33 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
         (trail.owner, trail.acked, trail.last_ns) = (owner, flow.acked, now);
         trail.key = segment.key;
     }
+    if own == 0 && !locked(flow, #[inline(always)] |flow| move_to(flow, trail, index)) {
+        release(trail);
+        return 0;
+    }
     state.traces.trail = index + 1;
     if flow.traces as u32 > trail::TRACES / 2 {
         prune(flow, trail);
     }
     (state.traces.next, state.traces.room) = (flow.next_trace, flow.trail_room());
     1
+}
+
+/// Move the traces of a flow to the trail of that number. `false` where it has one by now.
+#[inline(always)]
+fn move_to(flow: &mut Flow, trail: &mut Trail, index: u32) -> bool {
+    let is_first = flow.trail == 0;
+    if is_first {
+        let first = flow.first_trace();
+        let mut i = 0;
+        // Those that count and all others: a branch for each would be followed to both sides.
+        while i < RING as u32 {
+            trail.put(first.wrapping_add(i), *flow.trace(first.wrapping_add(i)));
+            i += 1;
+        }
+        flow.trail = (index + 1) as u16;
+    }
+    is_first
 }
 
 /// Check whether the trail of that number belongs to another flow that needs it.
@@ -142,25 +166,24 @@ fn is_anothers(index: u32, owner: u64, now: u64) -> bool {
     trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail)
 }
 
-/// Check whether the trail's flow is gone, or everything of it is acknowledged and in order: more than one
-/// range of it is kept only with a trail.
+/// Check whether the trail's flow is gone, or needs it no more: everything of it is acknowledged and in
+/// order.
 #[inline(always)]
 fn is_over(trail: &Trail) -> bool {
     let Some(flow) = FLOWS.get_ptr(&trail.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
-    let (generation, kept, held) = unsafe { ((*flow).generation, (*flow).kept, (*flow).held) };
-    kept == 0 && held == 0 || out_of_order::owner(&trail.key, generation) != trail.owner
+    let (generation, own, held) = unsafe { ((*flow).generation, (*flow).trail, (*flow).held) };
+    own == 0 && held == 0 || out_of_order::owner(&trail.key, generation) != trail.owner
 }
 
-/// Make room for traces: drop the acknowledged ones.
-#[cold]
+/// Make room for traces in a trail or a flow: drop the acknowledged ones.
 #[inline(always)]
-fn prune(flow: &mut Flow, trail: &Trail) {
+fn prune(flow: &mut Flow, traces: &impl Traces) {
     let (first, count) = (flow.first_trace(), flow.traces as u32);
-    let acked = trail.before(first, count, flow.acked);
-    let latest = trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
+    let acked = traces.before(first, count, flow.acked);
+    let latest = traces.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
     locked(
         flow,
         #[inline(always)]
@@ -170,6 +193,28 @@ fn prune(flow: &mut Flow, trail: &Trail) {
             }
         },
     );
+}
+
+/// Make room for traces in the flow.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_ring_prune() -> u32 {
+    let Some(flow) = flow() else {
+        return 0;
+    };
+    let (first, count) = (flow.first_trace(), flow.traces as u32);
+    let acked = flow.before(first, count, flow.acked);
+    let latest = flow.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            if (flow.first_trace() == first) & (flow.trail == 0) {
+                flow.drop_traces(acked, latest);
+            }
+        },
+    );
+    0
 }
 
 /// Leave the trail.
@@ -216,7 +261,7 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
     0
 }
 
-/// Keep this trace, if a trail is entered.
+/// Keep this trace for the commit: in the trail, or in this CPU's state.
 /// In line: the callers have no stack frame left for one more.
 #[inline(always)]
 fn keep(trace: Trace) {
@@ -224,6 +269,11 @@ fn keep(trace: Trace) {
         if state.traces.left < state.traces.room {
             trail.put(state.traces.next.wrapping_add(state.traces.left), trace);
         }
+        state.traces.left = state.traces.left.wrapping_add(1);
+    } else if let Some(state) = cpu::resume() {
+        let last = RING as u32 - 1;
+        let at = if state.traces.left < last { state.traces.left } else { last };
+        state.traces.kept[at as usize & (RING - 1)] = trace;
         state.traces.left = state.traces.left.wrapping_add(1);
     }
 }
@@ -236,45 +286,56 @@ pub fn looks(looks: bool) {
     }
 }
 
-/// Trace a committed segment with one header in the [entered](enter) trail, and leave that. If
-/// another CPU was faster, all traces become invalid.
+/// Leave this trace, of a segment's only header, in the [entered](enter) trail. It counts once the
+/// segment is committed. Returns the trail's number plus 1, or 0 without room in one.
 #[inline(always)]
-pub fn trace_one(start: &Tracker, word: u16, next: u32) {
-    let trace = Trace::new(start, word);
-    ws_guard_trace(trace.seq, trace.mark, trace.word);
-    ws_guard_trace_one(start.next, next);
+pub fn leave_one(trace: Trace) -> u32 {
+    ws_guard_trace(trace.seq, trace.mark, trace.word)
 }
 
-/// Keep this trace.
+/// [`leave_one`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
     keep(Trace { seq, mark, word });
-    0
-}
-
-/// Validate the one trace, of a header at `seq`, if the flow's next header is at `next`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_trace_one(seq: u32, next: u32) -> u32 {
-    let (Some(flow), traced) = (flow(), entered().is_some()) else {
+    let Some(state) = cpu::resume() else {
         return 0;
     };
-    locked(
-        flow,
-        #[inline(always)]
-        |flow| {
-            if traced && flow.trail != 0 && flow.client.next == next {
-                flow.take_one(seq);
-            } else {
-                flow.trace_anew();
-            }
-        },
-    );
-    ws_guard_trail_leave()
+    if state.traces.left <= state.traces.room { state.traces.trail } else { 0 }
 }
 
-/// Restore the stream's state at `seq` into [`State::from`], if it was traced there.
+/// Check whether there is room for the walk's traces, which are shortened to what fits.
+#[inline(always)]
+pub fn fits(flow: &Flow, state: &mut State) -> bool {
+    let in_trail = state.traces.trail != 0;
+    let room = if in_trail { state.traces.room } else { flow.room() };
+    state.traces.left <= room || !in_trail && ws_guard_trail_shorten() <= room
+}
+
+/// Shorten the walk's traces, and return how many they are.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_shorten() -> u32 {
+    let (Some(state), Some(flow)) = (cpu::resume(), flow()) else {
+        return u32::MAX;
+    };
+    state.traces.left = flow.shorten(&mut state.traces.kept, state.traces.left);
+    state.traces.left
+}
+
+/// Commit the traces of a walk that is committed, under the flow's lock.
+#[inline(always)]
+pub fn take(flow: &mut Flow, state: &State) {
+    if state.traces.trail != 0 {
+        // An acknowledgement may have freed it meanwhile.
+        flow.trail = state.traces.trail as u16;
+        flow.take_traces(state.traces.left);
+    } else {
+        flow.trace_all(&state.traces.kept, state.traces.left);
+    }
+}
+
+/// Restore the stream's state at `seq` into this CPU's, if it was traced there.
 #[inline(always)]
 pub fn finds(seq: u32) -> bool {
     ws_guard_trail_finds(seq) != 0
@@ -284,10 +345,14 @@ pub fn finds(seq: u32) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_finds(seq: u32) -> u32 {
-    let (Some((state, trail)), Some(flow)) = (entered(), flow()) else {
+    let (Some(state), Some(flow)) = (cpu::resume(), flow()) else {
         return 0;
     };
-    match trail.stood_at(flow, seq) {
+    let found = match entered() {
+        Some((_, trail)) => trail.stood_at(flow, seq),
+        None => flow.stood_at(seq),
+    };
+    match found {
         Some(tracker) => {
             state.rewind.from = tracker;
             1
@@ -298,17 +363,24 @@ extern "C" fn ws_guard_trail_finds(seq: u32) -> u32 {
 
 /// Check whether all old headers in the walk's segment are the traced ones.
 #[inline(always)]
-pub fn knows() -> bool {
-    ws_guard_trail_knows() != 0
+pub fn knows(state: &State) -> bool {
+    match state.walk.joined {
+        true => state.rewind.agrees != 0,
+        false => ws_guard_trail_knows() != 0,
+    }
 }
 
-/// [`knows`].
+/// [`knows`] for a walk that ends before the stream's current position, or in its split header.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_knows() -> u32 {
-    let (Some((state, trail)), Some(flow)) = (entered(), flow()) else {
+    let (Some(state), Some(flow)) = (cpu::resume(), flow()) else {
         return 0;
     };
-    let reached = flow.is_reached(&state.walk) || trail.knows(flow, &state.walk.tracker);
-    (reached && flow.is_proven()) as u32
+    let tracker = &state.walk.tracker;
+    let known = match entered() {
+        Some((_, trail)) => trail.knows(flow, tracker),
+        None => flow.knows(tracker),
+    };
+    (known || *tracker == flow.client) as u32
 }

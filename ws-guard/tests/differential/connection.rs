@@ -12,7 +12,7 @@ use ws_guard_common::{
     out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
     seq::{after, later},
-    trail,
+    trail::{self, Traces},
 };
 use ws_guard_oracle::cases::one_in;
 use ws_guard_testkit::packets::{self, Checksum, Packet, REQUEST, checksum_is_right, flag};
@@ -460,9 +460,11 @@ fn figures(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
 
 /// Return the state of a flow: everything that decides about the next segment.
 fn standing(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
-    let kept = (0..flow.kept).map(|i| flow.oldest.wrapping_add(i) as usize % flow::CHECKPOINTS);
-    let checkpoints: Vec<_> = kept.map(|at| flow.checkpoints[at]).collect();
+    let traces: Vec<_> = match flow.trail {
+        0 => (0..flow.traces.into()).map(|i| *flow.trace(flow.first_trace().wrapping_add(i))).collect(),
+        _ => Vec::new(),
+    };
     let places = [flow.acked, flow.high, flow.server_high, flow.client_ack];
     let hole = flow.flags & flow::HOLE != 0;
-    (flow.client, flow.flags, places, hole.then_some(flow.hole), checkpoints)
+    (flow.client, flow.flags, places, hole.then_some(flow.hole), flow.defused_pings, traces)
 }

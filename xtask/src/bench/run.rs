@@ -1,9 +1,9 @@
 //! One run of one row: set the scene, warm up, measure, and prove the work.
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
-    checkpoint::CHECKPOINTS,
     flood::CLASSES,
     heartbeat::{WORDS, digest},
+    ledger::RING,
     maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
     window::Rate,
 };
@@ -27,8 +27,8 @@ const OVER: usize = 8;
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
 unsafe impl Pod for Patch {}
 
-/// Runs between acknowledgements, few enough for each segment's checkpoint.
-const BATCH: u32 = CHECKPOINTS as u32 - 1;
+/// Runs between acknowledgements, few enough for a flow's own traces of one header each.
+const BATCH: u32 = 7;
 /// Length of a segment that is kept behind a gap.
 const PIECE: usize = 1024;
 /// The map that holds the [`Patch`].
@@ -359,8 +359,8 @@ fn prove(
     let counts = |counter| row.work.iter().any(|(c, each)| *c == counter && *each > 0);
     if counts(Counter::Frames) || counts(Counter::Pings) {
         ensure!(flow.client.next == end.seq, "the flow's cursor did not follow");
-        let crowded = flow.kept as usize == CHECKPOINTS;
-        ensure!(crowded != row.acknowledged, "{} checkpoints are left", flow.kept);
+        let crowded = flow.traces as usize > RING;
+        ensure!(crowded != row.acknowledged, "{} traces are left", flow.traces);
     } else if counts(Counter::FramesOut) {
         ensure!(flow.server.next == end.seq, "the flow's cursor did not follow");
     } else if row.acknowledges > 0 {

@@ -218,7 +218,7 @@ fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment
     let Some((state, slot)) = entered() else {
         return REFUSED;
     };
-    if !flow.may_fill(&state.walk, &slot.region, state.gap.first, state.traces.left) {
+    if !flow.may_fill(&slot.region, state.traces.left) {
         return REFUSED;
     }
     (state.gap.reached, state.gap.whole) = (1, (overlap > 0) as u32);
@@ -294,7 +294,7 @@ pub fn follow(context: &Context, flow: &mut Flow) {
     if cpu::resume().is_none_or(|state| state.gap.copy == 0 || state.gap.reached == 0) {
         return;
     }
-    fill(flow);
+    fill();
     let mut cuts = Cuts { context, flow };
     if begin_cut(cuts.flow) {
         let turn: unsafe extern "C" fn(u32, *mut Cuts) -> c_long = cut_turn;
@@ -307,15 +307,13 @@ pub fn follow(context: &Context, flow: &mut Flow) {
     locked(cuts.flow, |flow| flow.held &= rest);
 }
 
-/// Update flow and state after the filler's commit.
+/// Update the state after the filler's commit.
 #[inline(never)]
-fn fill(flow: &mut Flow) {
+fn fill() {
     if let Some((state, _)) = entered() {
         // Before the first range.
         state.gap.cut = state.gap.first.wrapping_sub(1);
         state.gap.until = state.gap.cut;
-        let overlaps = copy::overlap() > 0;
-        locked(flow, |flow| flow.filled(overlaps));
     }
 }
 
@@ -357,17 +355,16 @@ fn begin_cut(flow: &Flow) -> bool {
 /// Commit the walk through a segment. `false` when the flow is out of sync.
 #[inline(never)]
 fn end_cut(context: &Context, flow: &mut Flow) -> bool {
-    let Some((state, slot)) = entered() else {
+    let Some(state) = cpu::resume() else {
         return false;
     };
-    let ragged = slot.region.ragged != 0;
     let follows = locked(
         flow,
         #[inline(always)]
         |flow| {
             let follows = (flow.held != 0) & (flow.client == state.gap.start);
             if follows {
-                flow.commit_cut(&state.gap.walk, ragged);
+                flow.commit(&state.gap.start, &state.gap.walk, state.gap.walk.pings);
                 flow.take_traces(state.traces.left);
             }
             follows
