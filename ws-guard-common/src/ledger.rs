@@ -61,11 +61,13 @@ impl Interval {
         ((seq.wrapping_sub(self.from) as u64).wrapping_sub(self.len as u64) >> 63) as u32
     }
 
-    /// Extend it to `to`; an empty one begins at `from`.
+    /// Extend it so that all from `from` to `to` is in it.
     #[inline(always)]
     const fn extend(&mut self, from: u32, to: u32) {
-        self.from = if self.len == 0 { from } else { self.from };
-        self.len = to.wrapping_sub(self.from);
+        let (first, last) = (self.from, self.from.wrapping_add(self.len));
+        let (first, last) = if self.len == 0 { (from, to) } else { (first, later(last, to)) };
+        self.from = if before(from, first) { from } else { first };
+        self.len = last.wrapping_sub(self.from);
     }
 
     /// Remove what is before `seq`.
@@ -346,6 +348,8 @@ mod tests {
         assert!(!has(interval, 0) && has(interval, 1) && has(interval, 2));
         interval.extend(7, 9);
         assert!(has(interval, 1) && has(interval, 8) && !has(interval, 9));
+        interval.extend(0, 8);
+        assert!(has(interval, 0) && has(interval, 8) && !has(interval, 9));
         interval.forget(20);
         assert_eq!(interval.len, 0);
     }

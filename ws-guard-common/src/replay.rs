@@ -219,8 +219,11 @@ impl Replay {
                 _ => self.trail.before(first, count, flow.acked),
             };
             let latest = first.wrapping_add(acked).wrapping_sub(1);
-            let latest = if flow.trail == 0 { flow.trace(latest) } else { self.trail.trace(latest) };
-            flow.drop_traces(acked, latest.seq);
+            let latest = match flow.trail {
+                0 => flow.trace(latest).seq,
+                _ => self.trail.trace(latest).seq,
+            };
+            flow.drop_traces(acked, latest);
         }
         if self.has_trail && flow.needs_trail(len) {
             for number in 0..flow.traces as u32 {

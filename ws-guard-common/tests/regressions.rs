@@ -328,3 +328,32 @@ fn a_ping_comes_again_as_it_passed_however_it_is_cut() {
     assert_eq!(send(6, 2, 0), [true, false]);
     assert_eq!(send(18, 3, 0), [false, true, true]);
 }
+
+/// What was in flight at an upgrade cannot be judged; all that follows can.
+#[test]
+fn a_flow_of_programs_with_checkpoints_goes_on_without_those() {
+    for (checkpoints, verdict) in
+        [(1, Verdict::Drop(Reason::NoCheckpoint)), (0, Verdict::Pass)]
+    {
+        let mut replay = guarded();
+        pass(&mut replay, 0, &message(192)[..100]);
+        if checkpoints == 0 {
+            replay.acknowledge(100);
+        }
+        // As they left it; where the ledger is now were others' bytes.
+        replay.flow.format = checkpoints << 8 | 7;
+        replay.flow.provisional = 0x8000_0000;
+        replay.flow.traced_from = replay.flow.client.next;
+        replay.flow.traces = 0;
+        replay.flow.adopt();
+        let again = replay.client(0, &mut message(192)[..100].to_vec(), &mut Allowance::new(0));
+        assert_eq!(again, verdict);
+        pass(&mut replay, 100, &message(192)[100..]);
+        pass(&mut replay, 100, &message(192)[100..]);
+        pass(&mut replay, 200, &message(192));
+        pass(&mut replay, 200, &message(192));
+        replay.acknowledge(300);
+        pass(&mut replay, 250, &message(192)[50..]);
+        assert_eq!((replay.flow.frames_in, replay.flow.state), (2, state::OPEN));
+    }
+}
