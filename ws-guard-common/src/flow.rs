@@ -228,7 +228,7 @@ pub struct Flow {
     /// Unacknowledged bytes among which pings were defused.
     pub defused_pings: Interval,
     /// Spare, as large as what programs before schema 14 kept here.
-    pub _spare: [[u32; 22]; 2],
+    pub _spare: [u32; 28],
     /// The pings of this connection.
     pub window: RateWindow,
     /// End of being over the limit, ns of CLOCK_MONOTONIC; 0 for never.

@@ -229,8 +229,7 @@ impl Flow {
         }
         self.flags &= !REPLACED;
         self.provisional = self.high;
-        self.defused_pings =
-            Interval { from: self.acked, len: self.high.wrapping_sub(self.acked) };
+        self.defused_pings = Interval { from: self.acked, len: self.high.wrapping_sub(self.acked) };
         if self.trail == 0 {
             self.lose_traces();
         }
@@ -251,7 +250,11 @@ impl Flow {
     /// Room for further traces where they are now.
     #[inline(always)]
     pub const fn room(&self) -> u32 {
-        if self.trail != 0 { self.trail_room() } else { (RING as u32).wrapping_sub(self.traces as u32) }
+        if self.trail != 0 {
+            self.trail_room()
+        } else {
+            (RING as u32).wrapping_sub(self.traces as u32)
+        }
     }
 
     /// Check whether the flow needs a trail: a segment of `len` bytes may have more headers than there is

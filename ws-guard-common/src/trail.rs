@@ -15,9 +15,7 @@ use crate::{
     maps::FlowKey,
     record,
     seq::before,
-    tracker::{
-        FROM_CLIENT, RECORDS_BIT, RSV1_AGREED, STRIDE_BITS, TOP_SET, Tracker, mark_after,
-    },
+    tracker::{FROM_CLIENT, RECORDS_BIT, RSV1_AGREED, STRIDE_BITS, TOP_SET, Tracker, mark_after},
 };
 
 /// Maximum of traces of one flow, a power of two.

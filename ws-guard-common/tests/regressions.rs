@@ -1,7 +1,7 @@
 //! One fixture for each error that the property tests found.
 
 use ws_guard_common::{
-    flow::{Acknowledged, FIN_SEEN, Flow, OLDEST_ACK, SERVER_DONE, state},
+    flow::{Acknowledged, FIN_SEEN, OLDEST_ACK, SERVER_DONE, state},
     ledger::RING,
     replay::{Mode, Reason, Replay, Verdict},
     window::{Rate, RateWindow},
@@ -273,7 +273,9 @@ fn headers_that_are_skipped_at_once_count_as_steps() {
 
 /// A guarded connection whose slot of the trails belongs to another one.
 fn without_trail() -> Replay {
-    Replay { has_trail: false, ..guarded() }
+    let mut replay = guarded();
+    replay.has_trail = false;
+    replay
 }
 
 #[test]
@@ -332,9 +334,7 @@ fn a_ping_comes_again_as_it_passed_however_it_is_cut() {
 /// What was in flight at an upgrade cannot be judged; all that follows can.
 #[test]
 fn a_flow_of_programs_with_checkpoints_goes_on_without_those() {
-    for (checkpoints, verdict) in
-        [(1, Verdict::Drop(Reason::NoCheckpoint)), (0, Verdict::Pass)]
-    {
+    for (checkpoints, verdict) in [(1, Verdict::Drop(Reason::NoCheckpoint)), (0, Verdict::Pass)] {
         let mut replay = guarded();
         pass(&mut replay, 0, &message(192)[..100]);
         if checkpoints == 0 {

@@ -45,7 +45,8 @@ fn route(before: u32, behind: u32) -> Route {
 /// Time of an upload, unless it stalls.
 fn upload(rng: &mut Rng, sent: &[u8], route: Route, has_trail: bool) -> Option<Time> {
     let base = initial(rng);
-    let replay = Replay { has_trail, ..Replay::open(base, 0, 0, Mode::Guard) };
+    let mut replay = Replay::open(base, 0, 0, Mode::Guard);
+    replay.has_trail = has_trail;
     let mut guard = OnHost { replay, allowance: Allowance::new(u32::MAX - 1) };
     let mut transfer = Transfer::new(base, sent, route, &mut guard);
     let arrives = transfer.run(rng);

@@ -42,11 +42,7 @@ pub fn again<P: Packet>(
 /// Prepare the walk of a retransmission from the tracker at its first unacknowledged byte.
 #[cold]
 #[inline(never)]
-fn prepare<P: Packet>(
-    context: &Context,
-    flow: &Flow,
-    payload: &impl Fn(&Segment) -> P,
-) -> bool {
+fn prepare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let Some(state) = cpu::state() else {
         return false;
     };
@@ -64,11 +60,7 @@ fn prepare<P: Packet>(
 /// ones.
 #[cold]
 #[inline(never)]
-fn differs<P: Packet>(
-    context: &Context,
-    flow: &Flow,
-    payload: &impl Fn(&Segment) -> P,
-) -> bool {
+fn differs<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let Some(state) = cpu::resume() else {
         return false;
     };

@@ -124,7 +124,13 @@ extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
         (trail.owner, trail.acked, trail.last_ns) = (owner, flow.acked, now);
         trail.key = segment.key;
     }
-    if own == 0 && !locked(flow, #[inline(always)] |flow| move_to(flow, trail, index)) {
+    if own == 0
+        && !locked(
+            flow,
+            #[inline(always)]
+            |flow| move_to(flow, trail, index),
+        )
+    {
         release(trail);
         return 0;
     }

@@ -461,7 +461,9 @@ fn figures(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
 /// Return the state of a flow: everything that decides about the next segment.
 fn standing(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
     let traces: Vec<_> = match flow.trail {
-        0 => (0..flow.traces.into()).map(|i| *flow.trace(flow.first_trace().wrapping_add(i))).collect(),
+        0 => (0..flow.traces.into())
+            .map(|i| *flow.trace(flow.first_trace().wrapping_add(i)))
+            .collect(),
         _ => Vec::new(),
     };
     let places = [flow.acked, flow.high, flow.server_high, flow.client_ack];
