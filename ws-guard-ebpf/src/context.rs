@@ -98,8 +98,8 @@ pub enum Outcome {
     Walked,
     /// The same, of bytes that came before.
     Rewalked,
-    /// These bytes replace all unacknowledged ones: walk them as new ones.
-    Replaces,
+    /// Walk these bytes as new ones.
+    New,
 }
 
 impl From<Verdict> for Outcome {

@@ -367,11 +367,11 @@ fn stream<P: Packet>(
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
         Action::Gap => return context.drop(Counter::DroppedGap),
         Action::Search => midstream::search(context, flow, payload),
-        Action::Walk | Action::Pass => Outcome::Replaces,
+        Action::Walk | Action::Pass => Outcome::New,
     };
     // Called only here: two of these on top of each other need too much stack, and two calls double
     // the verifier's work.
-    if matches!(outcome, Outcome::Replaces) {
+    if matches!(outcome, Outcome::New) {
         outcome = first(context, flow, payload);
     }
     let rewalked = match outcome {

@@ -163,7 +163,7 @@ pub fn search<P: Packet>(
     );
     if found {
         report::count(Counter::FlowsResynced);
-        return Outcome::Rewound;
+        return Outcome::New;
     }
     // What cannot be followed cannot be defused either.
     if !unread::admits(context.now, passed) || flow.is_over_limit(context.now) {

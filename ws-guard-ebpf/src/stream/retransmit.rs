@@ -34,7 +34,7 @@ pub fn again<P: Packet>(
     let settled = context.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
     let end = context.segment.seq.wrapping_add(context.segment.len);
     if settled && flow.is_covered_by(context.segment.seq, end) && differs(context, flow, payload) {
-        return Outcome::Replaces;
+        return Outcome::New;
     }
     rewalk(context, flow, payload)
 }
