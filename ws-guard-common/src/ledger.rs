@@ -15,8 +15,7 @@
 //! The flow has room for [`RING`] traces; with more headers in flight they are in a
 //! [trail](crate::trail). Without a trail a segment with more headers than there is room for keeps
 //! its first, its second and its last trace, and may come again whole, or with others, but not in
-//! parts; where there is no room for these either it is dropped, and comes again once the server has
-//! acknowledged earlier ones.
+//! parts; where there is no room for these either, only what comes last is kept.
 
 use crate::{
     flow::{Flow, LEDGER, REPLACED, state},
@@ -266,32 +265,45 @@ impl Flow {
     }
 
     /// Shorten `count` traces to be kept in the flow, if there is not room for all: the first, the
-    /// position of the second, and the last, which is in the last place of `left` that was reached.
-    /// Returns how many they are now.
+    /// position of the second, and the last, which is in the last place of `left` that was reached; or
+    /// the last alone. Returns how many they are now.
     #[inline(always)]
     pub const fn shorten(&self, left: &mut [Trace; RING], count: u32) -> u32 {
-        if count <= self.room() || count <= FEWEST {
+        let room = self.room();
+        if count <= room || count == 1 {
             return count;
         }
+        let last = left[if count < RING as u32 { count as usize - 1 } else { RING - 1 }];
+        if room < FEWEST {
+            left[0] = last;
+            return 1;
+        }
         left[1] = left[1].vague(self.client.flags);
-        left[2] = left[if count < RING as u32 { count as usize - 1 } else { RING - 1 }];
+        left[2] = last;
         FEWEST
     }
 
-    /// Keep the trace of the only header of a segment, for which there is room in the flow.
+    /// Keep a trace in the flow. Without room it takes the latest one's place, and the one before that
+    /// says where the headers begin that are not kept.
     #[inline(always)]
     pub const fn trace_one(&mut self, trace: Trace) {
-        self.ring[self.next_trace as usize & (RING - 1)] = trace;
-        self.next_trace = self.next_trace.wrapping_add(1);
-        self.traces += 1;
+        let full = (self.traces as usize >= RING) as u32;
+        let at = self.next_trace.wrapping_sub(full);
+        if full != 0 {
+            let before = &mut self.ring[at.wrapping_sub(1) as usize & (RING - 1)];
+            *before = before.vague(self.client.flags);
+        }
+        self.ring[at as usize & (RING - 1)] = trace;
+        self.next_trace = at.wrapping_add(1);
+        self.traces += 1 - full as u16;
     }
 
-    /// Keep `count` traces of a committed segment in the flow, the first ones in `left`.
-    /// If there is no room for them, all become invalid.
+    /// Keep `count` [shortened](Flow::shorten) traces of a committed segment in the flow, the first ones
+    /// in `left`.
     #[inline(always)]
-    pub fn trace_all(&mut self, left: &[Trace; RING], count: u32) {
-        if count > self.room() {
-            return self.lose_traces();
+    pub const fn trace_all(&mut self, left: &[Trace; RING], count: u32) {
+        if count == 1 {
+            return self.trace_one(left[0]);
         }
         // Without a branch for each: the kernel's verifier would follow both sides.
         let mut i = 0;

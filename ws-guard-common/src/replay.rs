@@ -110,10 +110,8 @@ pub struct Replay {
     pub has_trail: bool,
     /// Trail of unacknowledged frames.
     trail: Box<Trail>,
-    /// Traces of the current walk, and those to be kept in the flow.
+    /// Traces of the current walk.
     traces: Vec<Trace>,
-    left: [Trace; RING],
-    kept: u32,
     /// Out-of-order segments, while [`Flow::held`].
     held: Box<Held>,
 }
@@ -156,8 +154,6 @@ impl Replay {
             has_trail: true,
             trail: Box::default(),
             traces: Vec::new(),
-            left: [Trace::default(); RING],
-            kept: 0,
             held: Box::default(),
         }
     }
@@ -292,25 +288,16 @@ impl Replay {
         Verdict::Pass
     }
 
-    /// Check whether there is room for the current walk's traces, which are shortened to what fits.
-    fn fits(&mut self) -> bool {
-        let count = self.traces.len() as u32;
-        self.kept = count;
-        if self.flow.trail == 0 {
-            for (number, trace) in self.traces.iter().enumerate() {
-                self.left[number.min(RING - 1)] = *trace;
-            }
-            self.kept = self.flow.shorten(&mut self.left, count);
-        }
-        self.kept <= self.flow.room()
-    }
-
     /// Keep the traces of a committed walk.
     fn keep_traces(&mut self) {
         let count = self.traces.len() as u32;
         if self.flow.trail == 0 {
-            self.flow.trace_all(&self.left, self.kept);
-            self.traces.clear();
+            let mut left = [Trace::default(); RING];
+            for (number, trace) in self.traces.drain(..).enumerate() {
+                left[number.min(RING - 1)] = trace;
+            }
+            let count = self.flow.shorten(&mut left, count);
+            self.flow.trace_all(&left, count);
             return;
         }
         for (number, trace) in self.traces.drain(..).enumerate() {
@@ -387,7 +374,9 @@ impl Replay {
         }
         let judged = match again {
             Some(agrees) if !self.is_same(walk) || walk.joined && !agrees => Err(Reason::Changed),
-            _ if !self.fits() => Err(Reason::NoCheckpoint),
+            _ if self.flow.trail != 0 && self.traces.len() as u32 > self.flow.room() => {
+                Err(Reason::NoCheckpoint)
+            }
             _ => self.judge(walk, &came, budget),
         };
         let whole = match judged {

@@ -15,7 +15,9 @@ use crate::{
     maps::FlowKey,
     record,
     seq::before,
-    tracker::{FROM_CLIENT, RECORDS_BIT, RSV1_AGREED, STRIDE_BITS, TOP_SET, Tracker, mark_after},
+    tracker::{
+        FAR, FROM_CLIENT, RECORDS_BIT, RSV1_AGREED, STRIDE_BITS, TOP_SET, Tracker, mark_after,
+    },
 };
 
 /// Maximum of traces of one flow, a power of two.
@@ -34,10 +36,10 @@ pub const IDLE_NS: u64 = 60_000_000_000;
 /// each other.
 ///
 /// ```text
-///  31 30 29     24 23      16 15       8 7        0
-/// ┌─────┬────┬─────┬────────┬──────────┬──────────┐
-/// │  0  │    │vague│ flags  │  second  │  first   │  one header
-/// ├─────┼────┴─────┴──┬─────┴───────┬──┴──────────┤
+///  31 30 29  26 25 24 23   16 15       8 7        0
+/// ┌─────┬────┬───┬───┬──────┬──────────┬──────────┐
+/// │  0  │    │far│ v │flags │  second  │  first   │  one header; v: vague
+/// ├─────┼────┴───┴───┴┬─────┴───────┬──┴──────────┤
 /// │count│    first    │   second    │    third    │  a number of FIRST and a length each
 /// └─────┴─────────────┴─────────────┴─────────────┘
 /// ```
@@ -98,6 +100,13 @@ impl Trace {
     #[inline(always)]
     const fn is_vague(&self) -> u32 {
         (self.word >> COUNT_AT).wrapping_sub(1) >> 31 & self.word >> VAGUE_AT
+    }
+
+    /// Strides of its frame that [`Tracker::beyond`] does not tell.
+    #[inline(always)]
+    const fn untold(&self) -> u64 {
+        let far = (self.word >> 16) / FAR & 3;
+        (far.saturating_sub(1) as u64) << 31
     }
 
     /// 1 if other headers follow in the same trace, otherwise 0.
@@ -322,7 +331,7 @@ pub fn stood_at(traces: &impl Traces, flow: &Flow, seq: u32) -> Option<Tracker> 
         return None;
     }
     if earlier > 0 && last.is_vague() == 0 && have < last.header() {
-        let beyond = if traced { 0 } else { flow.client.beyond };
+        let beyond = if traced { 0 } else { flow.client.beyond as u64 + last.untold() };
         return Some(cut_at(&last, have, distance(last.seq, next.seq, beyond)));
     }
     if traced {
@@ -342,7 +351,7 @@ pub fn knows(traces: &impl Traces, flow: &Flow, tracker: &Tracker) -> bool {
     }
     let (next, beyond) = match behind < flow.traces as u32 {
         true => (traces.trace(flow.first_trace().wrapping_add(behind)).seq, 0),
-        false => (flow.client.next, flow.client.beyond),
+        false => (flow.client.next, flow.client.beyond as u64 + trace.untold()),
     };
     let distance = distance(trace.seq, next, beyond);
     // Without a branch, as above.
@@ -367,8 +376,8 @@ pub fn knows(traces: &impl Traces, flow: &Flow, tracker: &Tracker) -> bool {
 
 /// Distance from a header to the next one, with `beyond` [strides](Tracker::beyond).
 #[inline(always)]
-const fn distance(from: u32, to: u32, beyond: u32) -> u64 {
-    to.wrapping_sub(from) as u64 + ((beyond as u64) << STRIDE_BITS)
+const fn distance(from: u32, to: u32, beyond: u64) -> u64 {
+    to.wrapping_sub(from) as u64 + (beyond << STRIDE_BITS)
 }
 
 /// Tracker after the first `have` bytes of a header, with the next one at that distance.

@@ -299,18 +299,24 @@ fn without_a_trail_a_segment_of_many_frames_comes_again_whole() {
 }
 
 #[test]
-fn without_a_trail_what_has_no_room_waits_for_an_acknowledgement() {
+fn without_a_trail_what_has_no_room_comes_again_with_what_was_before() {
     let mut replay = without_trail();
     let ping = [0x89, 0x80, 0, 0, 0, 0];
-    for number in 0..RING as u32 {
+    let count = RING as u32 + 4;
+    for number in 0..count {
         pass(&mut replay, 6 * number, &ping);
     }
-    let next = 6 * RING as u32;
-    let verdict = replay.client(next, &mut ping.to_vec(), &mut Allowance::new(0));
-    assert_eq!(verdict, Verdict::Drop(Reason::NoCheckpoint));
-    replay.acknowledge(12);
-    pass(&mut replay, next, &ping);
-    assert_eq!(replay.flow.frames_in, RING as u64 + 1);
+    for from in (0..RING as u32 - 1).chain([count - 1]) {
+        pass(&mut replay, 6 * from, &ping.repeat((count - from) as usize));
+    }
+    // It is not known where these began.
+    for from in RING as u32 - 1..count - 1 {
+        let verdict = replay.client(6 * from, &mut ping.to_vec(), &mut Allowance::new(0));
+        assert_eq!(verdict, Verdict::Drop(Reason::NoCheckpoint), "{from}");
+    }
+    replay.acknowledge(6 * count - 6);
+    pass(&mut replay, 6 * count - 6, &ping);
+    assert_eq!(replay.flow.frames_in, count.into());
 }
 
 /// Pings between the first and the last that was defused are defused again; those around them pass.

@@ -139,6 +139,9 @@ impl<'a, G: Guard> Transfer<'a, G> {
                 (had, since) = (self.receiver.stream.len(), self.now);
             }
             self.pause = self.pause.max(self.now - since);
+            if self.sender.is_done() {
+                break;
+            }
             self.now = self.next_time();
             if self.now > BAD {
                 for mangling in [&mut self.before.mangling, &mut self.behind.mangling] {

@@ -1,6 +1,6 @@
 //! Walk of a [`Tracker`] through one segment.
 use super::{
-    FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RECORDS_BIT, RSV1_AGREED, STRIDE,
+    FAR, FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RECORDS_BIT, RSV1_AGREED, STRIDE,
     STRIDE_BITS, Seen, Segment, TOP_SET, Tracker, mark_after,
 };
 use crate::{
@@ -520,7 +520,9 @@ impl Walk {
         let high = (header.payload_len >> 32) as u32;
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second, high);
-        self.tracker.beyond = if strides > u32::MAX as u64 { u32::MAX } else { strides as u32 };
+        let endless = (strides >> 32 != 0) as u32;
+        self.tracker.beyond = strides as u32 | endless << 31;
+        self.seen.flags |= (strides >> 31) as u32 * FAR;
         let near = low + (gone << STRIDE_BITS);
         self.tracker.next = self.tracker.next.wrapping_add(near as u32);
         self.tracker.carried = 0;

@@ -78,7 +78,7 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     }
     locked(flow, |flow| {
         let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
-        stands &= if trail == 0 { (flow.trail == 0) & (flow.room() != 0) } else { true };
+        stands &= if trail == 0 { flow.trail == 0 } else { true };
         if LIMITS && stands {
             let (limits, mut window) = (&context.policy.class_limits, flow.classes);
             // The slow path charges what is over a limit.

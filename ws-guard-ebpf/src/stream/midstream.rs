@@ -122,6 +122,7 @@ pub fn open(context: &Context) -> bool {
     // The client of one that is older than the guard cannot have prepared for it.
     flow.may_hide(pending_upgrades::server_high().is_some());
     flow.acked = known.acked;
+    flow.trace_anew();
     flow.oldest_ack = known.server_high.wrapping_sub(flow::OLDEST_ACK);
     let joined = tables::insert_flow(context);
     if joined {

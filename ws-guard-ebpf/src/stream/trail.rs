@@ -310,23 +310,26 @@ extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
     if state.traces.left <= state.traces.room { state.traces.trail } else { 0 }
 }
 
-/// Check whether there is room for the walk's traces, which are shortened to what fits.
+/// Check whether there is room for the walk's traces; those to be kept in the flow are shortened to it.
 #[inline(always)]
-pub fn fits(flow: &Flow, state: &mut State) -> bool {
-    let in_trail = state.traces.trail != 0;
-    let room = if in_trail { state.traces.room } else { flow.room() };
-    state.traces.left <= room || !in_trail && ws_guard_trail_shorten() <= room
+pub fn fits(flow: &Flow, state: &State) -> bool {
+    if state.traces.trail != 0 {
+        return state.traces.left <= state.traces.room;
+    }
+    if state.traces.left > flow.room() {
+        ws_guard_trail_shorten();
+    }
+    true
 }
 
-/// Shorten the walk's traces, and return how many they are.
+/// Shorten the walk's traces.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_shorten() -> u32 {
-    let (Some(state), Some(flow)) = (cpu::resume(), flow()) else {
-        return u32::MAX;
-    };
-    state.traces.left = flow.shorten(&mut state.traces.kept, state.traces.left);
-    state.traces.left
+    if let (Some(state), Some(flow)) = (cpu::resume(), flow()) {
+        state.traces.left = flow.shorten(&mut state.traces.kept, state.traces.left);
+    }
+    0
 }
 
 /// Commit the traces of a walk that is committed, under the flow's lock.
