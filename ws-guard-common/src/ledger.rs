@@ -30,6 +30,8 @@ pub const RING: usize = 1 << RING_BITS;
 const RING_BITS: u32 = 4;
 /// Traces of a segment that has more than there is room for.
 const FEWEST: u32 = 3;
+/// In place of a number of traces: only the last one is kept, others before it are not.
+const LAST: u32 = u32::MAX;
 /// Traces of most segments with more than one header.
 const FEW: u32 = 4;
 
@@ -266,7 +268,7 @@ impl Flow {
 
     /// Shorten `count` traces to be kept in the flow, if there is not room for all: the first, the
     /// position of the second, and the last, which is in the last place of `left` that was reached; or
-    /// the last alone. Returns how many they are now.
+    /// the last alone. Returns how many they are now, or [`LAST`].
     #[inline(always)]
     pub const fn shorten(&self, left: &mut [Trace; RING], count: u32) -> u32 {
         let room = self.room();
@@ -276,20 +278,20 @@ impl Flow {
         let last = left[if count < RING as u32 { count as usize - 1 } else { RING - 1 }];
         if room < FEWEST {
             left[0] = last;
-            return 1;
+            return LAST;
         }
         left[1] = left[1].vague(self.client.flags);
         left[2] = last;
         FEWEST
     }
 
-    /// Keep a trace in the flow. Without room it takes the latest one's place, and the one before that
-    /// says where the headers begin that are not kept.
+    /// Keep a trace in the flow. Without room it takes the latest one's place. If that or others `skip`
+    /// headers, the one before says where they begin.
     #[inline(always)]
-    pub const fn trace_one(&mut self, trace: Trace) {
+    pub const fn trace_one(&mut self, trace: Trace, skips: bool) {
         let full = (self.traces as usize >= RING) as u32;
         let at = self.next_trace.wrapping_sub(full);
-        if full != 0 {
+        if full | skips as u32 != 0 {
             let before = &mut self.ring[at.wrapping_sub(1) as usize & (RING - 1)];
             *before = before.vague(self.client.flags);
         }
@@ -302,8 +304,8 @@ impl Flow {
     /// in `left`.
     #[inline(always)]
     pub const fn trace_all(&mut self, left: &[Trace; RING], count: u32) {
-        if count == 1 {
-            return self.trace_one(left[0]);
+        if count == 1 || count == LAST {
+            return self.trace_one(left[0], count == LAST);
         }
         // Without a branch for each: the kernel's verifier would follow both sides.
         let mut i = 0;
