@@ -275,7 +275,8 @@ impl Flow {
         if count <= room || count == 1 {
             return count;
         }
-        let last = left[if count < RING as u32 { count as usize - 1 } else { RING - 1 }];
+        let most = if count < RING as u32 { count } else { RING as u32 };
+        let last = left[most.wrapping_sub(1) as usize & (RING - 1)];
         if room < FEWEST {
             left[0] = last;
             return LAST;
