@@ -427,7 +427,6 @@ impl Flow {
         if !after(ack, self.acked) {
             return Acknowledged::Fine;
         }
-        self.adopt();
         self.acked = ack;
         if !before(ack, self.hole) {
             self.flags &= !HOLE;

@@ -71,11 +71,13 @@ impl Interval {
         self.len = last.wrapping_sub(self.from);
     }
 
-    /// Remove what is before `seq`.
+    /// Remove what is before `seq`. Without a branch, as above.
     #[inline(always)]
-    fn forget(&mut self, seq: u32) {
-        let gone = if after(seq, self.from) { seq.wrapping_sub(self.from) } else { 0 };
-        self.len = self.len.saturating_sub(gone);
+    const fn forget(&mut self, seq: u32) {
+        let ahead = seq.wrapping_sub(self.from);
+        let gone = ahead & (ahead >> 31).wrapping_sub(1);
+        let left = (self.len as u64).wrapping_sub(gone as u64);
+        self.len = left as u32 & ((left >> 63) as u32).wrapping_sub(1);
         self.from = self.from.wrapping_add(gone);
     }
 }
