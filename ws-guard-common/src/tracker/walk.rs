@@ -59,12 +59,6 @@ const fn most_steps(flags: u8, len: u32) -> u32 {
     len / shortest + MORE_STEPS
 }
 
-/// 1 if there are more pings than the budget, otherwise 0.
-#[inline(always)]
-const fn over(pings: u32, budget: u32) -> u32 {
-    ((budget as u64).wrapping_sub(pings as u64) >> 63) as u32
-}
-
 /// Walk through one segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
@@ -328,8 +322,9 @@ impl Walk {
                 pings += 1;
                 if pings > self.budget {
                     segment.defuse(at);
+                } else {
+                    self.passed_to = next.wrapping_add(1);
                 }
-                self.passes(over(pings, self.budget), next);
             }
             self.pongs += (opcode == opcode::PONG) as u32;
             let header = Header { first, second, payload_len: payload_len.into() };
@@ -463,13 +458,6 @@ impl Walk {
         }
     }
 
-    /// Note a ping at `next` that passes, unless `over` is 1. Without a branch: the kernel's verifier would
-    /// follow both sides.
-    #[inline(always)]
-    const fn passes(&mut self, over: u32, next: u32) {
-        self.passed_to ^= (self.passed_to ^ next.wrapping_add(1)) & over.wrapping_sub(1);
-    }
-
     /// Begin a header: count the frame, and judge it if it is a PING. `false` to ask.
     #[inline(always)]
     fn begin<S: Segment>(&mut self, segment: &mut S, at: u32, first: u8) -> bool {
@@ -485,16 +473,16 @@ impl Walk {
                 self.pings += 1;
                 if self.pings > self.budget {
                     segment.defuse(at);
+                } else {
+                    self.passed_to = self.tracker.next.wrapping_add(1);
                 }
-                self.passes(over(self.pings, self.budget), self.tracker.next);
             } else {
                 self.old_pings += 1;
-                let next = self.tracker.next;
-                let over = over(self.old_pings, self.old_budget) | self.defused.has(next);
-                if over != 0 {
+                if self.old_pings > self.old_budget || self.defused.has(self.tracker.next) != 0 {
                     segment.defuse(at);
+                } else {
+                    self.passed_to = self.tracker.next.wrapping_add(1);
                 }
-                self.passes(over, next);
             }
         }
         self.frames += fresh as u32;
@@ -532,7 +520,7 @@ impl Walk {
         let high = (header.payload_len >> 32) as u32;
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second, high);
-        let endless = ((strides >> 32).wrapping_neg() >> 63) as u32;
+        let endless = (strides >> 32 != 0) as u32;
         self.tracker.beyond = strides as u32 | endless << 31;
         self.seen.flags |= (strides >> 31) as u32 * FAR;
         let near = low + (gone << STRIDE_BITS);
