@@ -8,6 +8,7 @@ use crate::{
     chunks::Chunks,
     flow::owner,
     offer::{self, Shut, unread},
+    pace::scale,
     seq::{after, before, later},
 };
 
@@ -23,7 +24,37 @@ pub struct Beginning {
     pub scale: u8,
     /// The same of the client's.
     pub client_scale: u8,
-    pub _pad: [u8; 2],
+    /// [`stamp`] of the SYN-ACK.
+    pub stamp: u8,
+    pub _pad: u8,
+}
+
+impl Beginning {
+    /// Take over the `echoed` [`stamp`] of a client's segment: with another one than the SYN-ACK's, or none, the
+    /// client has no scale.
+    ///
+    /// A server that answers with SYN cookies keeps nothing of the SYN, and takes the scale from there.
+    #[inline(always)]
+    pub const fn echoes(&mut self, echoed: u8) {
+        if echoed != self.stamp {
+            self.client_scale = scale::NONE as u8;
+        }
+    }
+}
+
+/// Stamps: of a timestamp (RFC 7323, 3.2) the bits in which a SYN-ACK with a SYN cookie keeps the scale of the
+/// client's windows (Linux, `net/ipv4/syncookies.c`), and [`PRESENT`](stamp::PRESENT).
+pub mod stamp {
+    /// There is no timestamp; or the server has sent several SYN-ACKs, and any of them may be echoed.
+    pub const NONE: u8 = 0;
+    pub const PRESENT: u8 = 1 << 7;
+    const SCALE: u8 = 0xF;
+
+    /// From a timestamp's last byte.
+    #[inline(always)]
+    pub const fn of(last: u8) -> u8 {
+        PRESENT | last & SCALE
+    }
 }
 
 /// Number of slots for what SYNs say until their SYN-ACK leaves, a power of two.
@@ -209,6 +240,27 @@ impl Unopened {
     #[inline(always)]
     pub const fn is_under(&self, generation: u32) -> bool {
         self.generation == generation as u16
+    }
+
+    /// Take over a repetition of the SYN-ACK, with this `stamp` and the smallest `client_scale` of the SYNs so far.
+    #[inline(always)]
+    pub const fn begins_again(&mut self, client_scale: u8, stamp: u8) {
+        let began = &mut self.began;
+        if client_scale < began.client_scale {
+            began.client_scale = client_scale;
+        }
+        if stamp != began.stamp {
+            began.stamp = stamp::NONE;
+        }
+    }
+
+    /// Check whether the timestamp of the client's segment at `seq`, which acknowledges `ack`, may tell the scale of
+    /// its windows: the server has yet to say anything.
+    #[inline(always)]
+    pub const fn may_scale(&self, seq: u32, ack: u32) -> bool {
+        self.stage == stage::SILENT
+            && self.began.stamp != stamp::NONE
+            && self.is_credible(seq, 0, ack)
     }
 
     /// Check whether the server may take a segment of `len` bytes at `seq`, which acknowledges `ack`.

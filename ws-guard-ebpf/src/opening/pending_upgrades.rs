@@ -172,6 +172,30 @@ pub fn claims() -> bool {
     unopened().is_none_or(|(_, unopened)| role::claims(&mut unopened.owner))
 }
 
+/// Check whether the client's segment may tell the scale of its windows, see [`Unopened::may_scale`].
+#[inline(always)]
+pub fn may_scale() -> bool {
+    ws_guard_may_scale() != 0
+}
+
+/// [`may_scale`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_may_scale() -> u32 {
+    unopened().is_some_and(|(segment, unopened)| {
+        segment.flags & (SYN | ACK | RST) == ACK && unopened.may_scale(segment.seq, segment.ack)
+    }) as u32
+}
+
+/// Take over the timestamp that the client's segment echoes, see
+/// [`Beginning::echoes`](ws_guard_common::maps::Beginning::echoes).
+#[inline(always)]
+pub fn echoes(stamp: u32) {
+    if let Some((_, unopened)) = unopened() {
+        unopened.began.echoes(stamp as u8);
+    }
+}
+
 /// Judge the client's segment: one of [`judged`], see [`Unopened::judge`].
 #[inline(always)]
 pub fn judge(generation: u32) -> u32 {

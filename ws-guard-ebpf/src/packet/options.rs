@@ -1,10 +1,10 @@
-//! TCP options of SYN and SYN-ACK: Multipath TCP and window scale.
+//! TCP options of handshakes: Multipath TCP, window scale and timestamps.
 
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
-    maps::{Counter, FlowKey, syn_slot, syn_tag},
+    maps::{Counter, FlowKey, stamp, syn_slot, syn_tag},
     pace::scale,
 };
 
@@ -12,7 +12,8 @@ use crate::{
     context::Context,
     cpu,
     maps::SYNS,
-    packet::{self, Packet, Segment, TCP_HEADER},
+    opening::pending_upgrades,
+    packet::{self, Packet, SYN, Segment, TCP_HEADER},
     report,
     stream::walk::Walker,
 };
@@ -21,13 +22,16 @@ use crate::{
 const END: u8 = 0;
 const NOP: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
+const TIMESTAMPS: u8 = 8;
 const MPTCP: u8 = 30;
 /// Length of a SYN's data once its SYN-ACK has left.
 const ANSWERED: u32 = u32::MAX;
 /// Maximum length of a header's options.
 const MAX_OPTIONS: u32 = 40;
 
-/// Read a client's SYN: note its window scale until the SYN-ACK leaves, and refuse Multipath TCP.
+/// Read the options of a client's segment in the handshake.
+///
+/// Of a SYN, note the window scale until the SYN-ACK leaves, and refuse Multipath TCP.
 /// MPTCP (RFC 8684) could spread frames over several connections, which the guard follows
 /// separately. So where the guard enforces, MPTCP options get the next number, which is reserved: a
 /// server skips unknown options (RFC 9293, MUST-6), and both sides go on with plain TCP (RFC 8684,
@@ -35,14 +39,21 @@ const MAX_OPTIONS: u32 = 40;
 ///
 /// As with a PING that becomes a PONG, a byte grows by one, and the checksum is fixed in the same
 /// way.
+///
+/// Of others, the timestamp that they echo: [`Beginning::echoes`](ws_guard_common::maps::Beginning::echoes).
 #[cold]
 #[inline(never)]
-pub fn syn<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
+pub fn client<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
+    let is_syn = context.segment.flags & SYN != 0;
     let (Some(Walker { state, mut packet }), Some(segment)) =
-        (read(payload, !context.enforces()), packet::segment())
+        (read(payload, !is_syn || !context.enforces()), packet::segment())
     else {
         return;
     };
+    if !is_syn {
+        pending_upgrades::echoes(state.reading.echoed);
+        return;
+    }
     if let Some(noted) = SYNS.get_ptr_mut(syn_slot(&segment.key)) {
         let tag = syn_tag(&segment.key, segment.seq);
         // SAFETY: a single word of a map value.
@@ -70,10 +81,12 @@ fn note(noted: u64, tag: u32, scale: u32, len: u32) -> u64 {
     u64::from(len) << 32 | u64::from(tag | scale)
 }
 
-/// Window scale in a server's SYN-ACK, encoded as in [`scale`].
+/// Window scale in a server's SYN-ACK, encoded as in [`scale`], and above that byte its [`stamp`].
 #[inline(always)]
-pub fn window_scale<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
-    read(payload, true).map_or(scale::UNKNOWN, |walker| walker.state.reading.scale)
+pub fn server<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
+    read(payload, true).map_or(scale::UNKNOWN, |walker| {
+        walker.state.reading.scale | walker.state.reading.stamp << 8
+    })
 }
 
 /// Scale of the client's windows on a connection whose first byte is at `seq`, and whose SYN-ACK has `server` for
@@ -95,6 +108,19 @@ pub fn client_scale(key: &FlowKey, seq: u32, server: u32) -> u32 {
     if server == scale::NONE { scale::NONE } else { word as u32 & 0xFF }
 }
 
+/// Smallest scale of the SYNs whose SYN-ACK is repeated, `known` before: a server with SYN cookies answers each
+/// SYN by what that one says.
+#[inline(always)]
+pub fn least_scale(key: &FlowKey, seq: u32, known: u8) -> u8 {
+    let Some(noted) = SYNS.get_ptr(syn_slot(key)) else {
+        return known;
+    };
+    // SAFETY: a single word of a map value.
+    let word = unsafe { *noted } as u32;
+    let scale = word as u8;
+    if word & !0xFF == syn_tag(key, seq) && scale < known { scale } else { known }
+}
+
 /// Read the options of the current segment, and refuse MPTCP unless it is only to be `looked` at.
 #[inline(always)]
 fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walker<P>> {
@@ -110,6 +136,7 @@ fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walk
         (*segment).payload = options;
         (*segment).len = data.wrapping_sub(options);
         (state.reading.at, state.reading.scale) = (0, scale::NONE);
+        (state.reading.stamp, state.reading.echoed) = (stamp::NONE.into(), stamp::NONE.into());
         let mut walker = Walker { state, packet: payload(&*segment) };
         walker.packet.only_look(looked);
         let turn: unsafe extern "C" fn(u32, *mut Walker<P>) -> c_long = option::<P>;
@@ -146,6 +173,14 @@ unsafe extern "C" fn option<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c
         && let Some(shift) = walker.packet.u8_at(at + 2)
     {
         walker.state.reading.scale = scale::of(shift);
+    }
+    if kind == TIMESTAMPS
+        && length == 10
+        && let (Some(value), Some(echoed)) =
+            (walker.packet.u8_at(at + 5), walker.packet.u8_at(at + 9))
+    {
+        walker.state.reading.stamp = stamp::of(value).into();
+        walker.state.reading.echoed = stamp::of(echoed).into();
     }
     walker.state.reading.at = at + u32::from(length);
     (length < 2) as c_long

@@ -73,6 +73,53 @@ fn scaled_with_data(name: &'static str) -> Case {
         .client_at(FIRST, UPLOAD)
 }
 
+/// TCP options: a window scale of this shift, and a timestamp with these last bytes of value and echo.
+fn stamped(shift: u8, value: u8, echoed: u8) -> Vec<u8> {
+    vec![3, 3, shift, 8, 10, 0, 0, 1, value, 0, 0, 2, echoed, 1, 1, 1]
+}
+
+/// Start an upload of a client with a window scale and timestamps. `stamps` are the last bytes of the SYN-ACK's,
+/// each with the shift of the SYN before it; `options` are those of the upload's head.
+fn echoing(name: &'static str, stamps: &[(u8, u8)], options: Vec<u8>) -> Case {
+    let begin = |case: Case, &(shift, stamp): &(u8, u8)| {
+        let syn = case.client_at(FIRST - 1, []).with(move |packet| {
+            (packet.flags, packet.tcp_options) = (SYN, stamped(shift, 9, 0));
+        });
+        syn_ack(syn, FIRST).with(move |packet| packet.tcp_options = stamped(7, stamp, 9))
+    };
+    let case = stamps.iter().fold(case(name), begin);
+    case.client_at(FIRST, UPLOAD).with(move |packet| packet.tcp_options = options.clone())
+}
+
+/// Last byte of the SYN-ACK's timestamp.
+const STAMP: u8 = 0x47;
+
+/// [`linux`], with timestamps that echo the SYN-ACK's.
+fn echoes(case: Case) -> Case {
+    linux(case).with(|packet| packet.tcp_options = stamped(7, 10, STAMP))
+}
+
+/// Scales that a client tells a server with SYN cookies by the timestamp.
+fn scales_by_timestamp() -> Vec<Case> {
+    let passes = |name, stamps: &[(u8, u8)], options| {
+        segments(echoing(name, stamps, options), 40, echoes)
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)])
+    };
+    let refused = |name, stamps: &[(u8, u8)], options| {
+        is_last(segments(echoing(name, stamps, options), PASS, echoes), PASS, echoes)
+    };
+    let echo = |echoed| stamped(7, 10, echoed);
+    vec![
+        passes("a scale, and the SYN-ACK's timestamp", &[(7, STAMP)], echo(STAMP)),
+        refused("another scale by the timestamp", &[(7, STAMP)], echo(STAMP - 7)),
+        refused("no timestamp where the SYN-ACK has one", &[(7, STAMP)], vec![]),
+        passes("the second SYN-ACK's timestamp", &[(7, STAMP), (7, STAMP + 8)], echo(STAMP + 8)),
+        passes("the first one's", &[(7, STAMP), (7, STAMP + 8)], echo(STAMP)),
+        refused("a second SYN with a smaller scale", &[(7, STAMP), (0, 0x40)], echo(0x40)),
+    ]
+}
+
 /// Set a window of 64 KiB on the latest packet, Linux's offer with a scale of 7.
 fn linux(case: Case) -> Case {
     case.with(|packet| packet.window = 502)
@@ -235,6 +282,7 @@ fn out_of_sync() -> Vec<Case> {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = uploads();
+    cases.extend(scales_by_timestamp());
     cases.extend(out_of_sync());
     cases
 }
