@@ -227,23 +227,23 @@ fn done(flow: &mut Flow) {
 fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation: u32) {
     let (seq, ack) = (segment.seq, segment.ack);
     let options = skb::options(ctx);
-    let (scale, stamp) = (options & 0xFF, (options >> 8) as u8);
+    let (scale, stamps) = (options & 0xFF, (options >> 8) as u16);
     let again = match FLOWS.get_ptr(key) {
         // SAFETY: single words of a value that stays mapped while the program runs.
         Some(flow) => unsafe { (*flow).begins_again(seq, ack) },
-        None => repeats(key, seq, ack, stamp),
+        None => repeats(key, (seq, ack), scale, stamps),
     };
     // What passed before a repetition has passed.
     if !again {
         servers::ended(End::Silence);
         let _ = FLOWS.remove(key);
-        let has_data = pending_upgrades::is_known();
+        let has_data = pending_upgrades::took_data(ack);
         pending_upgrades::forget();
         let _ = MIDSTREAM.remove(key);
         let (client_next, server_next) = (ack, seq);
-        let client_scale = options::client_scale(key, ack, scale) as u8;
-        let (scale, _pad) = (scale as u8, 0);
-        let began = Beginning { client_next, server_next, scale, client_scale, stamp, _pad };
+        let client_scale = options::client_scale(ack, scale) as u8;
+        let scale = scale as u8;
+        let began = Beginning { client_next, server_next, scale, client_scale, stamps };
         let mut new = Unopened::new(began, generation);
         new.unread = has_data as u8;
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
@@ -252,7 +252,7 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation:
 
 /// Check whether the SYN-ACK is one of a connection without a flow again, and take it over then.
 #[inline(always)]
-fn repeats(key: &FlowKey, seq: u32, ack: u32, stamp: u8) -> bool {
+fn repeats(key: &FlowKey, (seq, ack): (u32, u32), scale: u32, stamp: u16) -> bool {
     let Some(unopened) = BEGINNINGS.get_ptr_mut(key) else {
         return false;
     };
@@ -260,8 +260,7 @@ fn repeats(key: &FlowKey, seq: u32, ack: u32, stamp: u8) -> bool {
     let unopened = unsafe { &mut *unopened };
     let again = unopened.began.client_next == ack && unopened.began.server_next == seq;
     if again {
-        let least = options::least_scale(key, ack, unopened.began.client_scale);
-        unopened.begins_again(least, stamp);
+        unopened.begins_again(scale, stamp);
     }
     again
 }
