@@ -9,7 +9,7 @@ use ws_guard_common::{
     flow::{Acknowledged, Flow, LONGEST_UNSEEN, SERVER_DONE, paced, state},
     maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened},
     search::LONGEST,
-    seq::{after, later},
+    seq::{after, before, later},
     source::millis,
     tracker::{GUESSED, RSV1_AGREED, Segment, Step, Tracker, Walk},
 };
@@ -78,7 +78,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         if !is_http {
             return Verdict::Pass;
         }
-        // The flow was opened not by an answer, but by text in the body of another one.
+        // The flow was opened not by an answer, but by text in the body of another one; or its connection is gone.
         let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
@@ -147,7 +147,8 @@ fn begins_anew(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     found
 }
 
-/// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there.
+/// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there, or on another
+/// connection in its place.
 #[inline(always)]
 fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let segment = context.segment;
@@ -155,6 +156,10 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         return false;
     }
     report::count(Counter::EgressTracked);
+    if segment.flags & (ACK | RST) == ACK && before(segment.ack, flow.acked) && flow.may_be_gone() {
+        pending_upgrades::begin_elsewhere(flow.began.scale, context.policy.generation);
+        return true;
+    }
     if segment.len > 0 {
         // A single word.
         flow.server_ms = millis(context.now);
@@ -226,31 +231,43 @@ fn done(flow: &mut Flow) {
 #[inline(never)]
 fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation: u32) {
     let (seq, ack) = (segment.seq, segment.ack);
-    let scale = skb::window_scale(ctx);
+    let options = skb::options(ctx);
+    let (scale, stamps) = (options & 0xFF, (options >> 8) as u16);
     let again = match FLOWS.get_ptr(key) {
         // SAFETY: single words of a value that stays mapped while the program runs.
         Some(flow) => unsafe { (*flow).begins_again(seq, ack) },
-        None => BEGINNINGS.get_ptr(key).is_some_and(|unopened| {
-            // SAFETY: as above.
-            let began = unsafe { (*unopened).began };
-            began.client_next == ack && began.server_next == seq
-        }),
+        None => repeats(key, (seq, ack), scale, stamps),
     };
     // What passed before a repetition has passed.
     if !again {
         servers::ended(End::Silence);
         let _ = FLOWS.remove(key);
-        let has_data = pending_upgrades::is_known();
+        let has_data = pending_upgrades::took_data(ack);
         pending_upgrades::forget();
         let _ = MIDSTREAM.remove(key);
         let (client_next, server_next) = (ack, seq);
-        let client_scale = options::client_scale(key, ack, scale) as u8;
-        let (scale, _pad) = (scale as u8, [0; 2]);
-        let began = Beginning { client_next, server_next, scale, client_scale, _pad };
+        let client_scale = options::client_scale(ack, scale) as u8;
+        let scale = scale as u8;
+        let began = Beginning { client_next, server_next, scale, client_scale, stamps };
         let mut new = Unopened::new(began, generation);
         new.unread = has_data as u8;
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
+}
+
+/// Check whether the SYN-ACK is one of a connection without a flow again, and take it over then.
+#[inline(always)]
+fn repeats(key: &FlowKey, (seq, ack): (u32, u32), scale: u32, stamp: u16) -> bool {
+    let Some(unopened) = BEGINNINGS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a map value. An LRU entry may be reused for another key meanwhile, and then the numbers do not match.
+    let unopened = unsafe { &mut *unopened };
+    let again = unopened.is_begun_by(seq, ack);
+    if again {
+        unopened.begins_again(scale, stamp);
+    }
+    again
 }
 
 /// Take over an acknowledgement of more of the client's bytes.

@@ -8,6 +8,7 @@ use crate::{
     chunks::Chunks,
     flow::owner,
     offer::{self, Shut, unread},
+    pace::scale,
     seq::{after, before, later},
 };
 
@@ -23,29 +24,34 @@ pub struct Beginning {
     pub scale: u8,
     /// The same of the client's.
     pub client_scale: u8,
-    pub _pad: [u8; 2],
+    /// [`stamp`]s of the SYN-ACKs so far; none once the server has sent anything else.
+    pub stamps: u16,
 }
 
-/// Number of slots for what SYNs say until their SYN-ACK leaves, a power of two.
-pub const SYNS: u32 = 4096;
-
-/// Slot of a connection's SYN. Two at a time may have the same one, see [`syn_tag`].
-#[inline(always)]
-pub const fn syn_slot(key: &super::FlowKey) -> u32 {
-    let [a, b, c, d] = key.client.0;
-    let ports = (key.client_port as u32) << 16 | key.server_port as u32;
-    let mixed = (a ^ b.rotate_left(11) ^ c.rotate_left(22) ^ d).wrapping_add(ports);
-    mixed.wrapping_mul(0x9E37_79B1) >> (32 - SYNS.trailing_zeros())
+impl Beginning {
+    /// Take over the [`stamp`] that a client's segment echoes: with none of the SYN-ACKs', the client has no scale.
+    ///
+    /// A server that answers with SYN cookies keeps nothing of the SYN, and takes the scale from there.
+    #[inline(always)]
+    pub const fn echoes(&mut self, echoed: u16) {
+        if echoed & self.stamps == 0 {
+            self.client_scale = scale::NONE as u8;
+        }
+    }
 }
 
-/// Tag of a SYN in its slot, in front of the scale in the low byte. Other SYNs of a connection may be
-/// discarded by the server: of those with the same number the smallest scale counts, and none of another.
-#[inline(always)]
-pub const fn syn_tag(key: &super::FlowKey, seq: u32) -> u32 {
-    let [a, b, c, d] = key.client.0;
-    let ports = (key.client_port as u32) << 16 | key.server_port as u32;
-    let mixed = (a ^ b.rotate_left(7) ^ c.rotate_left(19) ^ d ^ seq).wrapping_add(ports);
-    mixed.wrapping_mul(0x85EB_CA6B) & !0xFF
+/// Stamps: of a timestamp (RFC 7323, 3.2) the bits in which a SYN-ACK with a SYN cookie keeps the scale of the
+/// client's windows (Linux, `net/ipv4/syncookies.c`), as one of sixteen bits.
+pub mod stamp {
+    /// There is no timestamp.
+    pub const NONE: u16 = 0;
+    const SCALE: u8 = 0xF;
+
+    /// From a timestamp's last byte.
+    #[inline(always)]
+    pub const fn of(last: u8) -> u16 {
+        1 << (last & SCALE)
+    }
 }
 
 /// Stage of a connection without a flow.
@@ -56,6 +62,9 @@ pub mod stage {
     pub const SPOKEN: u8 = 1;
     /// Its 101 was dropped: the client has no answer yet, and nothing to say.
     pub const REFUSED: u8 = 2;
+    /// The client has reset the connection: what comes again may be another one's, see
+    /// [`Unopened::goes_back`](super::Unopened::goes_back).
+    pub const RESET: u8 = 3;
 }
 
 /// Connection without a flow, since its beginning: value of [`super::name::BEGINNINGS`].
@@ -211,6 +220,48 @@ impl Unopened {
         self.generation == generation as u16
     }
 
+    /// Check whether the SYN-ACK, with the server's first byte at `seq`, is this connection's again. Not once the server
+    /// has acknowledged more.
+    #[inline(always)]
+    pub const fn is_begun_by(&self, seq: u32, ack: u32) -> bool {
+        let began = &self.began;
+        self.acked == began.client_next && ack == began.client_next && seq == began.server_next
+    }
+
+    /// Take over a repetition of the SYN-ACK, with this `scale` and `stamp`.
+    #[inline(always)]
+    pub const fn begins_again(&mut self, scale: u32, stamp: u16) {
+        let began = &mut self.began;
+        if scale == scale::NONE {
+            began.client_scale = scale::NONE as u8;
+        }
+        if began.stamps != stamp::NONE {
+            began.stamps |= stamp;
+        }
+    }
+
+    /// Take over the client's SYN again, with `len` bytes of data at `seq`: a server with SYN cookies answers it by
+    /// its own `scale`.
+    #[inline(always)]
+    pub const fn is_asked_again(&mut self, seq: u32, len: u32, scale: u8) {
+        let first = self.began.client_next.wrapping_sub(seq);
+        if (first == 0 || first == len) && scale < self.began.client_scale {
+            self.began.client_scale = scale;
+        }
+    }
+
+    /// Check whether the server may take the timestamp of the client's segment at `seq`, which acknowledges `ack`, for
+    /// that of the handshake: it has sent nothing but SYN-ACKs. A SYN cookie accepts any numbers that are about
+    /// equally far from the connection's.
+    #[inline(always)]
+    pub const fn may_scale(&self, seq: u32, ack: u32) -> bool {
+        const OFF: u32 = 8;
+        let began = &self.began;
+        let off =
+            seq.wrapping_sub(began.client_next).wrapping_sub(ack.wrapping_sub(began.server_next));
+        began.stamps != stamp::NONE && off.wrapping_add(OFF) <= 2 * OFF
+    }
+
     /// Check whether the server may take a segment of `len` bytes at `seq`, which acknowledges `ack`.
     #[inline(always)]
     pub const fn is_credible(&self, seq: u32, len: u32, ack: u32) -> bool {
@@ -239,7 +290,9 @@ impl Unopened {
         let first = !after(self.high, self.answered);
         let ahead = first && after(seq, self.acked);
         let reaches = before(seq, self.acked) && after(end, self.acked);
-        if !self.is_credible(seq, len, ack) || ahead || gap || self.stage == stage::REFUSED {
+        let ended = self.stage == stage::RESET && before(seq, self.acked);
+        let refused = self.stage == stage::REFUSED || ended;
+        if !self.is_credible(seq, len, ack) || ahead || gap || refused {
             judged::REFUSED
         } else if self.in_body(seq) {
             self.judge_body(seq, end)
@@ -523,6 +576,33 @@ impl Unopened {
         after(self.acked, next)
     }
 
+    /// Take over the client's RST at `seq`. The server may have ignored it: what goes on counts as unread.
+    #[inline(always)]
+    pub const fn reset(&mut self, seq: u32) {
+        if !before(seq, self.acked) && !after(seq, self.high) {
+            (self.stage, self.unread) = (stage::RESET, 1);
+        }
+    }
+
+    /// Check whether the server's segment with this `ack` is of another connection: after a RST it acknowledges less
+    /// than before. A SYN cookie comes from the client's numbers alone, so that an acknowledgement of an ended
+    /// connection can begin another one, without a SYN.
+    #[inline(always)]
+    pub const fn goes_back(&self, ack: u32) -> bool {
+        self.stage == stage::RESET && before(ack, self.acked)
+    }
+
+    /// Begin with such a connection, of which nothing else is known, behind the server's segment that ends at `end`.
+    #[inline(always)]
+    pub const fn elsewhere(scale: u8, ack: u32, end: u32, generation: u32) -> Unopened {
+        let client_scale = scale::NONE as u8;
+        let stamps = stamp::NONE;
+        let began = Beginning { client_next: ack, server_next: end, scale, client_scale, stamps };
+        let mut new = Unopened::new(began, generation);
+        new.unread = 1;
+        new
+    }
+
     /// Take over a server's segment that ends at `end` and offers `window`, as in a TCP header; it `speaks` where it has data or a FIN, which says
     /// nothing if it says it again. Returns `true` where it says something.
     /// Bytes passed under another policy and were not followed: start to follow the connection from here.
@@ -536,6 +616,7 @@ impl Unopened {
         generation: u32,
     ) -> bool {
         let anew = !self.is_under(generation);
+        self.began.stamps = stamp::NONE;
         let edge = offer::end(ack, window, self.began.scale, FAR);
         self.edge = if anew { edge } else { later(self.edge, edge) };
         if anew {

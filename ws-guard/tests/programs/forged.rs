@@ -146,10 +146,11 @@ fn endings() -> Vec<Case> {
             .server(25, [])
             .wait(Duration::from_millis(1100))
             .client_at(0, [&[0x82, 0xFE, 0xFF, 0xFF][..], &[0; 21]].concat())
+            .dropped()
             .client(pings(31))
             .defused(&[180])
             .leaves(state::OPEN)
-            .counts(&[(FlowsClosed, 1), (FlowsReopened, 1), (Pings, 31)]),
+            .counts(&[(DroppedForged, 1), (FlowsClosed, 1), (FlowsReopened, 1), (Pings, 31)]),
         case("data in a RST")
             .open()
             .client_at(0, pings(40))
@@ -314,6 +315,48 @@ fn beginnings() -> Vec<Case> {
             .client(pings(31))
             .defused(&[180])
             .counts(&[(RequestsUnseen, 0), (Pings, 31)]),
+        case("an acknowledgement of a reset connection begins another one")
+            .open()
+            .client(text(&"x".repeat(1000)))
+            .server(1008, [])
+            .client_at(1008, [])
+            .with(|packet| packet.flags = RST)
+            .client_at(0, pings(3))
+            .dropped()
+            .server(500, [])
+            .client_at(500, pings(3))
+            .leaves_no_flow()
+            .counts(&[(DroppedForged, 1), (FlowsClosed, 1), (Pings, 0)]),
+        case("the same behind new bytes")
+            .open()
+            .client(text(&"x".repeat(1000)))
+            .server(1008, [])
+            .client_at(1008, [])
+            .with(|packet| packet.flags = RST)
+            .client(pings(1))
+            .client_at(0, pings(3))
+            .dropped()
+            .server(500, [])
+            .leaves_no_flow()
+            .counts(&[(DroppedForged, 1), (FlowsReopened, 1), (Pings, 1)]),
+        syn_ack(case("the same without a flow"), request - PAGE.len() as i64)
+            .with(|packet| packet.seq = packet.seq.wrapping_sub(HTTP.len() as u32))
+            .client_at(request - PAGE.len() as i64, PAGE)
+            .server(request, HTTP)
+            .with(|packet| {
+                packet.seq = packet.seq.wrapping_sub((HTTP.len() + SWITCHING.len()) as u32)
+            })
+            .client_at(request, [])
+            .with(|packet| packet.flags = RST)
+            .client_at(request - PAGE.len() as i64, PAGE)
+            .dropped()
+            .server(request - 20, [])
+            .with(|packet| {
+                packet.seq = packet.seq.wrapping_sub((2 * HTTP.len() + SWITCHING.len()) as u32)
+            })
+            .client_at(request - 20, b"not dropped, but unread")
+            .leaves_no_flow()
+            .counts(&[(DroppedEarly, 1)]),
         case("a SYN-ACK ends what was between these end points")
             .open()
             .server(0, [])
@@ -328,7 +371,7 @@ fn beginnings() -> Vec<Case> {
         syn_ack(
             syn_ack(
                 case("one that comes again before the client has said more")
-                    .request()
+                    .client_at(request - 1, REQUEST)
                     .with(|packet| packet.flags = SYN),
                 0,
             )
