@@ -11,7 +11,7 @@ use ws_guard_common::{
     maps::{FlowKey, action},
     out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
-    seq::{after, later},
+    seq::{after, before, later},
     trail::{self, Traces},
 };
 use ws_guard_oracle::cases::one_in;
@@ -214,6 +214,11 @@ impl Connection {
         // charged before.
         let refused = self.paces && out.is_none() && kernel.policed()? > policed;
         if refused && self.budget.is_over() {
+            return Ok((Verdict::Drop(Reason::Changed), None));
+        }
+        // Old bytes of a connection that may be gone, as another one's are new.
+        let flow = &self.host.flow;
+        if out.is_none() && flow.may_be_gone() && before(seq, flow.acked) {
             return Ok((Verdict::Drop(Reason::Changed), None));
         }
         let dropped = limits.action == action::DROP && self.budget.is_over();
