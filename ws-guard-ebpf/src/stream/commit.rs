@@ -112,26 +112,28 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
     }
     let charged = answer & charge::KEPT;
     let kept = if charged < passed { charged } else { passed };
-    let drops = answer & charge::DROP != 0;
-    if kept < pings && !drops {
-        report::add(Counter::Defused, (pings - kept) as u64);
-        let state = &mut *walker.state;
-        if kept < state.walk.budget {
-            // The walk passed more than the charge allows: repeat it with the known number.
-            let known = state.walk.tracker;
-            state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
-            state.walk.old_budget = kept;
-            state.walk.budget = 0;
-            walker.run_on();
-        }
-    }
     if kept < passed {
+        // The walk passed more than the charge allows: repeat it with the known number.
         let state = &mut *walker.state;
-        let from = if drops || kept == 0 { segment.seq } else { state.walk.passed_to() };
+        let (start, known) = (state.start, state.walk.tracker);
+        state.walk = Walk::new(start, &known, segment.seq, segment.len);
+        state.walk.old_budget = kept;
+        state.walk.budget = 0;
+        walker.run_on();
+        let state = &mut *walker.state;
+        let first = state.start.next.wrapping_add((state.start.carried != 0) as u32);
+        let from = if kept == 0 { first } else { state.walk.passed_to() };
         take_back(flow, passed - kept, from, state.walk.end());
         state.counted.passed = kept;
     }
-    kept == pings || !drops
+    if kept == pings {
+        return true;
+    }
+    if answer & charge::DROP != 0 {
+        return false;
+    }
+    report::add(Counter::Defused, (pings - kept) as u64);
+    true
 }
 
 /// Correct the flow: fewer pings pass than were committed.
