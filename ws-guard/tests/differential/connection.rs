@@ -217,8 +217,9 @@ impl Connection {
             return Ok((Verdict::Drop(Reason::Changed), None));
         }
         // Old bytes of a connection that may be gone, as another one's are new.
-        let flow = &self.host.flow;
+        let flow = &mut self.host.flow;
         if out.is_none() && flow.may_be_gone() && before(seq, flow.acked) {
+            flow.client_ack = self.answers_seq.wrapping_add(self.answered as u32);
             return Ok((Verdict::Drop(Reason::Changed), None));
         }
         let dropped = limits.action == action::DROP && self.budget.is_over();
@@ -473,5 +474,5 @@ fn standing(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
     };
     let places = [flow.acked, flow.high, flow.server_high, flow.client_ack];
     let hole = flow.flags & flow::HOLE != 0;
-    (flow.client, flow.flags, places, hole.then_some(flow.hole), flow.defused_pings, traces)
+    (flow.client, flow.flags, places, hole.then_some(flow.hole), traces)
 }
