@@ -268,12 +268,11 @@ impl Flow {
         self.trail == 0 && (many || self.held != 0)
     }
 
-    /// Shorten `count` traces to be kept in the flow, if there is not room for all: the first, the
+    /// Shorten `count` traces to be kept in the flow, if there is not `room` for all: the first, the
     /// position of the second, and the last, which is in the last place of `left` that was reached; or
     /// the last alone. Returns how many they are now, or [`LAST`].
     #[inline(always)]
-    pub const fn shorten(&self, left: &mut [Trace; RING], count: u32) -> u32 {
-        let room = self.room();
+    pub const fn shorten(&self, left: &mut [Trace; RING], count: u32, room: u32) -> u32 {
         if count <= room || count == 1 {
             return count;
         }

@@ -296,7 +296,7 @@ impl Replay {
             for (number, trace) in self.traces.drain(..).enumerate() {
                 left[number.min(RING - 1)] = trace;
             }
-            let count = self.flow.shorten(&mut left, count);
+            let count = self.flow.shorten(&mut left, count, self.flow.room());
             self.flow.trace_all(&left, count);
             return;
         }

@@ -320,8 +320,10 @@ pub fn fits(flow: &Flow, state: &State) -> bool {
     if state.traces.trail != 0 {
         return state.traces.left <= state.traces.room;
     }
-    if state.traces.left > flow.room() {
-        ws_guard_trail_shorten();
+    // Bytes that replace all others have all the room.
+    let room = if state.rewind.replaces == 0 { flow.room() } else { RING as u32 };
+    if state.traces.left > room {
+        ws_guard_trail_shorten(room);
     }
     true
 }
@@ -329,9 +331,9 @@ pub fn fits(flow: &Flow, state: &State) -> bool {
 /// Shorten the walk's traces.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trail_shorten() -> u32 {
+extern "C" fn ws_guard_trail_shorten(room: u32) -> u32 {
     if let (Some(state), Some(flow)) = (cpu::resume(), flow()) {
-        state.traces.left = flow.shorten(&mut state.traces.kept, state.traces.left);
+        state.traces.left = flow.shorten(&mut state.traces.kept, state.traces.left, room);
     }
     0
 }
