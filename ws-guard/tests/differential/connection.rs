@@ -216,11 +216,13 @@ impl Connection {
         if refused && self.budget.is_over() {
             return Ok((Verdict::Drop(Reason::Changed), None));
         }
-        // Old bytes of a connection that may be gone, as another one's are new.
+        // Old bytes of a connection that may be gone, as another one's are new: not followed.
         let flow = &mut self.host.flow;
-        if out.is_none() && flow.may_be_gone() && before(seq, flow.acked) {
+        if flow.may_be_gone() && before(seq, flow.acked) {
             flow.client_ack = self.answers_seq.wrapping_add(self.answered as u32);
-            return Ok((Verdict::Drop(Reason::Changed), None));
+            let passes = out.is_some();
+            let verdict = if passes { Verdict::Pass } else { Verdict::Drop(Reason::Changed) };
+            return Ok((verdict, out));
         }
         let dropped = limits.action == action::DROP && self.budget.is_over();
         let verdict = if dropped {
