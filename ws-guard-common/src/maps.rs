@@ -18,8 +18,10 @@ mod request;
 mod server;
 mod shared;
 mod suspect;
+pub mod syns;
 mod unopened;
 
+pub use self::syns::{SYNS, Syn};
 pub use self::{
     client::*, counter::*, event::*, key::*, midstream::*, pending::*, policy::*, request::*,
     server::*, shared::*, suspect::*, unopened::*,
@@ -64,8 +66,7 @@ pub mod name {
     pub const SUSPECTS: &str = "SUSPECTS";
     /// LRU hash: [`super::FlowKey`] → [`super::Unopened`], connections since their SYN-ACK.
     pub const BEGINNINGS: &str = "BEGINNINGS";
-    /// Array of `u64`: window scales of the latest SYNs, by [`super::syn_slot`], with their
-    /// [`super::syn_tag`] and encoded as in [`crate::pace::scale`]; the length of their data in the high half.
+    /// Array of [`super::Syn`]: the latest SYNs, by [`super::syns::syn_pair`].
     pub const SYNS: &str = "SYNS";
     /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
     /// written.

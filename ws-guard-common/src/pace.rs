@@ -37,7 +37,7 @@ pub const FIRSTS: u32 = 512 << 10;
 /// windows of fifty connections that go over their limit at once...
 pub const CROWD: u32 = 1536 << 10;
 /// ...that is, in this time since their source was throttled, milliseconds.
-pub const CROWD_MS: i32 = 1000;
+pub const CROWD_MS: u32 = 1000;
 /// Initial window of a client's TCP, bytes (RFC 6928).
 pub const INITIAL: u32 = 14_600;
 /// Maximum cost of a connection's first frames beyond their bytes: about 520 of the smallest.

@@ -124,6 +124,9 @@ pub struct Reading {
     pub at: u32,
     /// Window scale in the TCP options, encoded as in [`ws_guard_common::pace::scale`].
     pub scale: u32,
+    /// [`stamp`](ws_guard_common::maps::stamp)s of the timestamp in them, and of the one that it echoes.
+    pub stamp: u16,
+    pub echoed: u16,
     /// Result of a request's latest byte.
     pub read: u32,
     /// Number of further bytes of it to be read one by one.

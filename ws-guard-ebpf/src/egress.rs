@@ -226,31 +226,43 @@ fn done(flow: &mut Flow) {
 #[inline(never)]
 fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation: u32) {
     let (seq, ack) = (segment.seq, segment.ack);
-    let scale = skb::window_scale(ctx);
+    let options = skb::options(ctx);
+    let (scale, stamps) = (options & 0xFF, (options >> 8) as u16);
     let again = match FLOWS.get_ptr(key) {
         // SAFETY: single words of a value that stays mapped while the program runs.
         Some(flow) => unsafe { (*flow).begins_again(seq, ack) },
-        None => BEGINNINGS.get_ptr(key).is_some_and(|unopened| {
-            // SAFETY: as above.
-            let began = unsafe { (*unopened).began };
-            began.client_next == ack && began.server_next == seq
-        }),
+        None => repeats(key, (seq, ack), scale, stamps),
     };
     // What passed before a repetition has passed.
     if !again {
         servers::ended(End::Silence);
         let _ = FLOWS.remove(key);
-        let has_data = pending_upgrades::is_known();
+        let has_data = pending_upgrades::took_data(ack);
         pending_upgrades::forget();
         let _ = MIDSTREAM.remove(key);
         let (client_next, server_next) = (ack, seq);
-        let client_scale = options::client_scale(key, ack, scale) as u8;
-        let (scale, _pad) = (scale as u8, [0; 2]);
-        let began = Beginning { client_next, server_next, scale, client_scale, _pad };
+        let client_scale = options::client_scale(ack, scale) as u8;
+        let scale = scale as u8;
+        let began = Beginning { client_next, server_next, scale, client_scale, stamps };
         let mut new = Unopened::new(began, generation);
         new.unread = has_data as u8;
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
+}
+
+/// Check whether the SYN-ACK is one of a connection without a flow again, and take it over then.
+#[inline(always)]
+fn repeats(key: &FlowKey, (seq, ack): (u32, u32), scale: u32, stamp: u16) -> bool {
+    let Some(unopened) = BEGINNINGS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a map value. An LRU entry may be reused for another key meanwhile, and then the numbers do not match.
+    let unopened = unsafe { &mut *unopened };
+    let again = unopened.began.client_next == ack && unopened.began.server_next == seq;
+    if again {
+        unopened.begins_again(scale, stamp);
+    }
+    again
 }
 
 /// Take over an acknowledgement of more of the client's bytes.

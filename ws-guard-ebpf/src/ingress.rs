@@ -171,8 +171,8 @@ enum Stray {
 #[inline(always)]
 fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = context.segment;
-    if segment.flags & (SYN | ACK) == SYN {
-        options::syn(context, payload);
+    if segment.flags & (SYN | ACK) == SYN || pending_upgrades::may_scale() {
+        options::client(context, payload);
     }
     if segment.len == 0 {
         pending_upgrades::hear();

@@ -18,7 +18,7 @@ use ws_guard_common::{
         HEARTBEATS as MAX_HEARTBEATS, MIDSTREAM as MAX_MIDSTREAM, Midstream, Network,
         PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule, SCOPES, SERVERS as MAX_SERVERS,
         SUSPECTS as MAX_SUSPECTS, SYNS as MAX_SYNS, Server, ServerKey, Shared, SourceKey, Suspect,
-        Unopened,
+        Syn, Unopened,
     },
     out_of_order::{Held, SLOTS as HELD_SLOTS},
     source::Source,
@@ -71,7 +71,7 @@ pub static BEGINNINGS: LruHashMap<FlowKey, Unopened, { MAX_BEGINNINGS as usize }
     LruHashMap::new();
 
 #[btf_map]
-pub static SYNS: Array<u64, { MAX_SYNS as usize }> = Array::new();
+pub static SYNS: Array<Syn, { MAX_SYNS as usize }> = Array::new();
 
 #[btf_map]
 pub static POLICY: Array<Policy, { 2 * SCOPES as usize }> = Array::new();

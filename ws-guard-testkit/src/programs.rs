@@ -20,7 +20,7 @@ use ws_guard_common::{
     maps::{
         Address, Counter, Counters, FlowKey, Midstream, Network, Operation, Pending, Policy, Ports,
         Request, Rule, SCOPES, Server, ServerKey, Shared, SourceKey, Suspect, Tunnels, Unopened,
-        global, name, program,
+        global, name, program, syns,
     },
     out_of_order::{self, Held},
     source::Source,
@@ -285,6 +285,13 @@ impl Programs {
         }
         self.gaps = gaps;
         self.set(name::SHARED, 0, Raw(Shared::default()))
+    }
+
+    /// Forget the SYNs in the two places of a connection's.
+    pub fn forget_syns(&mut self, key: &FlowKey) -> Result<()> {
+        let pair = syns::syn_pair(key);
+        self.set(name::SYNS, pair, 0u64)?;
+        self.set(name::SYNS, pair | 1, 0u64)
     }
 
     pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {

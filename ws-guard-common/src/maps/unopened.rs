@@ -8,6 +8,7 @@ use crate::{
     chunks::Chunks,
     flow::owner,
     offer::{self, Shut, unread},
+    pace::scale,
     seq::{after, before, later},
 };
 
@@ -23,29 +24,34 @@ pub struct Beginning {
     pub scale: u8,
     /// The same of the client's.
     pub client_scale: u8,
-    pub _pad: [u8; 2],
+    /// [`stamp`]s of the SYN-ACKs so far; none once the server has sent anything else.
+    pub stamps: u16,
 }
 
-/// Number of slots for what SYNs say until their SYN-ACK leaves, a power of two.
-pub const SYNS: u32 = 4096;
-
-/// Slot of a connection's SYN. Two at a time may have the same one, see [`syn_tag`].
-#[inline(always)]
-pub const fn syn_slot(key: &super::FlowKey) -> u32 {
-    let [a, b, c, d] = key.client.0;
-    let ports = (key.client_port as u32) << 16 | key.server_port as u32;
-    let mixed = (a ^ b.rotate_left(11) ^ c.rotate_left(22) ^ d).wrapping_add(ports);
-    mixed.wrapping_mul(0x9E37_79B1) >> (32 - SYNS.trailing_zeros())
+impl Beginning {
+    /// Take over the [`stamp`] that a client's segment echoes: with none of the SYN-ACKs', the client has no scale.
+    ///
+    /// A server that answers with SYN cookies keeps nothing of the SYN, and takes the scale from there.
+    #[inline(always)]
+    pub const fn echoes(&mut self, echoed: u16) {
+        if echoed & self.stamps == 0 {
+            self.client_scale = scale::NONE as u8;
+        }
+    }
 }
 
-/// Tag of a SYN in its slot, in front of the scale in the low byte. Other SYNs of a connection may be
-/// discarded by the server: of those with the same number the smallest scale counts, and none of another.
-#[inline(always)]
-pub const fn syn_tag(key: &super::FlowKey, seq: u32) -> u32 {
-    let [a, b, c, d] = key.client.0;
-    let ports = (key.client_port as u32) << 16 | key.server_port as u32;
-    let mixed = (a ^ b.rotate_left(7) ^ c.rotate_left(19) ^ d ^ seq).wrapping_add(ports);
-    mixed.wrapping_mul(0x85EB_CA6B) & !0xFF
+/// Stamps: of a timestamp (RFC 7323, 3.2) the bits in which a SYN-ACK with a SYN cookie keeps the scale of the
+/// client's windows (Linux, `net/ipv4/syncookies.c`), as one of sixteen bits.
+pub mod stamp {
+    /// There is no timestamp.
+    pub const NONE: u16 = 0;
+    const SCALE: u8 = 0xF;
+
+    /// From a timestamp's last byte.
+    #[inline(always)]
+    pub const fn of(last: u8) -> u16 {
+        1 << (last & SCALE)
+    }
 }
 
 /// Stage of a connection without a flow.
@@ -209,6 +215,39 @@ impl Unopened {
     #[inline(always)]
     pub const fn is_under(&self, generation: u32) -> bool {
         self.generation == generation as u16
+    }
+
+    /// Take over a repetition of the SYN-ACK, with this `scale` and `stamp`.
+    #[inline(always)]
+    pub const fn begins_again(&mut self, scale: u32, stamp: u16) {
+        let began = &mut self.began;
+        if scale == scale::NONE {
+            began.client_scale = scale::NONE as u8;
+        }
+        if began.stamps != stamp::NONE {
+            began.stamps |= stamp;
+        }
+    }
+
+    /// Take over the client's SYN again, with `len` bytes of data at `seq`: a server with SYN cookies answers it by
+    /// its own `scale`.
+    #[inline(always)]
+    pub const fn is_asked_again(&mut self, seq: u32, len: u32, scale: u8) {
+        let first = self.began.client_next.wrapping_sub(seq);
+        if (first == 0 || first == len) && scale < self.began.client_scale {
+            self.began.client_scale = scale;
+        }
+    }
+
+    /// Check whether the server may take the timestamp of the client's segment at `seq`, which acknowledges `ack`, for
+    /// that of the handshake: it has sent nothing but SYN-ACKs. It accepts numbers a little off.
+    #[inline(always)]
+    pub const fn may_scale(&self, seq: u32, ack: u32) -> bool {
+        const OFF: u32 = 8;
+        let began = &self.began;
+        let first = seq.wrapping_sub(began.client_next).wrapping_add(OFF) <= 2 * OFF;
+        let answers = ack.wrapping_sub(began.server_next).wrapping_add(OFF) <= 2 * OFF;
+        began.stamps != stamp::NONE && first && answers
     }
 
     /// Check whether the server may take a segment of `len` bytes at `seq`, which acknowledges `ack`.
@@ -536,6 +575,7 @@ impl Unopened {
         generation: u32,
     ) -> bool {
         let anew = !self.is_under(generation);
+        self.began.stamps = stamp::NONE;
         let edge = offer::end(ack, window, self.began.scale, FAR);
         self.edge = if anew { edge } else { later(self.edge, edge) };
         if anew {

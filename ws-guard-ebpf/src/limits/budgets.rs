@@ -8,6 +8,9 @@ use ws_guard_common::{
 
 use crate::limits::sources::{Entry, charged};
 
+/// Steps of the clock between CPUs, ms.
+const TICK_MS: u32 = 10;
+
 /// Change the budgets of the connection's source, at the pace that is passed on. `without` where no table has
 /// room for the source.
 #[inline(always)]
@@ -73,8 +76,9 @@ pub fn grant_first(flow: &Flow, now_ms: u32, first: First) -> u32 {
         #[inline(always)]
         |source, rate| {
             // Another CPU's clock may have been a tick ahead.
-            let throttled_ms = now_ms.wrapping_sub(millis(source.throttled_since)) as i32;
-            let sent = if throttled_ms < CROWD_MS { sent } else { 0 };
+            let throttled_ms = now_ms.wrapping_sub(millis(source.throttled_since));
+            let sent =
+                if throttled_ms.wrapping_add(TICK_MS) < CROWD_MS + TICK_MS { sent } else { 0 };
             source.budget.owe_frames(now_ms, rate, more);
             source.firsts.take_first(now_ms, rate, wanted, sent, cost, owed)
         },

@@ -92,18 +92,34 @@ pub fn forget() {
 /// Note that the connection's SYN has data, which is not followed.
 #[inline(always)]
 pub fn begins_with_data() {
-    if let (Some(segment), Some(new)) = (packet::segment(), scratch())
-        && PENDING.get_ptr(&segment.key).is_none()
-    {
-        *new = Pending::default();
-        let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
-    }
+    ws_guard_begins_with_data();
 }
 
-/// Check whether there is an entry for the connection.
+/// [`begins_with_data`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_begins_with_data() -> u32 {
+    let (Some(segment), Some(new)) = (packet::segment(), scratch()) else {
+        return 0;
+    };
+    let ack = segment.seq.wrapping_add(segment.len);
+    if let Some(known) = PENDING.get_ptr_mut(&segment.key) {
+        // SAFETY: as in `ws_guard_find_request`.
+        unsafe { (*known).takes(ack) };
+        return 0;
+    }
+    *new = Pending::default();
+    new.takes(ack);
+    let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
+    0
+}
+
+/// Check whether the server's SYN-ACK with this `ack` takes data of the connection's SYN.
 #[inline(always)]
-pub fn is_known() -> bool {
-    packet::segment().is_some_and(|segment| PENDING.get_ptr(&segment.key).is_some())
+pub fn took_data(ack: u32) -> bool {
+    let pending = packet::segment().and_then(|segment| PENDING.get_ptr(&segment.key));
+    // SAFETY: as in `ws_guard_find_request`.
+    pending.is_some_and(|pending| unsafe { (*pending).took(ack) })
 }
 
 /// Record that the peer speaks the PROXY protocol to this server, as it will on each of its
@@ -170,6 +186,38 @@ fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
 #[inline(always)]
 pub fn claims() -> bool {
     unopened().is_none_or(|(_, unopened)| role::claims(&mut unopened.owner))
+}
+
+/// Check whether the client's segment may tell the scale of its windows, see [`Unopened::may_scale`].
+#[inline(always)]
+pub fn may_scale() -> bool {
+    ws_guard_may_scale() != 0
+}
+
+/// [`may_scale`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_may_scale() -> u32 {
+    unopened().is_some_and(|(segment, unopened)| {
+        segment.flags & (SYN | ACK | RST) == ACK && unopened.may_scale(segment.seq, segment.ack)
+    }) as u32
+}
+
+/// Take over the timestamp that the client's segment echoes, see
+/// [`Beginning::echoes`](ws_guard_common::maps::Beginning::echoes).
+#[inline(always)]
+pub fn echoes(stamp: u16) {
+    if let Some((_, unopened)) = unopened() {
+        unopened.began.echoes(stamp);
+    }
+}
+
+/// Take over the client's SYN with this scale, see [`Unopened::is_asked_again`].
+#[inline(always)]
+pub fn asks_again(scale: u32) {
+    if let Some((segment, unopened)) = unopened() {
+        unopened.is_asked_again(segment.seq, segment.len, scale as u8);
+    }
 }
 
 /// Judge the client's segment: one of [`judged`], see [`Unopened::judge`].

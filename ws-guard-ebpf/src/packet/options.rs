@@ -1,10 +1,10 @@
-//! TCP options of SYN and SYN-ACK: Multipath TCP and window scale.
+//! TCP options of handshakes: Multipath TCP, window scale and timestamps.
 
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
-    maps::{Counter, FlowKey, syn_slot, syn_tag},
+    maps::{Counter, FlowKey, Syn, stamp, syns},
     pace::scale,
 };
 
@@ -12,7 +12,8 @@ use crate::{
     context::Context,
     cpu,
     maps::SYNS,
-    packet::{self, Packet, Segment, TCP_HEADER},
+    opening::pending_upgrades,
+    packet::{self, Packet, SYN, Segment, TCP_HEADER},
     report,
     stream::walk::Walker,
 };
@@ -21,13 +22,14 @@ use crate::{
 const END: u8 = 0;
 const NOP: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
+const TIMESTAMPS: u8 = 8;
 const MPTCP: u8 = 30;
-/// Length of a SYN's data once its SYN-ACK has left.
-const ANSWERED: u32 = u32::MAX;
 /// Maximum length of a header's options.
 const MAX_OPTIONS: u32 = 40;
 
-/// Read a client's SYN: note its window scale until the SYN-ACK leaves, and refuse Multipath TCP.
+/// Read the options of a client's segment in the handshake.
+///
+/// Of a SYN, note the window scale until the SYN-ACK leaves, and refuse Multipath TCP.
 /// MPTCP (RFC 8684) could spread frames over several connections, which the guard follows
 /// separately. So where the guard enforces, MPTCP options get the next number, which is reserved: a
 /// server skips unknown options (RFC 9293, MUST-6), and both sides go on with plain TCP (RFC 8684,
@@ -35,64 +37,93 @@ const MAX_OPTIONS: u32 = 40;
 ///
 /// As with a PING that becomes a PONG, a byte grows by one, and the checksum is fixed in the same
 /// way.
+///
+/// Of others, the timestamp that they echo: [`Beginning::echoes`](ws_guard_common::maps::Beginning::echoes).
 #[cold]
 #[inline(never)]
-pub fn syn<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
+pub fn client<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
+    let is_syn = context.segment.flags & SYN != 0;
     let (Some(Walker { state, mut packet }), Some(segment)) =
-        (read(payload, !context.enforces()), packet::segment())
+        (read(payload, !is_syn || !context.enforces()), packet::segment())
     else {
         return;
     };
-    if let Some(noted) = SYNS.get_ptr_mut(syn_slot(&segment.key)) {
-        let tag = syn_tag(&segment.key, segment.seq);
-        // SAFETY: a single word of a map value.
-        unsafe { *noted = note(*noted, tag, state.reading.scale, segment.len) };
+    if !is_syn {
+        pending_upgrades::echoes(state.reading.echoed);
+        return;
     }
+    pending_upgrades::asks_again(state.reading.scale);
+    ws_guard_note_syn(state.reading.scale, context.now);
     if state.rewrite.even + state.rewrite.odd > 0 {
         packet.fix_checksum(segment, state.rewrite.even, state.rewrite.odd);
         report::count(Counter::MptcpRefused);
     }
 }
 
-/// Word for a SYN in its slot: tag and scale, and in the high half the bytes of its data, or [`ANSWERED`].
-/// `noted` is what is there.
+/// The two places of a connection's SYN.
 #[inline(always)]
-fn note(noted: u64, tag: u32, scale: u32, len: u32) -> u64 {
-    let (known, data) = (noted as u32, (noted >> 32) as u32);
-    if noted != 0 && known & !0xFF == tag {
-        let least = if known & 0xFF < scale { known & 0xFF } else { scale };
-        let data = if len > 0 || data == ANSWERED { len } else { data };
-        return u64::from(data) << 32 | u64::from(tag | least);
+fn places(key: &FlowKey) -> Option<[*mut Syn; 2]> {
+    let pair = syns::syn_pair(key);
+    Some([SYNS.get_ptr_mut(pair)?, SYNS.get_ptr_mut(pair | 1)?])
+}
+
+/// Note the current segment, a SYN with this `scale`.
+///
+/// A global function: the verifier checks it once, on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_note_syn(scale: u32, now: u64) -> u32 {
+    let Some(segment) = packet::segment() else {
+        return 0;
+    };
+    let Some([first, second]) = places(&segment.key) else {
+        return 0;
+    };
+    // SAFETY: single words of map values. Of two SYNs at once one may be lost, which then has no scale.
+    unsafe {
+        let syn = (&segment.key, segment.seq);
+        let (place, word) = syns::note([*first, *second], syn, scale, segment.len, now);
+        *(if place == 0 { first } else { second }) = word;
     }
-    // The server may take one with data (RFC 7413) for the end of another one.
-    let pending = noted != 0 && data != ANSWERED;
-    let scale = if pending && len > 0 { scale::NONE } else { scale };
-    u64::from(len) << 32 | u64::from(tag | scale)
+    0
 }
 
-/// Window scale in a server's SYN-ACK, encoded as in [`scale`].
+/// Window scale in a server's SYN-ACK, encoded as in [`scale`], and above that byte its [`stamp`].
 #[inline(always)]
-pub fn window_scale<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
-    read(payload, true).map_or(scale::UNKNOWN, |walker| walker.state.reading.scale)
+pub fn server<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
+    read(payload, true).map_or(scale::UNKNOWN, |walker| {
+        walker.state.reading.scale | u32::from(walker.state.reading.stamp) << 8
+    })
 }
 
-/// Scale of the client's windows on a connection whose first byte is at `seq`, and whose SYN-ACK has `server` for
-/// the server's: none if that has none (RFC 7323, 2.2), or if another SYN was noted since.
+/// Scale of the client's windows on a connection whose SYN-ACK has this `ack`, and `server` for the server's: none if
+/// that has none (RFC 7323, 2.2), or if it is not certain.
 #[inline(always)]
-pub fn client_scale(key: &FlowKey, seq: u32, server: u32) -> u32 {
-    let Some(noted) = SYNS.get_ptr_mut(syn_slot(key)) else {
+pub fn client_scale(ack: u32, server: u32) -> u32 {
+    let scale = ws_guard_answer_syn(ack);
+    if server == scale::NONE { scale::NONE } else { scale }
+}
+
+/// [`syns::answer`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_answer_syn(ack: u32) -> u32 {
+    let Some(segment) = packet::segment() else {
         return scale::NONE;
     };
-    // SAFETY: a single word of a map value.
-    let word = unsafe { *noted };
-    let (tag, data) = (word as u32 & !0xFF, (word >> 32) as u32);
-    let with_data = data != ANSWERED && tag == syn_tag(key, seq.wrapping_sub(data));
-    if word != 0 && tag != syn_tag(key, seq) && !with_data {
+    let Some([first, second]) = places(&segment.key) else {
         return scale::NONE;
-    }
+    };
     // SAFETY: as above.
-    unsafe { *noted = u64::from(ANSWERED) << 32 | u64::from(word as u32) };
-    if server == scale::NONE { scale::NONE } else { word as u32 & 0xFF }
+    unsafe {
+        let (scale, place, word) = syns::answer([*first, *second], &segment.key, ack);
+        match place {
+            0 => *first = word,
+            1 => *second = word,
+            _ => {}
+        }
+        scale
+    }
 }
 
 /// Read the options of the current segment, and refuse MPTCP unless it is only to be `looked` at.
@@ -110,6 +141,7 @@ fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walk
         (*segment).payload = options;
         (*segment).len = data.wrapping_sub(options);
         (state.reading.at, state.reading.scale) = (0, scale::NONE);
+        (state.reading.stamp, state.reading.echoed) = (stamp::NONE, stamp::NONE);
         let mut walker = Walker { state, packet: payload(&*segment) };
         walker.packet.only_look(looked);
         let turn: unsafe extern "C" fn(u32, *mut Walker<P>) -> c_long = option::<P>;
@@ -147,6 +179,29 @@ unsafe extern "C" fn option<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c
     {
         walker.state.reading.scale = scale::of(shift);
     }
+    if kind == TIMESTAMPS && length == 10 {
+        read_timestamps(walker, at);
+    }
     walker.state.reading.at = at + u32::from(length);
     (length < 2) as c_long
+}
+
+/// Read the timestamps' option at offset `at`.
+#[inline(always)]
+fn read_timestamps<P: Packet>(walker: &mut Walker<P>, at: u32) {
+    // One after the other: together they would be kept on the stack, read or not.
+    let Some(value) = walker.packet.u8_at(at + 5) else {
+        return;
+    };
+    walker.state.reading.stamp = stamp::of(value);
+    let Some(high) = walker.packet.u16_at(at + 6) else {
+        return;
+    };
+    let Some(low) = walker.packet.u16_at(at + 8) else {
+        return;
+    };
+    // Linux takes an echo of 0 for none.
+    if high | low != 0 {
+        walker.state.reading.echoed = stamp::of(low as u8);
+    }
 }

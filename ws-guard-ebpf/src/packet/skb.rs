@@ -173,16 +173,16 @@ extern "C" fn ws_guard_hold_skb(ctx: *mut __sk_buff, now: u64) -> u32 {
     }
 }
 
-/// Window scale in the current SYN-ACK of the server, see [`options::window_scale`].
+/// Options of the current SYN-ACK, see [`options::server`].
 #[inline(always)]
-pub fn window_scale(ctx: &TcContext) -> u32 {
-    ws_guard_scale_skb(ctx.as_ptr().cast())
+pub fn options(ctx: &TcContext) -> u32 {
+    ws_guard_options_skb(ctx.as_ptr().cast())
 }
 
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_scale_skb(ctx: *mut __sk_buff) -> u32 {
-    options::window_scale(|segment| Payload::at(Skb(ctx), segment, Side::Server))
+extern "C" fn ws_guard_options_skb(ctx: *mut __sk_buff) -> u32 {
+    options::server(|segment| Payload::at(Skb(ctx), segment, Side::Server))
 }
 
 #[inline(never)]

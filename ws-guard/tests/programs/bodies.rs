@@ -31,13 +31,13 @@ fn begun_after(case: Case, before: usize, answered: usize) -> Case {
     syn_ack(case, request() - before as i64).with(earlier)
 }
 
-/// Make a connection with one request, whose answer ends with the server's FIN.
-fn one_request(name: &'static str) -> Case {
+/// Make a connection with one request, whose answer has these flags as well.
+fn one_request(name: &'static str, flags: u8) -> Case {
     const BEFORE: usize = 9000;
     let from = request() - BEFORE as i64;
     let end = from + PAGE.len() as i64;
     answered(begun(name, BEFORE, HTTP.len()).client_at(from, PAGE), end, HTTP)
-        .with(|packet| packet.flags |= FIN)
+        .with(move |packet| packet.flags |= flags)
 }
 
 fn back(packet: &mut ws_guard_testkit::packets::Packet, bytes: usize) {
@@ -109,6 +109,13 @@ fn text() -> Vec<u8> {
     [b"<pre>\n", SWITCHING, b"\x82\x7F\0\0\0\0\x3F\0\0\0</pre>"].concat()
 }
 
+/// Expect that text of a 101 opens nothing on a connection between the end points of the one before.
+fn behind(case: Case) -> Case {
+    let answer = [HTTP, &text()].concat();
+    let case = begun_after(case, POST.len() + BODY, answer.len());
+    opens_nothing(answered(post(case, POST), request(), &answer))
+}
+
 /// Connections whose requests were all read.
 fn read() -> Vec<Case> {
     const TWICE: &[u8] = b"POST /a HTTP/1.1\r\nContent-Length: 300\r\nContent-Length: 300\r\n\r\n";
@@ -133,18 +140,11 @@ fn read() -> Vec<Case> {
             request(),
             &[HTTP, SWITCHING].concat(),
         )),
-        opens_nothing(answered(
-            post(
-                begun_after(
-                    one_request("the text of a 101 on a connection with the end points of another"),
-                    POST.len() + BODY,
-                    HTTP.len() + text().len(),
-                ),
-                POST,
-            ),
-            request(),
-            &[HTTP, &text()].concat(),
+        behind(one_request(
+            "the text of a 101 on a connection with the end points of another",
+            FIN,
         )),
+        behind(one_request("the same, of one that vanished", 0)),
         found(uploaded("but not behind the body of a method that has none", CONNECT, &text())),
         found(uploaded("nor behind a body of two lengths", TWICE, &text())),
         found(uploaded("nor behind one in chunks that are none", CHUNKED, &text())),
@@ -306,7 +306,7 @@ fn replaced() -> Vec<Case> {
             .counts(&[(FlowsOpened, 1), (RequestsUnseen, 1)]),
         syn_ack(
             case("a request in a SYN")
-                .client_at(request(), REQUEST)
+                .client_at(request() - 1, REQUEST)
                 .with(|packet| packet.flags = SYN),
             0,
         )

@@ -328,7 +328,7 @@ fn beginnings() -> Vec<Case> {
         syn_ack(
             syn_ack(
                 case("one that comes again before the client has said more")
-                    .request()
+                    .client_at(request - 1, REQUEST)
                     .with(|packet| packet.flags = SYN),
                 0,
             )

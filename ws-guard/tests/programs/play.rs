@@ -42,6 +42,7 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     programs.set_ports(&[PROTECTED])?;
     programs.set_policy(case.policy)?;
     let first = connection(family, 0);
+    programs.forget_syns(&FlowKey::new(first.client, first.server))?;
     if let Some((address, rule)) = case.rule {
         let address = address.map_or(Ok(first.client.ip()), str::parse)?;
         programs.set_rule(address, rule)?;

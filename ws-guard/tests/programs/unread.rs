@@ -1,9 +1,12 @@
 //! Bytes that may hide frames, of clients that suppress all telltale answers.
 //!
 //! Without a pace 16 KiB of them pass.
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use ws_guard_common::{flow::state, maps::Counter::*};
+use ws_guard_common::{
+    flow::state,
+    maps::{Counter::*, FlowKey, syns::syn_pair},
+};
 
 use ws_guard_testkit::packets::{Packet, SWITCHING, flag::SYN};
 
@@ -71,6 +74,101 @@ fn scaled_with_data(name: &'static str) -> Case {
     syn_ack(syn, FIRST)
         .with(|packet| packet.tcp_options = vec![3, 3, 7, 1])
         .client_at(FIRST, UPLOAD)
+}
+
+/// TCP options: a window scale of this shift, and a timestamp with this last byte that echoes `echoed`.
+fn stamped(shift: u8, value: u8, echoed: u32) -> Vec<u8> {
+    [&[3, 3, shift, 8, 10, 0, 0, 1, value], &echoed.to_be_bytes()[..], &[1; 3]].concat()
+}
+
+/// Last byte of the SYN-ACK's timestamp.
+const STAMP: u8 = 0x47;
+
+/// The client's timestamp that echoes one with this last byte.
+fn echo(stamp: u8) -> Vec<u8> {
+    stamped(7, 10, 0x0200 | u32::from(stamp))
+}
+
+/// [`linux`], with timestamps that echo the SYN-ACK's.
+fn echoes(case: Case) -> Case {
+    linux(case).with(|packet| packet.tcp_options = echo(STAMP))
+}
+
+/// [`linux`], with timestamps that echo later ones.
+fn echoes_later(case: Case) -> Case {
+    linux(case).with(|packet| packet.tcp_options = echo(STAMP + 5))
+}
+
+/// Send a SYN with a scale and a timestamp.
+fn syn(case: Case, shift: u8) -> Case {
+    case.client_at(FIRST - 1, []).with(move |packet| {
+        (packet.flags, packet.tcp_options) = (SYN, stamped(shift, 9, 0));
+    })
+}
+
+/// Begin a connection of a client with a window scale and timestamps. `stamps` are the last bytes of the SYN-ACKs',
+/// each with the shift of the SYN before it.
+fn begun(name: &'static str, stamps: &[(u8, u8)]) -> Case {
+    stamps.iter().fold(case(name), |case, &(shift, stamp)| {
+        syn_ack(syn(case, shift), FIRST)
+            .with(move |packet| packet.tcp_options = stamped(7, stamp, 9))
+    })
+}
+
+/// Send the head of an upload with these options.
+fn head(case: Case, options: Vec<u8>) -> Case {
+    case.client_at(FIRST, UPLOAD).with(move |packet| packet.tcp_options = options.clone())
+}
+
+/// Send the SYNs of two other connections that have the same places.
+fn neighbours(case: Case) -> Case {
+    let port = |packet: &Packet, number| {
+        let pair = |port| {
+            let client = SocketAddr::new(packet.from.ip(), port);
+            syn_pair(&FlowKey::new(client, packet.to))
+        };
+        let own = packet.from.port();
+        let mut same = (1..=u16::MAX).filter(|port| *port != own && pair(*port) == pair(own));
+        same.nth(number).expect("another one")
+    };
+    (0..2).fold(case, |case, number| {
+        syn(case, 7).with(move |packet| packet.from.set_port(port(packet, number)))
+    })
+}
+
+/// Scales that a client tells a server with SYN cookies by the timestamp.
+fn scales_by_timestamp() -> Vec<Case> {
+    let passes =
+        |case, edit| segments(case, 40, edit).leaves_no_flow().counts(&[(DroppedUnsynced, 0)]);
+    let refused = |case| is_last(segments(case, PASS, echoes), PASS, echoes);
+    let one = |name| begun(name, &[(7, STAMP)]);
+    let two = |name, second| begun(name, &[(14, 0x4E), second]);
+    let acknowledged = |case: Case| {
+        case.server(place(0), [])
+            .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32))
+    };
+    let ahead = one("another scale by an acknowledgement that is too high")
+        .client_at(FIRST, [])
+        .with(|packet| (packet.ack, packet.tcp_options) = (packet.ack + 2, echo(STAMP - 7)));
+    let between = neighbours(syn(case("SYNs of other connections between two"), 0));
+    let between =
+        syn_ack(syn(between, 14), FIRST).with(|packet| packet.tcp_options = stamped(7, STAMP, 9));
+    vec![
+        passes(head(one("a scale, and the SYN-ACK's timestamp"), echo(STAMP)), echoes),
+        passes(
+            acknowledged(head(one("later timestamps behind an acknowledgement"), echo(STAMP))),
+            echoes_later,
+        ),
+        passes(head(begun("the second SYN-ACK's", &[(7, STAMP), (7, 0x4F)]), echo(0x4F)), echoes),
+        passes(head(begun("the first one's", &[(7, STAMP), (7, 0x4F)]), echo(STAMP)), echoes),
+        refused(head(one("another scale by the timestamp"), echo(STAMP - 7))),
+        refused(head(one("no timestamp where the SYN-ACK has one"), vec![])),
+        refused(head(begun("an echo of 0", &[(7, 0x40)]), stamped(7, 10, 0))),
+        refused(head(ahead, echo(STAMP))),
+        refused(head(two("a second SYN with a smaller scale", (0, 0x40)), echo(0x40))),
+        refused(head(two("one with a third by the timestamp", (13, 0x4D)), echo(0x40))),
+        refused(head(between, echo(STAMP))),
+    ]
 }
 
 /// Set a window of 64 KiB on the latest packet, Linux's offer with a scale of 7.
@@ -235,6 +333,7 @@ fn out_of_sync() -> Vec<Case> {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = uploads();
+    cases.extend(scales_by_timestamp());
     cases.extend(out_of_sync());
     cases
 }

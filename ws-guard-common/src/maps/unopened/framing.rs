@@ -143,10 +143,21 @@ impl Framing {
         }
     }
 
-    /// Add a hole between bytes that have passed.
+    /// Add a hole in front of a segment at `seq`, behind bytes that passed up to `high`. Framing that was read there, in
+    /// a segment that did not pass, is not in it.
     #[inline(always)]
-    pub const fn skip(&mut self, from: u32, to: u32) {
-        self.holes[self.oldest_hole as usize & (HOLES - 1)] = Hole { from, to };
+    pub const fn skip(&mut self, high: u32, seq: u32) {
+        let mut from = high;
+        let mut at = 0;
+        while at < PLACES {
+            let to = self.places[at].to();
+            // Without branches, as above.
+            let later = from.wrapping_sub(to) & !seq.wrapping_sub(to);
+            let mask = (later as i32 >> 31) as u32;
+            from = from & !mask | to & mask;
+            at += 1;
+        }
+        self.holes[self.oldest_hole as usize & (HOLES - 1)] = Hole { from, to: seq };
         self.oldest_hole = self.oldest_hole.wrapping_add(1);
     }
 

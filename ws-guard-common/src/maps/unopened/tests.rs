@@ -467,6 +467,47 @@ fn what_fills_a_hole_is_data_behind_any_number_of_chunks() {
 }
 
 #[test]
+fn framing_of_a_segment_that_did_not_pass_is_in_no_hole() {
+    let mut began = chunked(1, &[]);
+    let from = place(1);
+    assert!(began.read_chunks(at(from), at(from + 7), Chunks::BEGIN, at(from + 1_000_000)));
+    began.pass(at(from + 2000), 1000, true);
+    assert_eq!(began.judge(at(from), 7, 7), judged::CHUNKS, "read again");
+    assert_eq!(began.judge(at(from), 5, 7), judged::PASSES, "other framing");
+    assert_eq!(began.judge(at(from + 7), 1993, 7), judged::BODY, "data behind it");
+}
+
+#[test]
+fn a_timestamp_tells_the_scale_until_the_server_speaks() {
+    let begun = |client_scale| {
+        let (client_next, server_next, stamps) = (FIRST, 7, stamp::of(0x47));
+        let began = Beginning { client_next, server_next, client_scale, stamps, scale: 8 };
+        Unopened::new(began, 1)
+    };
+    let mut one = begun(15);
+    assert!(one.may_scale(FIRST, 7) && one.may_scale(FIRST, 9) && one.may_scale(at(1), 7));
+    assert!(!one.may_scale(at(1400), 7) && !one.may_scale(FIRST, 700));
+    one.began.echoes(stamp::of(0x47));
+    assert_eq!(one.began.client_scale, 15);
+    one.began.echoes(stamp::of(0x48));
+    assert_eq!(one.began.client_scale, scale::NONE as u8);
+    let mut again = begun(15);
+    again.is_asked_again(FIRST.wrapping_sub(1), 0, 3);
+    assert_eq!(again.began.client_scale, 15, "the SYN of another connection");
+    again.is_asked_again(FIRST, 0, 14);
+    again.begins_again(8, stamp::of(0x4D));
+    again.began.echoes(stamp::of(0x47));
+    again.began.echoes(stamp::of(0x4D));
+    assert_eq!(again.began.client_scale, 14);
+    again.acknowledge(at(100), 7, WINDOW, false, 1);
+    assert!(!again.may_scale(FIRST, 7));
+    again.begins_again(8, stamp::of(0x41));
+    assert!(!again.may_scale(FIRST, 7), "not even then");
+    again.begins_again(scale::NONE, stamp::NONE);
+    assert_eq!(again.began.client_scale, scale::NONE as u8, "a SYN-ACK without a scale");
+}
+
+#[test]
 fn a_hole_that_the_server_has_is_none_when_its_numbers_come_again() {
     let mut began = chunked(2, &[0]);
     let (hole, mut from) = (place(0) + 1000, place(2));

@@ -15,7 +15,7 @@ use core::{
 
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
-    flow::Flow,
+    flow::{self, Flow, SERVER_DONE},
     maps::Counter,
     out_of_order::{self, Held, Look, SLOTS},
     tracker::Walk,
@@ -74,7 +74,7 @@ pub fn enter(context: &Context, flow: &mut Flow) -> bool {
     }
     // SAFETY: entered by this CPU alone.
     let slot = unsafe { &mut *slot };
-    if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || is_over(slot)) {
+    if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || is_over(slot, context.now)) {
         slot.owner = owner;
         slot.key = *context.key();
         slot.region.clear();
@@ -103,15 +103,23 @@ fn lose(flow: &mut Flow) {
     report::count(Counter::FlowsUnsynced);
 }
 
-/// Check whether the copy's flow is gone or has no out-of-order segments any more.
+/// Silence after which a connection that one side has ended gives its copy to another one, ns...
+const ENDED_NS: u64 = 60_000_000_000;
+/// ...and one whose client may have vanished. It is out of sync then.
+const VANISHED_NS: u64 = 3_600_000_000_000;
+
+/// Check whether the copy's flow is gone, silent for long, or has no out-of-order segments any more.
 #[inline(always)]
-fn is_over(slot: &Held) -> bool {
+fn is_over(slot: &Held, now: u64) -> bool {
     let Some(flow) = FLOWS.get_ptr(&slot.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
-    let (generation, held) = unsafe { ((*flow).generation, (*flow).held) };
-    held == 0 || out_of_order::owner(&slot.key, generation) != slot.owner
+    let flow = unsafe { &*flow };
+    let ended = flow.state == flow::state::CLOSED || flow.flags & SERVER_DONE != 0;
+    let most = if ended { ENDED_NS } else { VANISHED_NS };
+    let silent = flow.silent_ns(now) > most;
+    silent || flow.held == 0 || out_of_order::owner(&slot.key, flow.generation) != slot.owner
 }
 
 /// Leave the copy; it is free if the flow has no out-of-order segments.
