@@ -9,7 +9,7 @@ use ws_guard_common::{
     flow::{Acknowledged, Flow, LONGEST_UNSEEN, SERVER_DONE, paced, state},
     maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened},
     search::LONGEST,
-    seq::{after, later},
+    seq::{after, before, later},
     source::millis,
     tracker::{GUESSED, RSV1_AGREED, Segment, Step, Tracker, Walk},
 };
@@ -78,7 +78,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         if !is_http {
             return Verdict::Pass;
         }
-        // The flow was opened not by an answer, but by text in the body of another one.
+        // The flow was opened not by an answer, but by text in the body of another one; or its connection is gone.
         let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
@@ -147,7 +147,8 @@ fn begins_anew(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     found
 }
 
-/// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there.
+/// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there, or on another
+/// connection in its place.
 #[inline(always)]
 fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let segment = context.segment;
@@ -155,6 +156,10 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         return false;
     }
     report::count(Counter::EgressTracked);
+    if segment.flags & (ACK | RST) == ACK && before(segment.ack, flow.acked) && flow.may_be_gone() {
+        pending_upgrades::begin_elsewhere(flow.began.scale, context.policy.generation);
+        return true;
+    }
     if segment.len > 0 {
         // A single word.
         flow.server_ms = millis(context.now);
@@ -258,7 +263,7 @@ fn repeats(key: &FlowKey, (seq, ack): (u32, u32), scale: u32, stamp: u16) -> boo
     };
     // SAFETY: a map value. An LRU entry may be reused for another key meanwhile, and then the numbers do not match.
     let unopened = unsafe { &mut *unopened };
-    let again = unopened.began.client_next == ack && unopened.began.server_next == seq;
+    let again = unopened.is_begun_by(seq, ack);
     if again {
         unopened.begins_again(scale, stamp);
     }

@@ -34,8 +34,8 @@ const SPOILED: u32 = 1 << 7;
 const SCALE: u32 = SPOILED - 1;
 /// Length of the data once the SYN-ACK has left: more than a packet has.
 const ANSWERED: u32 = 0xFFFF;
-/// Bits of nanoseconds in a step of the clock: 268 ms, modulo 2^8.
-const STEP_BITS: u32 = 28;
+/// Bits of nanoseconds in a step of the clock: 17 ms, modulo 2^8.
+const STEP_BITS: u32 = 24;
 /// Steps within which a SYN-ACK leaves.
 const PATIENCE: u8 = 2;
 
@@ -91,7 +91,8 @@ impl Syn {
         let low = self.0 as u32;
         let least = if low & SCALE < scale { low & SCALE } else { scale };
         let data = if data > 0 { data } else { self.data() };
-        Syn::new(self.spoiled_at(), step, data, low & !SCALE | least)
+        let spoiled = if self.is_spoiled(step) { SPOILED } else { 0 };
+        Syn::new(self.spoiled_at(), step, data, low & TAG | spoiled | least)
     }
 
     /// Whether it is the SYN that a SYN-ACK with this acknowledgement answers, with its data or without.
@@ -136,16 +137,24 @@ pub const fn note(
 /// Find the SYN that a server's SYN-ACK with this `ack` answers: the scale of the client's windows, encoded as in
 /// [`scale`], and the number of the place and its new value. The number is 2 where no place has it; of a
 /// connection whose SYN was not seen the scale is unknown.
+///
+/// Two may match, one of them with its data: the smaller scale counts.
 #[inline(always)]
-pub const fn answer(pair: [Syn; 2], key: &FlowKey, ack: u32) -> (u32, u32, Syn) {
+pub const fn answer(pair: [Syn; 2], key: &FlowKey, ack: u32, now: u64) -> (u32, u32, Syn) {
+    let step = (now >> STEP_BITS) as u8;
     let [first, second] = pair;
-    let (place, syn) = match (first.is_answered(key, ack), second.is_answered(key, ack)) {
-        (true, _) => (0, first),
-        (_, true) => (1, second),
-        _ if first.0 | second.0 == 0 => return (scale::UNKNOWN, 2, first),
-        _ => return (scale::NONE, 2, first),
-    };
-    (syn.0 as u32 & SCALE, place, Syn(syn.0 | (ANSWERED as u64) << 32))
+    let (is_first, is_second) = (first.is_answered(key, ack), second.is_answered(key, ack));
+    if !is_first && !is_second {
+        let unseen = first.0 | second.0 == 0;
+        return (if unseen { scale::UNKNOWN } else { scale::NONE }, 2, first);
+    }
+    let one = if is_first { first.0 as u32 & SCALE } else { SCALE };
+    let other = if is_second { second.0 as u32 & SCALE } else { SCALE };
+    let least = if one < other { one } else { other };
+    let spoiled = first.is_spoiled(step) || second.is_spoiled(step);
+    let syn = if is_first { first } else { second };
+    let answered = Syn(syn.0 | (ANSWERED as u64) << 32);
+    (if spoiled { scale::NONE } else { least }, !is_first as u32, answered)
 }
 
 #[cfg(test)]
@@ -173,7 +182,7 @@ mod tests {
         }
 
         fn syn_ack(&mut self, port: u16, ack: u32) -> u32 {
-            let (scale, place, syn) = answer(self.pair, &key(port), ack);
+            let (scale, place, syn) = answer(self.pair, &key(port), ack, self.now);
             if let Some(slot) = self.pair.get_mut(place as usize) {
                 *slot = syn;
             }
@@ -185,7 +194,7 @@ mod tests {
     fn a_pair_holds_two_at_a_time() {
         let mut places = Places::default();
         assert_eq!(places.syn_ack(1, 11), scale::UNKNOWN, "its SYN was not seen");
-        for now in [0, 70 * SECOND, 3600 * SECOND] {
+        for now in [0, SECOND, 3600 * SECOND] {
             places.now = now;
             for port in 0..100 {
                 places.syn(port, 10, 8);
@@ -212,9 +221,9 @@ mod tests {
     fn data_that_the_server_takes_is_no_obstacle() {
         let (place, syn) = note([Syn(0); 2], (&key(1), 11), 8, 500, 0);
         for ack in [11, 511] {
-            assert_eq!(answer([syn, Syn(0)], &key(1), ack).0, 8, "{ack}");
+            assert_eq!(answer([syn, Syn(0)], &key(1), ack, 0).0, 8, "{ack}");
         }
-        assert_eq!((place, answer([syn, Syn(0)], &key(1), 12).0), (0, scale::NONE));
+        assert_eq!((place, answer([syn, Syn(0)], &key(1), 12, 0).0), (0, scale::NONE));
     }
 
     #[test]
@@ -231,13 +240,35 @@ mod tests {
                         places.syn_ack(port, 11);
                     }
                 }
-                places.now = SECOND / 4;
+                places.now = SECOND / 70;
                 places.syn(1, 10, 15);
                 assert_eq!(places.syn_ack(1, 11), scale::NONE, "{others}, {answered}");
                 places.now = SECOND;
                 places.syn(1, 10_000, 15);
                 assert_eq!(places.syn_ack(1, 10_001), 15, "later: {others}, {answered}");
             }
+        }
+    }
+
+    #[test]
+    fn data_of_another_syn_does_not_hide_a_scale() {
+        for decoy_first in [true, false] {
+            let mut places = Places::default();
+            let mut decoy = |places: &mut Places| {
+                let (place, syn) = note(places.pair, (&key(1), 11), 15, 100, 0);
+                places.pair[place as usize] = syn;
+            };
+            if decoy_first {
+                decoy(&mut places);
+            }
+            places.syn(1, 110, 1);
+            if !decoy_first {
+                decoy(&mut places);
+            }
+            let mut lost = Places { pair: places.pair, now: 0 };
+            assert_eq!(places.syn_ack(1, 111), 1, "{decoy_first}");
+            lost.syn(2, 10, 8);
+            assert_eq!(lost.syn_ack(1, 111), scale::NONE, "with one more: {decoy_first}");
         }
     }
 

@@ -62,6 +62,9 @@ pub mod stage {
     pub const SPOKEN: u8 = 1;
     /// Its 101 was dropped: the client has no answer yet, and nothing to say.
     pub const REFUSED: u8 = 2;
+    /// The client has reset the connection: what comes again may be another one's, see
+    /// [`Unopened::goes_back`](super::Unopened::goes_back).
+    pub const RESET: u8 = 3;
 }
 
 /// Connection without a flow, since its beginning: value of [`super::name::BEGINNINGS`].
@@ -217,6 +220,14 @@ impl Unopened {
         self.generation == generation as u16
     }
 
+    /// Check whether the SYN-ACK, with the server's first byte at `seq`, is this connection's again. Not once the server
+    /// has acknowledged more.
+    #[inline(always)]
+    pub const fn is_begun_by(&self, seq: u32, ack: u32) -> bool {
+        let began = &self.began;
+        self.acked == began.client_next && ack == began.client_next && seq == began.server_next
+    }
+
     /// Take over a repetition of the SYN-ACK, with this `scale` and `stamp`.
     #[inline(always)]
     pub const fn begins_again(&mut self, scale: u32, stamp: u16) {
@@ -240,14 +251,15 @@ impl Unopened {
     }
 
     /// Check whether the server may take the timestamp of the client's segment at `seq`, which acknowledges `ack`, for
-    /// that of the handshake: it has sent nothing but SYN-ACKs. It accepts numbers a little off.
+    /// that of the handshake: it has sent nothing but SYN-ACKs. A SYN cookie accepts any numbers that are about
+    /// equally far from the connection's.
     #[inline(always)]
     pub const fn may_scale(&self, seq: u32, ack: u32) -> bool {
         const OFF: u32 = 8;
         let began = &self.began;
-        let first = seq.wrapping_sub(began.client_next).wrapping_add(OFF) <= 2 * OFF;
-        let answers = ack.wrapping_sub(began.server_next).wrapping_add(OFF) <= 2 * OFF;
-        began.stamps != stamp::NONE && first && answers
+        let off =
+            seq.wrapping_sub(began.client_next).wrapping_sub(ack.wrapping_sub(began.server_next));
+        began.stamps != stamp::NONE && off.wrapping_add(OFF) <= 2 * OFF
     }
 
     /// Check whether the server may take a segment of `len` bytes at `seq`, which acknowledges `ack`.
@@ -278,7 +290,9 @@ impl Unopened {
         let first = !after(self.high, self.answered);
         let ahead = first && after(seq, self.acked);
         let reaches = before(seq, self.acked) && after(end, self.acked);
-        if !self.is_credible(seq, len, ack) || ahead || gap || self.stage == stage::REFUSED {
+        let ended = self.stage == stage::RESET && before(seq, self.acked);
+        let refused = self.stage == stage::REFUSED || ended;
+        if !self.is_credible(seq, len, ack) || ahead || gap || refused {
             judged::REFUSED
         } else if self.in_body(seq) {
             self.judge_body(seq, end)
@@ -560,6 +574,33 @@ impl Unopened {
     #[inline(always)]
     pub const fn took_more(&self, next: u32) -> bool {
         after(self.acked, next)
+    }
+
+    /// Take over the client's RST at `seq`. The server may have ignored it: what goes on counts as unread.
+    #[inline(always)]
+    pub const fn reset(&mut self, seq: u32) {
+        if !before(seq, self.acked) && !after(seq, self.high) {
+            (self.stage, self.unread) = (stage::RESET, 1);
+        }
+    }
+
+    /// Check whether the server's segment with this `ack` is of another connection: after a RST it acknowledges less
+    /// than before. A SYN cookie comes from the client's numbers alone, so that an acknowledgement of an ended
+    /// connection can begin another one, without a SYN.
+    #[inline(always)]
+    pub const fn goes_back(&self, ack: u32) -> bool {
+        self.stage == stage::RESET && before(ack, self.acked)
+    }
+
+    /// Begin with such a connection, of which nothing else is known, behind the server's segment that ends at `end`.
+    #[inline(always)]
+    pub const fn elsewhere(scale: u8, ack: u32, end: u32, generation: u32) -> Unopened {
+        let client_scale = scale::NONE as u8;
+        let stamps = stamp::NONE;
+        let began = Beginning { client_next: ack, server_next: end, scale, client_scale, stamps };
+        let mut new = Unopened::new(began, generation);
+        new.unread = 1;
+        new
     }
 
     /// Take over a server's segment that ends at `end` and offers `window`, as in a TCP header; it `speaks` where it has data or a FIN, which says

@@ -2,7 +2,7 @@
 
 use core::ffi::{c_long, c_void};
 
-use aya_ebpf::helpers::bpf_loop;
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
 use ws_guard_common::{
     maps::{Counter, FlowKey, Syn, stamp, syns},
     pace::scale,
@@ -100,14 +100,15 @@ pub fn server<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
 /// that has none (RFC 7323, 2.2), or if it is not certain.
 #[inline(always)]
 pub fn client_scale(ack: u32, server: u32) -> u32 {
-    let scale = ws_guard_answer_syn(ack);
+    // SAFETY: no arguments, no effects.
+    let scale = ws_guard_answer_syn(ack, unsafe { bpf_ktime_get_coarse_ns() });
     if server == scale::NONE { scale::NONE } else { scale }
 }
 
 /// [`syns::answer`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_answer_syn(ack: u32) -> u32 {
+extern "C" fn ws_guard_answer_syn(ack: u32, now: u64) -> u32 {
     let Some(segment) = packet::segment() else {
         return scale::NONE;
     };
@@ -116,7 +117,7 @@ extern "C" fn ws_guard_answer_syn(ack: u32) -> u32 {
     };
     // SAFETY: as above.
     unsafe {
-        let (scale, place, word) = syns::answer([*first, *second], &segment.key, ack);
+        let (scale, place, word) = syns::answer([*first, *second], &segment.key, ack, now);
         match place {
             0 => *first = word,
             1 => *second = word,
@@ -200,8 +201,6 @@ fn read_timestamps<P: Packet>(walker: &mut Walker<P>, at: u32) {
     let Some(low) = walker.packet.u16_at(at + 8) else {
         return;
     };
-    // Linux takes an echo of 0 for none.
-    if high | low != 0 {
-        walker.state.reading.echoed = stamp::of(low as u8);
-    }
+    // Linux takes an echo of 0 for none, and of several options the last one.
+    walker.state.reading.echoed = if high | low != 0 { stamp::of(low as u8) } else { stamp::NONE };
 }

@@ -150,6 +150,10 @@ fn scales_by_timestamp() -> Vec<Case> {
     let ahead = one("another scale by an acknowledgement that is too high")
         .client_at(FIRST, [])
         .with(|packet| (packet.ack, packet.tcp_options) = (packet.ack + 2, echo(STAMP - 7)));
+    let twice = [stamped(7, 10, 0x0247), stamped(7, 10, 0)].map(|options| options[3..13].to_vec());
+    let both_ahead = one("another scale by numbers that are both ahead")
+        .client_at(FIRST + 100, [])
+        .with(|packet| (packet.ack, packet.tcp_options) = (packet.ack + 100, echo(STAMP - 7)));
     let between = neighbours(syn(case("SYNs of other connections between two"), 0));
     let between =
         syn_ack(syn(between, 14), FIRST).with(|packet| packet.tcp_options = stamped(7, STAMP, 9));
@@ -164,7 +168,9 @@ fn scales_by_timestamp() -> Vec<Case> {
         refused(head(one("another scale by the timestamp"), echo(STAMP - 7))),
         refused(head(one("no timestamp where the SYN-ACK has one"), vec![])),
         refused(head(begun("an echo of 0", &[(7, 0x40)]), stamped(7, 10, 0))),
+        refused(head(one("two timestamps"), [twice.concat(), vec![1; 4]].concat())),
         refused(head(ahead, echo(STAMP))),
+        refused(head(both_ahead, echo(STAMP))),
         refused(head(two("a second SYN with a smaller scale", (0, 0x40)), echo(0x40))),
         refused(head(two("one with a third by the timestamp", (13, 0x4D)), echo(0x40))),
         refused(head(between, echo(STAMP))),

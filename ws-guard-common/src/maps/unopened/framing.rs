@@ -95,6 +95,14 @@ impl Place {
     }
 }
 
+/// `at` where it lies behind `from` and not behind `to`, otherwise `from`. Without branches, as above.
+#[inline(always)]
+const fn between(from: u32, at: u32, to: u32) -> u32 {
+    let later = from.wrapping_sub(at) & !to.wrapping_sub(at);
+    let mask = (later as i32 >> 31) as u32;
+    from & !mask | at & mask
+}
+
 impl Framing {
     #[inline(always)]
     pub const fn new(first: u32) -> Framing {
@@ -147,14 +155,10 @@ impl Framing {
     /// a segment that did not pass, is not in it.
     #[inline(always)]
     pub const fn skip(&mut self, high: u32, seq: u32) {
-        let mut from = high;
+        let mut from = between(high, self.forgotten, seq);
         let mut at = 0;
         while at < PLACES {
-            let to = self.places[at].to();
-            // Without branches, as above.
-            let later = from.wrapping_sub(to) & !seq.wrapping_sub(to);
-            let mask = (later as i32 >> 31) as u32;
-            from = from & !mask | to & mask;
+            from = between(from, self.places[at].to(), seq);
             at += 1;
         }
         self.holes[self.oldest_hole as usize & (HOLES - 1)] = Hole { from, to: seq };

@@ -80,7 +80,7 @@ pub fn enter(context: &Context, flow: &mut Flow) -> bool {
         slot.region.clear();
     }
     if slot.owner != owner {
-        if flow.held != 0 {
+        if flow.held != 0 && flow.held != STOLEN {
             lose(flow);
         }
         release(slot);
@@ -105,21 +105,30 @@ fn lose(flow: &mut Flow) {
 
 /// Silence after which a connection that one side has ended gives its copy to another one, ns...
 const ENDED_NS: u64 = 60_000_000_000;
-/// ...and one whose client may have vanished. It is out of sync then.
+/// ...and one whose client may have vanished.
 const VANISHED_NS: u64 = 3_600_000_000_000;
+/// [`Flow::held`]: another flow has the copy, and the gap must not be filled any more.
+const STOLEN: u8 = 2;
 
-/// Check whether the copy's flow is gone, silent for long, or has no out-of-order segments any more.
+/// Check whether the copy's flow is gone, silent for long, or has no out-of-order segments any more. One that is only
+/// silent loses its copy.
 #[inline(always)]
 fn is_over(slot: &Held, now: u64) -> bool {
-    let Some(flow) = FLOWS.get_ptr(&slot.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&slot.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
-    let flow = unsafe { &*flow };
+    let flow = unsafe { &mut *flow };
     let ended = flow.state == flow::state::CLOSED || flow.flags & SERVER_DONE != 0;
     let most = if ended { ENDED_NS } else { VANISHED_NS };
+    if flow.held == 0 || out_of_order::owner(&slot.key, flow.generation) != slot.owner {
+        return true;
+    }
     let silent = flow.silent_ns(now) > most;
-    silent || flow.held == 0 || out_of_order::owner(&slot.key, flow.generation) != slot.owner
+    if silent {
+        flow.held = STOLEN;
+    }
+    silent
 }
 
 /// Leave the copy; it is free if the flow has no out-of-order segments.
