@@ -81,6 +81,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         // The flow was opened not by an answer, but by text in the body of another one; or its connection is gone.
         let _ = FLOWS.remove(key);
     }
+    pending_upgrades::confirm();
     if segment.len == 0 {
         pending_upgrades::prove(context.policy.generation);
         return Verdict::Pass;

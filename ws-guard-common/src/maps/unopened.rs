@@ -220,6 +220,17 @@ impl Unopened {
         self.generation == generation as u16
     }
 
+    /// Take over the number of the server's segment behind its SYN-ACKs. With another one than that of the latest
+    /// SYN-ACK, the client has answered an older one (a SYN cookie), and the scale is another SYN's.
+    #[inline(always)]
+    pub const fn confirm(&mut self, seq: u32) {
+        let began = &mut self.began;
+        if began.stamps != stamp::NONE && seq != began.server_next {
+            began.client_scale = scale::NONE as u8;
+        }
+        began.stamps = stamp::NONE;
+    }
+
     /// Check whether the SYN-ACK, with the server's first byte at `seq`, is this connection's again. Not once the server
     /// has acknowledged more.
     #[inline(always)]
@@ -291,7 +302,9 @@ impl Unopened {
         let ahead = first && after(seq, self.acked);
         let reaches = before(seq, self.acked) && after(end, self.acked);
         let ended = self.stage == stage::RESET && before(seq, self.acked);
-        let refused = self.stage == stage::REFUSED || ended;
+        // Another hole would be forgotten, and what fills it then counts as unread for good.
+        let hole = self.unread == 0 && after(seq, self.high) && self.framing.is_full(self.acked);
+        let refused = self.stage == stage::REFUSED || ended || hole;
         if !self.is_credible(seq, len, ack) || ahead || gap || refused {
             judged::REFUSED
         } else if self.in_body(seq) {
@@ -616,7 +629,6 @@ impl Unopened {
         generation: u32,
     ) -> bool {
         let anew = !self.is_under(generation);
-        self.began.stamps = stamp::NONE;
         let edge = offer::end(ack, window, self.began.scale, FAR);
         self.edge = if anew { edge } else { later(self.edge, edge) };
         if anew {

@@ -380,6 +380,24 @@ extern "C" fn ws_guard_hear() -> u32 {
     0
 }
 
+/// Take over the number of the server's segment, see [`Unopened::confirm`].
+#[inline(always)]
+pub fn confirm() {
+    ws_guard_confirm();
+}
+
+/// [`confirm`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_confirm() -> u32 {
+    if let Some((segment, unopened)) = unopened()
+        && segment.flags & RST == 0
+    {
+        unopened.confirm(segment.seq);
+    }
+    0
+}
+
 /// Take over the client's RST, see [`Unopened::reset`].
 #[inline(always)]
 pub fn reset() {

@@ -5,9 +5,10 @@ use anyhow::{Context, Result, bail};
 use ws_guard_testkit::skip_reason;
 
 use super::{
+    crowd,
     rows::{self, Limit, Row},
     run::Loaded,
-    table::{self, Sample},
+    table::{self, OnOne, Sample},
 };
 use crate::{build_ebpf, cpus, setup};
 
@@ -19,7 +20,7 @@ const PROOF: u32 = 100;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// How often each program is run in a round
+    /// How often each program is run in a round, on one flow
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     repeats: u32,
     /// Rounds; each measures every row once, and the median counts
@@ -61,7 +62,7 @@ pub fn main(args: Args) -> Result<()> {
 
 /// Run each row just long enough to check its work; without figures.
 pub fn prove() -> Result<()> {
-    let mut programs = Loaded::new(&object(None, OBJECT)?)?;
+    let mut programs = Loaded::new(&object(None, OBJECT)?)?.with_flows(crowd::FEW);
     let rows = rows::rows();
     rows.iter().try_for_each(|row| programs.measure(row, PROOF, row.acknowledged).map(drop))
 }
@@ -80,17 +81,26 @@ pub fn object(given: Option<PathBuf>, name: &str) -> Result<PathBuf> {
 /// a busy machine's speed differs from second to second. The server acknowledges in all of them, or
 /// in none.
 fn sample(programs: &mut Loaded, rows: &[Row], row: &Row, repeats: u32) -> Result<Sample> {
-    let mut time = |name: &str| {
+    let find = |name: &str| {
         let found = rows.iter().find(|other| other.is(name, row.hook));
-        let found = found.with_context(|| format!("no row {name:?} for {}", row.hook.name()))?;
-        programs.measure(found, repeats, row.acknowledged)
+        found.with_context(|| format!("no row {name:?} for {}", row.hook.name()))
+    };
+    let mut time = |name: &str, acknowledged| programs.measure(find(name)?, repeats, acknowledged);
+    let on_one = match row.limit {
+        Limit::AsOnOne { row: name, .. } => {
+            let one = find(name)?;
+            let reference_ns = time(one.reference, one.acknowledged)?;
+            Some(OnOne { reference_ns, ns: time(name, one.acknowledged)? })
+        }
+        _ => None,
     };
     Ok(Sample {
-        reference_ns: time(row.reference)?,
+        on_one,
+        reference_ns: time(row.reference, row.acknowledged)?,
         first_ns: match row.limit {
-            Limit::EachFurther { first, .. } => time(first)?,
+            Limit::EachFurther { first, .. } => time(first, row.acknowledged)?,
             _ => 0,
         },
-        ns: time(row.name)?,
+        ns: time(row.name, row.acknowledged)?,
     })
 }

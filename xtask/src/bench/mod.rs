@@ -1,4 +1,5 @@
 //! `cargo xtask bench`: cost of ws-guard.
+mod crowd;
 mod defences;
 mod flood;
 mod inspect;

@@ -1,12 +1,12 @@
 //! Rows of the measurement, one for each kind of packet.
-//! Those of the defences are in [`super::defences`].
+//! Those of the defences are in [`super::defences`], those of many flows in [`super::crowd`].
 use ws_guard_common::{
     forwarded::preface,
     maps::{Counter, action},
 };
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
-use super::defences;
+use super::{crowd, defences};
 
 /// Hook that a program is attached to in production.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -37,6 +37,8 @@ pub enum Limit {
     /// Each frame except the first: this multiple of the time of the reference.
     /// The first frame's time is that of the named row of the same hook.
     EachFurther { first: &'static str, frames: u32, times: f64 },
+    /// For a row of many flows: this multiple of the ratio of the same row on one flow.
+    AsOnOne { row: &'static str, times: f64 },
 }
 
 /// Name of the reference row.
@@ -109,6 +111,8 @@ pub struct Row {
     pub fragment: bool,
     /// The packet is inside VXLAN, and the programs look into it.
     pub tunnel: bool,
+    /// Each run is on another flow: [`crowd`].
+    pub many: bool,
     /// [`Work`] of one repeat.
     pub work: Work,
     /// Frames in the packet that have a limit, to stay below its highest setting.
@@ -175,6 +179,7 @@ impl Row {
             classes: false,
             fragment: false,
             tunnel: false,
+            many: false,
             work: Vec::new(),
             limited: 0,
             verdict: if hook == Hook::Xdp { XDP_PASS } else { UNSPEC },
@@ -187,6 +192,11 @@ impl Row {
         let baseline = self.name.starts_with("baseline");
         let tc = self.hook != Hook::Xdp && hook != Hook::Xdp;
         self.name == name && (self.hook == hook || (baseline && tc))
+    }
+
+    /// Check whether each repeat counts `counter`.
+    pub fn counts(&self, counter: Counter) -> bool {
+        self.work.iter().any(|(other, each)| *other == counter && *each > 0)
     }
 
     pub fn times(mut self, times: f64) -> Row {
@@ -236,6 +246,8 @@ pub fn rows() -> Vec<Row> {
     rows.extend(defences::rows(Hook::Xdp, "bench_xdp"));
     rows.extend(defences::rows(Hook::TcIngress, "bench_in"));
     rows.extend(server());
+    let many = crowd::rows(&rows);
+    rows.extend(many);
     rows.sort_by_key(|row| row.hook as u8);
     rows
 }

@@ -15,14 +15,15 @@ use ws_guard_testkit::{
 };
 
 use super::{
+    crowd::{self, Crowds},
     patch::Patch,
     rows::{Hook, Opening, Row, pings},
 };
 
 /// Window longer than a run: a source over the limit stays so.
-const WINDOW_MS: u32 = 3_600_000;
+pub const WINDOW_MS: u32 = 3_600_000;
 /// Pings that take a connection of a throttled source over the limit.
-const OVER: usize = 8;
+pub const OVER: usize = 8;
 
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
 unsafe impl Pod for Patch {}
@@ -32,12 +33,12 @@ const BATCH: u32 = 7;
 /// Length of a segment that is kept behind a gap.
 const PIECE: usize = 1024;
 /// The map that holds the [`Patch`].
-const PATCH: &str = "PATCH";
+pub const PATCH: &str = "PATCH";
 /// Frames of a kind that a source may send: the maximum setting.
 const LIMIT: u32 = Rate::MAX_LIMIT;
 /// Maximum number of frames of a run, below that limit.
 const MOST: u32 = 900_000;
-const PROTECTED: u16 = 80;
+pub const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
 /// Bytes a second of a paced connection: its burst is used up in the warm-up.
 const PACE: u32 = 1 << 10;
@@ -68,10 +69,11 @@ pub const PROGRAMS: [&str; 11] = [
     program::CONTROL,
 ];
 
-/// The programs, once ordinary and once with tunnels inspected.
+/// The programs, once ordinary, once with tunnels inspected, and with many flows where a row has them.
 pub struct Loaded {
     plain: Programs,
     tunnels: Programs,
+    crowds: Crowds,
 }
 
 impl Loaded {
@@ -80,6 +82,7 @@ impl Loaded {
         let mut loaded = Loaded {
             plain: Programs::load(object, &PROGRAMS, &[])?,
             tunnels: Programs::load_with(object, &PROGRAMS, &[], tunnels)?,
+            crowds: Crowds::new(object, crowd::FLOWS),
         };
         for programs in [&mut loaded.plain, &mut loaded.tunnels] {
             programs.set_ports(&[PROTECTED])?;
@@ -92,10 +95,20 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Measure a row: mean nanoseconds of `repeat` runs, fewer if limits require.
+    /// Let rows of many flows have this number of them, a power of two.
+    pub fn with_flows(mut self, flows: u32) -> Loaded {
+        self.crowds.flows = flows;
+        self
+    }
+
+    /// Measure a row: mean nanoseconds of `repeat` runs, fewer if limits require, or of one on each
+    /// of many flows.
     /// Where the server `acknowledges`, each row pays for that, even one without anything to
     /// acknowledge.
     pub fn measure(&mut self, row: &Row, repeat: u32, acknowledges: bool) -> Result<u64> {
+        if row.many {
+            return self.crowds.measure(row);
+        }
         let programs = if row.tunnel { &mut self.tunnels } else { &mut self.plain };
         measure(programs, row, repeat, acknowledges)
     }
@@ -168,7 +181,7 @@ impl Phase {
     }
 }
 
-fn policy(row: &Row, action: u8) -> Result<Policy> {
+pub fn policy(row: &Row, action: u8) -> Result<Policy> {
     let rate = |limit| {
         Rate::new(limit, WINDOW_MS, 0).map_err(|error| anyhow::anyhow!("limit {limit}: {error:?}"))
     };
@@ -190,7 +203,7 @@ fn policy(row: &Row, action: u8) -> Result<Policy> {
     })
 }
 
-fn connection() -> Result<Connection> {
+pub fn connection() -> Result<Connection> {
     Ok(Connection {
         client: "10.77.0.1:4711".parse()?,
         server: std::net::SocketAddr::new("10.77.0.2".parse()?, PROTECTED),
@@ -201,7 +214,7 @@ fn connection() -> Result<Connection> {
 }
 
 /// Return a packet as bytes, and the patch that leaves it unchanged.
-fn fixed(packet: &Packet) -> Result<(Vec<u8>, Patch)> {
+pub fn fixed(packet: &Packet) -> Result<(Vec<u8>, Patch)> {
     let mut bytes = packet.build()?;
     // The length that Ethernet's shortest frame is padded to.
     bytes.resize(bytes.len().max(60), 0);
@@ -323,6 +336,16 @@ fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> R
     }
 }
 
+/// Fail unless each repeat did the row's work, by the counters.
+pub fn prove_work(row: &Row, counted: &Totals, verdict: u32, repeat: u32) -> Result<()> {
+    ensure!(verdict == row.verdict, "the verdict was {verdict}, not {}: {counted:?}", row.verdict);
+    for (counter, each) in &row.work {
+        let (found, wanted) = (counted.get(*counter), each * u64::from(repeat));
+        ensure!(found == wanted, "{counter:?} grew by {found}, not {wanted}");
+    }
+    Ok(())
+}
+
 /// Fail unless each repeat did the row's work, and the stream went on.
 fn prove(
     programs: &mut Programs,
@@ -332,11 +355,7 @@ fn prove(
     repeat: u32,
     (start, warm_up): (Patch, u32),
 ) -> Result<()> {
-    ensure!(verdict == row.verdict, "the verdict was {verdict}, not {}: {counted:?}", row.verdict);
-    for (counter, each) in &row.work {
-        let (found, wanted) = (counted.get(*counter), each * u64::from(repeat));
-        ensure!(found == wanted, "{counter:?} grew by {found}, not {wanted}");
-    }
+    prove_work(row, counted, verdict, repeat)?;
     let runs = warm_up + repeat;
     if row.answers {
         let connection = connection()?;
@@ -356,12 +375,11 @@ fn prove(
     let key = FlowKey::new(connection.client, connection.server);
     let flow = programs.flow(key)?.context("the flow is gone")?;
     // The flow's state when each of the runs was new to it.
-    let counts = |counter| row.work.iter().any(|(c, each)| *c == counter && *each > 0);
-    if counts(Counter::Frames) || counts(Counter::Pings) {
+    if row.counts(Counter::Frames) || row.counts(Counter::Pings) {
         ensure!(flow.client.next == end.seq, "the flow's cursor did not follow");
         let crowded = u32::from(flow.traces) > BATCH * RING as u32;
         ensure!(crowded != row.acknowledged, "{} traces are left", flow.traces);
-    } else if counts(Counter::FramesOut) {
+    } else if row.counts(Counter::FramesOut) {
         ensure!(flow.server.next == end.seq, "the flow's cursor did not follow");
     } else if row.acknowledges > 0 {
         let acked = end.ack.wrapping_sub(end.ack_step);

@@ -14,6 +14,15 @@ pub struct Sample {
     pub reference_ns: u64,
     /// Time of the row with one frame, for rows with several; otherwise 0.
     pub first_ns: u64,
+    /// For a row of many flows, the same row on one, right before.
+    pub on_one: Option<OnOne>,
+    pub ns: u64,
+}
+
+/// Times of a row of one flow: its reference's, and its own.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OnOne {
+    pub reference_ns: u64,
     pub ns: u64,
 }
 
@@ -31,6 +40,8 @@ pub struct Figures {
     /// Median over the rounds of the ratio to the reference.
     /// Of `ns`, or `ns_each_further` where there is one, in the same round.
     ratio: f64,
+    /// The same of the row on one flow, for a row of many.
+    ratio_on_one: Option<f64>,
     limit: Option<f64>,
     over: bool,
 }
@@ -52,9 +63,14 @@ fn figures(row: &Row, samples: &[Sample]) -> Figures {
         Limit::EachFurther { frames, .. } => Some(frames),
         _ => None,
     };
+    let on_one: Option<Vec<OnOne>> = samples.iter().map(|sample| sample.on_one).collect();
+    let ratio_on_one = on_one.map(|times| {
+        median(times.iter().map(|OnOne { reference_ns, ns }| *ns as f64 / *reference_ns as f64))
+    });
     let limit = match row.limit {
         Limit::Shown => None,
         Limit::Times(times) | Limit::EachFurther { times, .. } => Some(times),
+        Limit::AsOnOne { times, .. } => ratio_on_one.map(|ratio| times * ratio),
     };
     let ratio = median(samples.iter().map(|sample| {
         let ns = frames.map_or(sample.ns as f64, |frames| sample.each_further(frames));
@@ -69,6 +85,7 @@ fn figures(row: &Row, samples: &[Sample]) -> Figures {
             .map(|frames| median(samples.iter().map(|sample| sample.each_further(frames)))),
         reference: row.reference,
         ratio,
+        ratio_on_one,
         limit,
         over: limit.is_some_and(|limit| ratio > limit),
     }

@@ -109,7 +109,8 @@ pub fn main(args: Args) -> Result<()> {
 /// Return every row of a client's packet at XDP, each the first of its kind.
 fn beginnings(programs: &mut Loaded) -> Result<Vec<Vec<Candidate>>> {
     let rows = rows::rows().into_iter().filter(|row| row.hook == Hook::Xdp);
-    let rows = rows.filter(|row| row.program == "bench_xdp" && !row.tunnel && !row.unprotected);
+    let rows = rows.filter(|row| row.program == "bench_xdp" && !row.many);
+    let rows = rows.filter(|row| !row.tunnel && !row.unprotected);
     rows.map(|row| {
         let ns = cost(programs, &row)?;
         Ok(vec![Candidate { row, ns }])

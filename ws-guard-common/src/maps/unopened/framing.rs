@@ -165,6 +165,15 @@ impl Framing {
         self.oldest_hole = self.oldest_hole.wrapping_add(1);
     }
 
+    /// Check whether there is no place for another hole in front of framing: the server, which has the client's bytes up
+    /// to `acked`, has none of those that are kept whole.
+    #[inline(always)]
+    pub const fn is_full(&self, acked: u32) -> bool {
+        let newest = self.places[self.oldest.wrapping_sub(1) as usize & (PLACES - 1)];
+        let oldest = self.holes[self.oldest_hole as usize & (HOLES - 1)].missing(acked);
+        newest.len != 0 && oldest.from != oldest.to
+    }
+
     /// Check whether all bytes of the segment from `seq` to `end` are data that filled or fills a hole.
     #[inline(always)]
     pub const fn fills(&self, seq: u32, end: u32) -> bool {

@@ -461,9 +461,13 @@ fn what_fills_a_hole_is_data_behind_any_number_of_chunks() {
         assert_eq!(began.judge(at(hole), 1009, 7), judged::PASSES, "a byte behind it");
     }
     assert_eq!(began.judge(at(place(2) + 1000), 8, 7), judged::PASSES, "no hole");
-    let more = chunked(40, &[1, 3, 5, 7, 9]);
-    assert_eq!(more.judge(at(place(1) + 1000), 1008, 7), judged::PASSES, "the first of five");
-    assert_eq!(more.judge(at(place(9) + 1000), 1008, 7), judged::BODY, "the last one");
+    let mut full = chunked(40, &[1, 3, 5, 7]);
+    let (next, end) = (place(40), place(41));
+    assert!(full.read_chunks(at(next), at(next + 8), Chunks::BEGIN, at(end)));
+    assert_eq!(full.judge(at(next), 1000, 7), judged::CHUNKS, "in order");
+    assert_eq!(full.judge(at(next + 100), 1000, 7), judged::REFUSED, "a fifth hole");
+    full.acknowledge(at(place(2)), 7, WINDOW, false, 1);
+    assert_eq!(full.judge(at(next + 100), 1000, 7), judged::BODY, "the server has the first");
 }
 
 #[test]
@@ -499,10 +503,13 @@ fn a_timestamp_tells_the_scale_until_the_server_speaks() {
     again.began.echoes(stamp::of(0x47));
     again.began.echoes(stamp::of(0x4D));
     assert_eq!(again.began.client_scale, 14);
-    again.acknowledge(at(100), 7, WINDOW, false, 1);
+    again.confirm(7);
     assert!(!again.may_scale(FIRST, 7));
     again.begins_again(8, stamp::of(0x41));
     assert!(!again.may_scale(FIRST, 7), "not even then");
+    let mut older = begun(15);
+    older.confirm(17);
+    assert_eq!(older.began.client_scale, scale::NONE as u8, "an older SYN-ACK's");
     again.begins_again(scale::NONE, stamp::NONE);
     assert_eq!(again.began.client_scale, scale::NONE as u8, "a SYN-ACK without a scale");
 }

@@ -24,6 +24,9 @@ use ws_guard_ebpf::{
     report::Side,
 };
 
+/// Offset of the IPv4 header's source, and of its destination.
+const FROM: usize = 14 + 12;
+const TO: usize = 14 + 16;
 /// Offset of the TCP header.
 const TCP: usize = 14 + 20;
 const SEQ: usize = TCP + 4;
@@ -58,6 +61,12 @@ fn prepare(data: usize, end: usize) -> bool {
         packet.add(CHECK).cast::<u16>().write_unaligned(patch.check.to_be());
         packet.add(WINDOW).cast::<u16>().write_unaligned(patch.window.to_be());
         packet.add(PAYLOAD).write(patch.first);
+        if patch.last > 0 {
+            let client = packet.add(if patch.to_client > 0 { TO } else { FROM });
+            let address = patch.client.wrapping_add(patch.flow);
+            client.cast::<u32>().write_unaligned(address.to_be());
+            patch.flow = patch.following();
+        }
         patch.seq = patch.seq.wrapping_add(patch.seq_step);
         patch.ack = patch.ack.wrapping_add(patch.ack_step);
         patch.left = patch.left.wrapping_sub((patch.batch > 0) as u32);

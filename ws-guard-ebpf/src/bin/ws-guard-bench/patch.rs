@@ -28,4 +28,25 @@ pub struct Patch {
     /// Side that asks before each run with a ping of this digest, which the packet is to answer; 0: none.
     pub digest: u32,
     pub asks: u32,
+    /// Number of the last flow, a power of two less 1, and of the next run's; 0: there is one flow.
+    pub last: u32,
+    pub flow: u32,
+    /// The number of the flow after it: its own times `factor`, plus `step`.
+    pub factor: u32,
+    pub step: u32,
+    /// Address of the client of flow 0. Those of the others follow it.
+    pub client: u32,
+    /// Not 0: the packet is the server's, and goes to that address.
+    pub to_client: u32,
+}
+
+impl Patch {
+    /// The number of the flow after the next run's.
+    ///
+    /// Each flow has its turn once in as many runs as there are flows, if `step` is odd and `factor`
+    /// one more than a multiple of 4 (the theorem of Hull and Dobell).
+    #[inline(always)]
+    pub const fn following(&self) -> u32 {
+        self.flow.wrapping_mul(self.factor).wrapping_add(self.step) & self.last
+    }
 }
