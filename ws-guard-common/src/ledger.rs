@@ -101,7 +101,7 @@ impl Flow {
         let from = later(seq, self.acked);
         let replaced = self.flags & REPLACED != 0 && before(from, self.replaced);
         let part = after(seq, self.acked) || before(end, self.replaced);
-        !(replaced && part) && !before(from, self.traced_from)
+        !(before(from, self.traced_from) || replaced && part)
     }
 
     /// Check whether the segment from `seq` to `end` begins with the byte that the server waits for

@@ -105,7 +105,7 @@ impl Trace {
     /// Strides of its frame that [`Tracker::beyond`] does not tell.
     #[inline(always)]
     const fn untold(&self) -> u64 {
-        let far = (self.word >> 16) / FAR & 3;
+        let far = ((self.word >> 16) / FAR) & 3;
         (far.saturating_sub(1) as u64) << 31
     }
 
