@@ -639,6 +639,12 @@ impl Flow {
         ends
     }
 
+    /// Check whether a sign of its end was counted, also if it seemed to go on.
+    #[inline(always)]
+    pub const fn has_shown_end(&self) -> bool {
+        self.ended == ENDED || self.ended == REOPENED
+    }
+
     /// Check whether the server may have no such connection any more: both sides have ended it, or one has reset it,
     /// also if it seemed to go on. An old segment may begin another one with these numbers, by a SYN cookie, which
     /// comes from them alone.
