@@ -254,7 +254,7 @@ mod tests {
     fn data_of_another_syn_does_not_hide_a_scale() {
         for decoy_first in [true, false] {
             let mut places = Places::default();
-            let mut decoy = |places: &mut Places| {
+            let decoy = |places: &mut Places| {
                 let (place, syn) = note(places.pair, (&key(1), 11), 15, 100, 0);
                 places.pair[place as usize] = syn;
             };
