@@ -12,7 +12,7 @@ use aya_ebpf::{
 use ws_guard_common::{
     flow::{self, Action, Flow, Plan},
     maps::{Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN},
-    seq::{after, before, later},
+    seq::{after, later},
     tracker::Walk,
     verifier::forget,
 };
@@ -149,13 +149,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     flow.hear(segment.ack);
     flow.offers(segment.seq, segment.window);
-    if segment.len == 0 {
-        return Verdict::Pass;
-    }
-    if flow.ended != 0 && comes_again(segment, flow) {
-        return context.drop(Counter::DroppedForged);
-    }
-    if flow.state == flow::state::CLOSED && !reopens(&context, flow) {
+    if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&context, flow) {
         return Verdict::Pass;
     }
     // Looked up once more: the stack has no room for the pointer.
@@ -179,11 +173,6 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     let segment = context.segment;
     if segment.flags & (SYN | ACK) == SYN || pending_upgrades::may_scale() {
         options::client(context, payload);
-    }
-    if segment.flags & RST != 0 {
-        // Receivers ignore its data.
-        pending_upgrades::reset();
-        return Stray::Pass;
     }
     if segment.len == 0 {
         pending_upgrades::hear();
@@ -248,13 +237,6 @@ fn admits(context: &Context, read: bool) -> bool {
 #[inline(never)]
 fn is_banned(context: &Context) -> bool {
     sources::any_banned(context.now) && sources::drop_banned(context)
-}
-
-/// Check whether the segment has old bytes of a connection that may be gone: for another one they are new.
-#[cold]
-#[inline(never)]
-fn comes_again(segment: &Segment, flow: &Flow) -> bool {
-    before(segment.seq, flow.acked) && flow.may_be_gone()
 }
 
 /// Reopen a closed flow if its client sends new data.

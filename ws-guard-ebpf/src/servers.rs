@@ -106,8 +106,8 @@ extern "C" fn ws_guard_ended(end: u32) -> u32 {
         flow,
         #[inline(always)]
         |flow| {
-            first = !flow.has_shown_end();
-            flow.ended = if first { ENDED } else { flow.ended };
+            first = flow.ended != ENDED;
+            flow.ended = ENDED;
             if let (true, Some(heartbeats)) = (first, heartbeats) {
                 // SAFETY: as above.
                 let heartbeats = unsafe { &mut *heartbeats };
@@ -137,7 +137,7 @@ extern "C" fn ws_guard_ended(end: u32) -> u32 {
 #[cold]
 #[inline(never)]
 pub fn silent(key: &FlowKey, flow: &Flow) {
-    if flow.has_shown_end() {
+    if flow.ended == ENDED {
         return;
     }
     let Some(server) = of(key) else {

@@ -393,43 +393,7 @@ extern "C" fn ws_guard_confirm() -> u32 {
     if let Some((segment, unopened)) = unopened()
         && segment.flags & RST == 0
     {
-        unopened.confirm(segment.seq);
-    }
-    0
-}
-
-/// Take over the client's RST, see [`Unopened::reset`].
-#[inline(always)]
-pub fn reset() {
-    ws_guard_reset();
-}
-
-/// [`reset`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_reset() -> u32 {
-    if let Some((segment, unopened)) = unopened() {
-        unopened.reset(segment.seq);
-    }
-    0
-}
-
-/// Begin with a connection that took an ended one's place without a SYN, at the server's segment, see
-/// [`Unopened::goes_back`].
-#[inline(always)]
-pub fn begin_elsewhere(scale: u8, generation: u32) {
-    ws_guard_begin_elsewhere(scale.into(), generation);
-}
-
-/// [`begin_elsewhere`], as a global function.
-#[cold]
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_begin_elsewhere(scale: u32, generation: u32) -> u32 {
-    if let Some(segment) = packet::segment() {
-        forget();
-        let new = Unopened::elsewhere(scale as u8, segment.ack, segment.seq, generation);
-        let _ = BEGINNINGS.insert(&segment.key, &new, BPF_ANY.into());
+        unopened.confirm(segment.seq, segment.ack, segment.len);
     }
     0
 }
@@ -753,11 +717,6 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
         // Not for the next connection between the same end points.
         let _ = PROVEN.remove(key);
         let _ = PENDING.remove(key);
-    }
-    if let (ACK, Some((_, unopened))) = (segment.flags & (ACK | RST), unopened())
-        && unopened.goes_back(segment.ack)
-    {
-        begin_elsewhere(unopened.began.scale, generation);
     }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
     // A RST may answer a segment of no connection, with the numbers that this one has.

@@ -11,7 +11,7 @@ use ws_guard_common::{
     maps::{FlowKey, action},
     out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
-    seq::{after, before, later},
+    seq::{after, later},
     trail,
 };
 use ws_guard_oracle::cases::one_in;
@@ -295,11 +295,6 @@ impl Connection {
         let host = &mut self.host;
         host.flow.client_ack = sent;
         let end = seq.wrapping_add(payload.len() as u32);
-        // Old bytes of a connection that may be gone: for another one with its numbers they are new.
-        if before(seq, host.flow.acked) && host.flow.may_be_gone() {
-            let observes = limits.action == action::OBSERVE;
-            return if observes { Verdict::Pass } else { Verdict::Drop(Reason::Changed) };
-        }
         if host.flow.state == state::CLOSED && !host.flow.reopen(end) {
             return Verdict::Pass;
         }
