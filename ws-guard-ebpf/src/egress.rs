@@ -19,7 +19,7 @@ use crate::{
     cpu, debug,
     limits::charge,
     maps::{self, BEGINNINGS, FLOWS, MIDSTREAM, locked},
-    opening::{handshake, identify, pending_upgrades, role},
+    opening::{handshake, identify, pending_upgrades, role, scale},
     packet::{
         self, ACK, FIN, Parsed, RST, SYN, options,
         skb::{self, SkbPayload, parse_skb},
@@ -81,7 +81,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         // The flow was opened not by an answer, but by text in the body of another one.
         let _ = FLOWS.remove(key);
     }
-    pending_upgrades::confirm();
+    scale::confirm();
     if segment.len == 0 {
         pending_upgrades::prove(context.policy.generation);
         return Verdict::Pass;

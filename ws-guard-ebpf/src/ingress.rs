@@ -25,7 +25,7 @@ use crate::{
     opening::{
         chunks,
         handshake::{self, Request},
-        identify, pending_upgrades, role,
+        identify, pending_upgrades, role, scale,
     },
     packet::{
         self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, options,
@@ -171,7 +171,7 @@ enum Stray {
 #[inline(always)]
 fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = context.segment;
-    if segment.flags & (SYN | ACK) == SYN || pending_upgrades::may_scale() {
+    if segment.flags & (SYN | ACK) == SYN || scale::may_scale() {
         options::client(context, payload);
     }
     if segment.len == 0 {

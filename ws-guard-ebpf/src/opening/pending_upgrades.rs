@@ -174,7 +174,7 @@ extern "C" fn ws_guard_find_request() -> u32 {
 
 /// The connection at hand, since its SYN-ACK.
 #[inline(always)]
-fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
+pub(super) fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
     let segment = packet::segment()?;
     let unopened = BEGINNINGS.get_ptr_mut(&segment.key)?;
     // SAFETY: a map value. An LRU entry may be reused for another key meanwhile: at worst that key's
@@ -186,38 +186,6 @@ fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
 #[inline(always)]
 pub fn claims() -> bool {
     unopened().is_none_or(|(_, unopened)| role::claims(&mut unopened.owner))
-}
-
-/// Check whether the client's segment may tell the scale of its windows, see [`Unopened::may_scale`].
-#[inline(always)]
-pub fn may_scale() -> bool {
-    ws_guard_may_scale() != 0
-}
-
-/// [`may_scale`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_may_scale() -> u32 {
-    unopened().is_some_and(|(segment, unopened)| {
-        segment.flags & (SYN | ACK | RST) == ACK && unopened.may_scale(segment.seq, segment.ack)
-    }) as u32
-}
-
-/// Take over the timestamp that the client's segment echoes, see
-/// [`Beginning::echoes`](ws_guard_common::maps::Beginning::echoes).
-#[inline(always)]
-pub fn echoes(stamp: u16) {
-    if let Some((_, unopened)) = unopened() {
-        unopened.began.echoes(stamp);
-    }
-}
-
-/// Take over the client's SYN with this scale, see [`Unopened::is_asked_again`].
-#[inline(always)]
-pub fn asks_again(scale: u32) {
-    if let Some((segment, unopened)) = unopened() {
-        unopened.is_asked_again(segment.seq, segment.len, scale as u8);
-    }
 }
 
 /// Judge the client's segment: one of [`judged`], see [`Unopened::judge`].
@@ -376,24 +344,6 @@ extern "C" fn ws_guard_hear() -> u32 {
         && unopened.is_credible(segment.seq, 0, segment.ack)
     {
         unopened.offers(segment.seq, segment.ack, segment.window);
-    }
-    0
-}
-
-/// Take over the number of the server's segment, see [`Unopened::confirm`].
-#[inline(always)]
-pub fn confirm() {
-    ws_guard_confirm();
-}
-
-/// [`confirm`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_confirm() -> u32 {
-    if let Some((segment, unopened)) = unopened()
-        && segment.flags & RST == 0
-    {
-        unopened.confirm(segment.seq, segment.ack, segment.len);
     }
     0
 }
