@@ -103,9 +103,6 @@ pub const LEDGER: u16 = 0x00FF;
 /// Value of [`Flow::ended`]. No small number: programs before schema 12 kept the time of a ping there.
 pub const ENDED: u32 = 0xE4DE_D0E5;
 
-/// The same once it went on all the same, [`Flow::reopen`].
-pub const REOPENED: u32 = 0x0E0E_0BE9;
-
 /// Silence of a client after which its flow may make room for others, ns.
 pub const IDLE_NS: u64 = 300_000_000_000;
 
@@ -200,7 +197,7 @@ pub struct Flow {
     pub repeated_ns: u64,
     /// Time of the server's latest segment with payload, milliseconds modulo 2^32.
     pub server_ms: u32,
-    /// [`ENDED`] once the first sign of its end was counted, or [`REOPENED`].
+    /// [`ENDED`] once the first sign of its end was counted.
     pub ended: u32,
     /// Frames that began in the client's stream.
     pub frames_in: u64,
@@ -601,33 +598,19 @@ impl Flow {
     }
 
     /// Handle the client's RST at `seq`.
-    /// It ends the connection only at the server's exact next byte, or behind bytes that it holds out of order
-    /// (RFC 5961, 3.2, and Linux); the server ignores any other, and so does the guard.
+    /// It ends the connection only at the server's exact next byte (RFC 5961, 3.2); the server
+    /// ignores any other, and so does the guard.
     ///
     /// One that is out of sync goes on: reopened, it would be taken for one that is followed. Even
-    /// there the server may have discarded it, for example for a bad checksum: if more data
+    /// at that byte the server may have discarded it, for example for a bad checksum: if more data
     /// arrives, [`Flow::reopen`].
     #[inline(always)]
     pub fn client_reset(&mut self, seq: u32) -> bool {
-        let accepts = !before(seq, self.acked) && !after(seq, self.high);
-        let ends = accepts && self.state == state::OPEN;
+        let ends = seq == self.acked && self.state == state::OPEN;
         if ends {
             self.state = state::CLOSED;
         }
-        if accepts {
-            self.flags &= !FIN_SEEN;
-        }
         ends
-    }
-
-    /// Check whether the server may have no such connection any more: both sides have ended it, or one has reset it,
-    /// also if it seemed to go on. An old segment may begin another one with these numbers, by a SYN cookie, which
-    /// comes from them alone.
-    #[inline(always)]
-    pub const fn may_be_gone(&self) -> bool {
-        let closed =
-            self.state == state::CLOSED && self.flags & (SERVER_DONE | FIN_SEEN) != FIN_SEEN;
-        closed || self.ended == REOPENED
     }
 
     /// Check whether the flow protects nothing any more, `silent_ns` after the client's last data:
@@ -654,7 +637,7 @@ impl Flow {
         if goes_on {
             self.state = state::OPEN;
             self.flags &= !FIN_SEEN;
-            self.ended = REOPENED;
+            self.ended = 0;
             if after(self.acked, self.client.resume()) {
                 self.lose_step();
             }

@@ -9,7 +9,7 @@ use ws_guard_common::{
     flow::{Acknowledged, Flow, LONGEST_UNSEEN, SERVER_DONE, paced, state},
     maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened},
     search::LONGEST,
-    seq::{after, before, later},
+    seq::{after, later},
     source::millis,
     tracker::{GUESSED, RSV1_AGREED, Segment, Step, Tracker, Walk},
 };
@@ -19,7 +19,7 @@ use crate::{
     cpu, debug,
     limits::charge,
     maps::{self, BEGINNINGS, FLOWS, MIDSTREAM, locked},
-    opening::{handshake, identify, pending_upgrades, role},
+    opening::{handshake, identify, pending_upgrades, role, scale},
     packet::{
         self, ACK, FIN, Parsed, RST, SYN, options,
         skb::{self, SkbPayload, parse_skb},
@@ -78,10 +78,10 @@ fn follow(ctx: &TcContext) -> Verdict {
         if !is_http {
             return Verdict::Pass;
         }
-        // The flow was opened not by an answer, but by text in the body of another one; or its connection is gone.
+        // The flow was opened not by an answer, but by text in the body of another one.
         let _ = FLOWS.remove(key);
     }
-    pending_upgrades::confirm();
+    scale::confirm();
     if segment.len == 0 {
         pending_upgrades::prove(context.policy.generation);
         return Verdict::Pass;
@@ -148,8 +148,7 @@ fn begins_anew(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     found
 }
 
-/// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there, or on another
-/// connection in its place.
+/// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there.
 #[inline(always)]
 fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let segment = context.segment;
@@ -157,10 +156,6 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         return false;
     }
     report::count(Counter::EgressTracked);
-    if segment.flags & (ACK | RST) == ACK && before(segment.ack, flow.acked) && flow.may_be_gone() {
-        pending_upgrades::begin_elsewhere(flow.began.scale, context.policy.generation);
-        return true;
-    }
     if segment.len > 0 {
         // A single word.
         flow.server_ms = millis(context.now);

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use ws_guard_common::{
     flow::{self, Action, Flow, LEDGER},
     maps::{Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN},
-    seq::{after, before, later},
+    seq::{after, later},
     tracker::Walk,
     verifier::forget,
 };
@@ -25,7 +25,7 @@ use crate::{
     opening::{
         chunks,
         handshake::{self, Request},
-        identify, pending_upgrades, role,
+        identify, pending_upgrades, role, scale,
     },
     packet::{
         self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, options,
@@ -148,13 +148,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     flow.hear(segment.ack);
     flow.offers(segment.seq, segment.window);
-    if segment.len == 0 {
-        return Verdict::Pass;
-    }
-    if flow.ended != 0 && comes_again(segment, flow) {
-        return context.drop(Counter::DroppedForged);
-    }
-    if flow.state == flow::state::CLOSED && !reopens(&context, flow) {
+    if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&context, flow) {
         return Verdict::Pass;
     }
     // Looked up once more: the stack has no room for the pointer.
@@ -176,13 +170,8 @@ enum Stray {
 #[inline(always)]
 fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = context.segment;
-    if segment.flags & (SYN | ACK) == SYN || pending_upgrades::may_scale() {
+    if segment.flags & (SYN | ACK) == SYN || scale::may_scale() {
         options::client(context, payload);
-    }
-    if segment.flags & RST != 0 {
-        // Receivers ignore its data.
-        pending_upgrades::reset();
-        return Stray::Pass;
     }
     if segment.len == 0 {
         pending_upgrades::hear();
@@ -247,13 +236,6 @@ fn admits(context: &Context, read: bool) -> bool {
 #[inline(never)]
 fn is_banned(context: &Context) -> bool {
     sources::any_banned(context.now) && sources::drop_banned(context)
-}
-
-/// Check whether the segment has old bytes of a connection that may be gone: for another one they are new.
-#[cold]
-#[inline(never)]
-fn comes_again(segment: &Segment, flow: &Flow) -> bool {
-    before(segment.seq, flow.acked) && flow.may_be_gone()
 }
 
 /// Reopen a closed flow if its client sends new data.

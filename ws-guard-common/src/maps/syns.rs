@@ -95,7 +95,7 @@ impl Syn {
         Syn::new(self.spoiled_at(), step, data, low & TAG | spoiled | least)
     }
 
-    /// Whether it is the SYN that a SYN-ACK with this acknowledgement answers, with its data or without.
+    /// Check whether it is the SYN that a SYN-ACK with this acknowledgement answers, with its data or without.
     #[inline(always)]
     const fn is_answered(self, key: &FlowKey, ack: u32) -> bool {
         let with_data = self.data() != ANSWERED && self.is(tag(key, ack.wrapping_sub(self.data())));
@@ -103,8 +103,8 @@ impl Syn {
     }
 }
 
-/// Note a SYN with the first byte behind it at `seq`, and this `scale`, encoded as in [`scale`], and `data` bytes of data. `pair` is what its
-/// places hold; returns the number of the one to change, and its new value. `now` is in nanoseconds.
+/// Place for a SYN, and its value there. The first byte behind the SYN is at `seq`; `scale` is encoded as in
+/// [`scale`], `data` is the length of its data in bytes. `pair` is what its places hold, `now` is in nanoseconds.
 ///
 /// Where both wait, one is lost. That may have been the same connection's: for a while no scale is taken from here.
 #[inline(always)]
@@ -254,7 +254,7 @@ mod tests {
     fn data_of_another_syn_does_not_hide_a_scale() {
         for decoy_first in [true, false] {
             let mut places = Places::default();
-            let mut decoy = |places: &mut Places| {
+            let decoy = |places: &mut Places| {
                 let (place, syn) = note(places.pair, (&key(1), 11), 15, 100, 0);
                 places.pair[place as usize] = syn;
             };

@@ -62,9 +62,6 @@ pub mod stage {
     pub const SPOKEN: u8 = 1;
     /// Its 101 was dropped: the client has no answer yet, and nothing to say.
     pub const REFUSED: u8 = 2;
-    /// The client has reset the connection: what comes again may be another one's, see
-    /// [`Unopened::goes_back`](super::Unopened::goes_back).
-    pub const RESET: u8 = 3;
 }
 
 /// Connection without a flow, since its beginning: value of [`super::name::BEGINNINGS`].
@@ -220,12 +217,18 @@ impl Unopened {
         self.generation == generation as u16
     }
 
-    /// Take over the number of the server's segment behind its SYN-ACKs. With another one than that of the latest
-    /// SYN-ACK, the client has answered an older one (a SYN cookie), and the scale is another SYN's.
+    /// Take over the number of the server's segment of `len` bytes behind its SYN-ACKs, which acknowledges `ack`. With
+    /// another number than that of the latest SYN-ACK, the client has answered an older one (a SYN cookie), and the
+    /// scale is another SYN's.
     #[inline(always)]
-    pub const fn confirm(&mut self, seq: u32) {
+    pub const fn confirm(&mut self, seq: u32, ack: u32, len: u32) {
         let began = &mut self.began;
-        if began.stamps != stamp::NONE && seq != began.server_next {
+        let ahead = began.server_next.wrapping_sub(seq);
+        // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
+        if ahead == 1 && len == 0 && ack == began.client_next {
+            return;
+        }
+        if began.stamps != stamp::NONE && ahead != 0 {
             began.client_scale = scale::NONE as u8;
         }
         began.stamps = stamp::NONE;
@@ -301,10 +304,9 @@ impl Unopened {
         let first = !after(self.high, self.answered);
         let ahead = first && after(seq, self.acked);
         let reaches = before(seq, self.acked) && after(end, self.acked);
-        let ended = self.stage == stage::RESET && before(seq, self.acked);
         // Another hole would be forgotten, and what fills it then counts as unread for good.
         let hole = self.unread == 0 && after(seq, self.high) && self.framing.is_full(self.acked);
-        let refused = self.stage == stage::REFUSED || ended || hole;
+        let refused = self.stage == stage::REFUSED || hole;
         if !self.is_credible(seq, len, ack) || ahead || gap || refused {
             judged::REFUSED
         } else if self.in_body(seq) {
@@ -587,33 +589,6 @@ impl Unopened {
     #[inline(always)]
     pub const fn took_more(&self, next: u32) -> bool {
         after(self.acked, next)
-    }
-
-    /// Take over the client's RST at `seq`. The server may have ignored it: what goes on counts as unread.
-    #[inline(always)]
-    pub const fn reset(&mut self, seq: u32) {
-        if !before(seq, self.acked) && !after(seq, self.high) {
-            (self.stage, self.unread) = (stage::RESET, 1);
-        }
-    }
-
-    /// Check whether the server's segment with this `ack` is of another connection: after a RST it acknowledges less
-    /// than before. A SYN cookie comes from the client's numbers alone, so that an acknowledgement of an ended
-    /// connection can begin another one, without a SYN.
-    #[inline(always)]
-    pub const fn goes_back(&self, ack: u32) -> bool {
-        self.stage == stage::RESET && before(ack, self.acked)
-    }
-
-    /// Begin with such a connection, of which nothing else is known, behind the server's segment that ends at `end`.
-    #[inline(always)]
-    pub const fn elsewhere(scale: u8, ack: u32, end: u32, generation: u32) -> Unopened {
-        let client_scale = scale::NONE as u8;
-        let stamps = stamp::NONE;
-        let began = Beginning { client_next: ack, server_next: end, scale, client_scale, stamps };
-        let mut new = Unopened::new(began, generation);
-        new.unread = 1;
-        new
     }
 
     /// Take over a server's segment that ends at `end` and offers `window`, as in a TCP header; it `speaks` where it has data or a FIN, which says

@@ -174,7 +174,7 @@ extern "C" fn ws_guard_find_request() -> u32 {
 
 /// The connection at hand, since its SYN-ACK.
 #[inline(always)]
-fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
+pub(super) fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
     let segment = packet::segment()?;
     let unopened = BEGINNINGS.get_ptr_mut(&segment.key)?;
     // SAFETY: a map value. An LRU entry may be reused for another key meanwhile: at worst that key's
@@ -186,38 +186,6 @@ fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
 #[inline(always)]
 pub fn claims() -> bool {
     unopened().is_none_or(|(_, unopened)| role::claims(&mut unopened.owner))
-}
-
-/// Check whether the client's segment may tell the scale of its windows, see [`Unopened::may_scale`].
-#[inline(always)]
-pub fn may_scale() -> bool {
-    ws_guard_may_scale() != 0
-}
-
-/// [`may_scale`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_may_scale() -> u32 {
-    unopened().is_some_and(|(segment, unopened)| {
-        segment.flags & (SYN | ACK | RST) == ACK && unopened.may_scale(segment.seq, segment.ack)
-    }) as u32
-}
-
-/// Take over the timestamp that the client's segment echoes, see
-/// [`Beginning::echoes`](ws_guard_common::maps::Beginning::echoes).
-#[inline(always)]
-pub fn echoes(stamp: u16) {
-    if let Some((_, unopened)) = unopened() {
-        unopened.began.echoes(stamp);
-    }
-}
-
-/// Take over the client's SYN with this scale, see [`Unopened::is_asked_again`].
-#[inline(always)]
-pub fn asks_again(scale: u32) {
-    if let Some((segment, unopened)) = unopened() {
-        unopened.is_asked_again(segment.seq, segment.len, scale as u8);
-    }
 }
 
 /// Judge the client's segment: one of [`judged`], see [`Unopened::judge`].
@@ -376,60 +344,6 @@ extern "C" fn ws_guard_hear() -> u32 {
         && unopened.is_credible(segment.seq, 0, segment.ack)
     {
         unopened.offers(segment.seq, segment.ack, segment.window);
-    }
-    0
-}
-
-/// Take over the number of the server's segment, see [`Unopened::confirm`].
-#[inline(always)]
-pub fn confirm() {
-    ws_guard_confirm();
-}
-
-/// [`confirm`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_confirm() -> u32 {
-    if let Some((segment, unopened)) = unopened()
-        && segment.flags & RST == 0
-    {
-        unopened.confirm(segment.seq);
-    }
-    0
-}
-
-/// Take over the client's RST, see [`Unopened::reset`].
-#[inline(always)]
-pub fn reset() {
-    ws_guard_reset();
-}
-
-/// [`reset`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_reset() -> u32 {
-    if let Some((segment, unopened)) = unopened() {
-        unopened.reset(segment.seq);
-    }
-    0
-}
-
-/// Begin with a connection that took an ended one's place without a SYN, at the server's segment, see
-/// [`Unopened::goes_back`].
-#[inline(always)]
-pub fn begin_elsewhere(scale: u8, generation: u32) {
-    ws_guard_begin_elsewhere(scale.into(), generation);
-}
-
-/// [`begin_elsewhere`], as a global function.
-#[cold]
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_begin_elsewhere(scale: u32, generation: u32) -> u32 {
-    if let Some(segment) = packet::segment() {
-        forget();
-        let new = Unopened::elsewhere(scale as u8, segment.ack, segment.seq, generation);
-        let _ = BEGINNINGS.insert(&segment.key, &new, BPF_ANY.into());
     }
     0
 }
@@ -753,11 +667,6 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
         // Not for the next connection between the same end points.
         let _ = PROVEN.remove(key);
         let _ = PENDING.remove(key);
-    }
-    if let (ACK, Some((_, unopened))) = (segment.flags & (ACK | RST), unopened())
-        && unopened.goes_back(segment.ack)
-    {
-        begin_elsewhere(unopened.began.scale, generation);
     }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
     // A RST may answer a segment of no connection, with the numbers that this one has.

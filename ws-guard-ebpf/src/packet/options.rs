@@ -12,7 +12,7 @@ use crate::{
     context::Context,
     cpu,
     maps::SYNS,
-    opening::pending_upgrades,
+    opening,
     packet::{self, Packet, SYN, Segment, TCP_HEADER},
     report,
     stream::walk::Walker,
@@ -49,10 +49,10 @@ pub fn client<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
         return;
     };
     if !is_syn {
-        pending_upgrades::echoes(state.reading.echoed);
+        opening::scale::echoes(state.reading.echoed);
         return;
     }
-    pending_upgrades::asks_again(state.reading.scale);
+    opening::scale::asks_again(state.reading.scale);
     ws_guard_note_syn(state.reading.scale, context.now);
     if state.rewrite.even + state.rewrite.odd > 0 {
         packet.fix_checksum(segment, state.rewrite.even, state.rewrite.odd);

@@ -135,6 +135,9 @@ fn scales_by_timestamp() -> Vec<Case> {
     let both_ahead = one("another scale by numbers that are both ahead")
         .client_at(FIRST + 100, [])
         .with(|packet| (packet.ack, packet.tcp_options) = (packet.ack + 100, echo(STAMP - 7)));
+    let probed = one("a keep-alive probe of the server ahead of the first request")
+        .server(FIRST, [])
+        .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32 + 1));
     let older = syn(one("the answer to an older SYN-ACK"), 14)
         .with(|packet| packet.seq = packet.seq.wrapping_sub(20));
     let older = syn_ack(older, FIRST - 20).with(|packet| {
@@ -152,6 +155,7 @@ fn scales_by_timestamp() -> Vec<Case> {
         ),
         passes(head(begun("the second SYN-ACK's", &[(7, STAMP), (7, 0x4F)]), echo(0x4F)), echoes),
         passes(head(begun("the first one's", &[(7, STAMP), (7, 0x4F)]), echo(STAMP)), echoes),
+        passes(head(probed, echo(STAMP)), echoes),
         refused(head(one("another scale by the timestamp"), echo(STAMP - 7))),
         refused(head(one("no timestamp where the SYN-ACK has one"), vec![])),
         refused(head(begun("an echo of 0", &[(7, 0x40)]), stamped(7, 10, 0))),

@@ -105,18 +105,19 @@ impl Row {
         stage.finish()
     }
 
-    /// Return the rows of `flows` by source, after all of a blind flood was forwarded.
+    /// Return the rows of `flows` by source, after all of the floods was forwarded.
     /// Under `drop` the proxies never forward all; at the pace they would for minutes.
     fn flows(&self, stage: &Stage, outcome: &Outcome) -> Result<BTreeMap<String, Flow>> {
         if self.action == "defuse" && !self.killed {
             stage.guard.run("policy set --pace off")?;
         }
-        let blind = outcome.flooders.first().context("the blind flooder")?;
-        let name = source_name(blind.local.ip());
         let deadline = Instant::now() + HANDED_ON;
         loop {
             let flows = named(stage.flows()?)?;
-            let counted = flows.get(&name).is_some_and(|flow| flow.pings_in >= blind.pings);
+            let counted = outcome.flooders.iter().all(|seen| {
+                let flow = flows.get(&source_name(seen.local.ip()));
+                flow.is_some_and(|flow| flow.pings_in >= seen.pings)
+            });
             if counted || self.action != "defuse" || Instant::now() > deadline {
                 return Ok(flows);
             }

@@ -503,12 +503,14 @@ fn a_timestamp_tells_the_scale_until_the_server_speaks() {
     again.began.echoes(stamp::of(0x47));
     again.began.echoes(stamp::of(0x4D));
     assert_eq!(again.began.client_scale, 14);
-    again.confirm(7);
+    again.confirm(6, FIRST, 0);
+    assert!(again.may_scale(FIRST, 7), "a keep-alive probe");
+    again.confirm(7, at(100), 0);
     assert!(!again.may_scale(FIRST, 7));
     again.begins_again(8, stamp::of(0x41));
     assert!(!again.may_scale(FIRST, 7), "not even then");
     let mut older = begun(15);
-    older.confirm(17);
+    older.confirm(17, at(100), 0);
     assert_eq!(older.began.client_scale, scale::NONE as u8, "an older SYN-ACK's");
     again.begins_again(scale::NONE, stamp::NONE);
     assert_eq!(again.began.client_scale, scale::NONE as u8, "a SYN-ACK without a scale");
