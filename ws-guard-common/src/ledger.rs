@@ -13,9 +13,9 @@
 //! order: [`Flow::is_settled`].
 //!
 //! The flow has room for [`RING`] traces; with more headers in flight they are in a
-//! [trail](crate::trail). Without a trail a segment with more headers than there is room for keeps
-//! its first, its second and its last trace, and may come again whole, or with others, but not in
-//! parts; where there is no room for these either, only what comes last is kept.
+//! [trail](crate::trail). Without a trail a segment with many headers keeps the position of its first
+//! one, and may come again whole, or with others, but not in parts. Where there is no room for that
+//! either, the latest trace gives way, and what begins there is not known.
 
 use crate::{
     flow::{Flow, LEDGER, REPLACED, state},
@@ -28,10 +28,6 @@ use crate::{
 /// Maximum of traces in a flow, a power of two.
 pub const RING: usize = 1 << RING_BITS;
 const RING_BITS: u32 = 4;
-/// Traces of a segment that has more than there is room for.
-const FEWEST: u32 = 3;
-/// In place of a number of traces: only the last one is kept, others before it are not.
-const LAST: u32 = u32::MAX;
 /// Traces of most segments with more than one header.
 const FEW: u32 = 4;
 
@@ -268,34 +264,40 @@ impl Flow {
         self.trail == 0 && (many || self.held != 0)
     }
 
-    /// Shorten `count` traces to be kept in the flow, if there is not `room` for all: the first, the
-    /// position of the second, and the last, which is in the last place of `left` that was reached; or
-    /// the last alone. Returns how many they are now, or [`LAST`].
+    /// Shorten `count` traces of a walk from `start` to `end`, to be kept in the flow, which has `room`:
+    /// to the position of the first header, or of the second after one that was split. That is the rule
+    /// where the flow has `many`: it [needs a trail](Flow::needs_trail), and has none. Returns how many
+    /// traces they are now; the first ones are in `left`.
     #[inline(always)]
-    pub const fn shorten(&self, left: &mut [Trace; RING], count: u32, room: u32) -> u32 {
-        if count <= room || count == 1 {
+    pub const fn shorten(
+        &self,
+        left: &mut [Trace; RING],
+        (count, room): (u32, u32),
+        many: bool,
+        start: &Tracker,
+        end: u32,
+    ) -> u32 {
+        let split = (start.carried != 0) as u32;
+        if count == 1 || count <= room && !(many && count > 1 + split) {
             return count;
         }
-        let most = if count < RING as u32 { count } else { RING as u32 };
-        let last = left[most.wrapping_sub(1) as usize & (RING - 1)];
-        if room < FEWEST {
-            left[0] = last;
-            return LAST;
-        }
-        left[1] = left[1].vague(self.client.flags);
-        left[2] = last;
-        FEWEST
+        let split = if room > split { split } else { 0 };
+        let first = &mut left[split as usize & (RING - 1)];
+        *first = first.vague(self.client.flags, end);
+        1 + split
     }
 
-    /// Keep a trace in the flow. Without room it takes the latest one's place. If that or others `skip`
-    /// headers, the one before says where they begin.
+    /// Keep a trace in the flow. Without room it takes the latest one's place, and the one before that
+    /// says where headers begin that are not kept.
     #[inline(always)]
-    pub const fn trace_one(&mut self, trace: Trace, skips: bool) {
+    pub const fn trace_one(&mut self, trace: Trace) {
         let full = (self.traces as usize >= RING) as u32;
         let at = self.next_trace.wrapping_sub(full);
-        if full | skips as u32 != 0 {
+        if full != 0 {
+            let flags = self.client.flags;
+            let until = self.ring[at as usize & (RING - 1)].until(flags);
             let before = &mut self.ring[at.wrapping_sub(1) as usize & (RING - 1)];
-            *before = before.vague(self.client.flags);
+            *before = before.vague(flags, until);
         }
         self.ring[at as usize & (RING - 1)] = trace;
         self.next_trace = at.wrapping_add(1);
@@ -306,8 +308,8 @@ impl Flow {
     /// in `left`.
     #[inline(always)]
     pub const fn trace_all(&mut self, left: &[Trace; RING], count: u32) {
-        if count == 1 || count == LAST {
-            return self.trace_one(left[0], count == LAST);
+        if count == 1 {
+            return self.trace_one(left[0]);
         }
         // Without a branch for each: the kernel's verifier would follow both sides.
         let mut i = 0;

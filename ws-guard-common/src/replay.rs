@@ -6,6 +6,8 @@
 
 mod out_of_order;
 
+use std::mem;
+
 use crate::{
     flow::{self, Action, Flow},
     frame::{Header, PING_TO_PONG, Violation, Violations},
@@ -106,12 +108,14 @@ pub struct Replay {
     pub headers: Vec<SeenHeader>,
     /// The same of TLS records.
     pub records: Vec<SeenRecord>,
-    /// Not set: the flow's slot of the trails belongs to another one.
+    /// Not set: the trails that the flow may take belong to others.
     pub has_trail: bool,
     /// Trail of unacknowledged frames.
     trail: Box<Trail>,
     /// Traces of the current walk.
     traces: Vec<Trace>,
+    /// The flow needs a trail for the current segment, and has none.
+    many: bool,
     /// Out-of-order segments, while [`Flow::held`].
     held: Box<Held>,
 }
@@ -154,6 +158,7 @@ impl Replay {
             has_trail: true,
             trail: Box::default(),
             traces: Vec::new(),
+            many: false,
             held: Box::default(),
         }
     }
@@ -181,7 +186,7 @@ impl Replay {
                 self.flow.gaps += 1;
                 self.flow.flags |= flow::GAP;
                 match self.mode {
-                    Mode::Guard => self.keep(seq, payload, budget),
+                    Mode::Guard => self.keep_bytes(seq, payload, budget),
                     Mode::Observe => Verdict::Pass,
                 }
             }
@@ -228,6 +233,7 @@ impl Replay {
             }
             flow.trail = 1;
         }
+        self.many = self.flow.needs_trail(len);
     }
 
     /// Tracker of the stream at the segment's first unacknowledged byte.
@@ -279,31 +285,44 @@ impl Replay {
         if replaces {
             self.flow.set_back(&start);
         }
+        let traces = self.shortened(&start, walk.end());
         self.flow.commit(&start, &walk, passed);
         if replaces {
             self.flow.replaced_to(walk.end(), true);
         }
-        self.keep_traces();
+        self.keep(&traces);
         self.follow(first);
         Verdict::Pass
     }
 
-    /// Keep the traces of a committed walk.
-    fn keep_traces(&mut self) {
-        let count = self.traces.len() as u32;
+    /// Traces of a walk from `start` to `end`, before it is committed, shortened if they are to be kept in
+    /// the flow.
+    fn shortened(&mut self, start: &Tracker, end: u32) -> Vec<Trace> {
+        let mut traces = mem::take(&mut self.traces);
         if self.flow.trail == 0 {
             let mut left = [Trace::default(); RING];
-            for (number, trace) in self.traces.drain(..).enumerate() {
-                left[number.min(RING - 1)] = trace;
+            for (number, trace) in traces.iter().enumerate() {
+                left[number.min(RING - 1)] = *trace;
             }
-            let count = self.flow.shorten(&mut left, count, self.flow.room());
-            self.flow.trace_all(&left, count);
+            let counts = (traces.len() as u32, self.flow.room());
+            let count = self.flow.shorten(&mut left, counts, self.many, start, end);
+            traces = left[..count as usize].to_vec();
+        }
+        traces
+    }
+
+    /// Keep the [shortened](Self::shortened) traces of a committed walk.
+    fn keep(&mut self, traces: &[Trace]) {
+        if self.flow.trail == 0 {
+            let mut left = [Trace::default(); RING];
+            left[..traces.len()].copy_from_slice(traces);
+            self.flow.trace_all(&left, traces.len() as u32);
             return;
         }
-        for (number, trace) in self.traces.drain(..).enumerate() {
-            self.trail.put(self.flow.next_trace.wrapping_add(number as u32), trace);
+        for (number, trace) in traces.iter().enumerate() {
+            self.trail.put(self.flow.next_trace.wrapping_add(number as u32), *trace);
         }
-        self.flow.take_traces(count);
+        self.flow.take_traces(traces.len() as u32);
     }
 
     /// Walk a retransmission from `start`: the same verdict as before, if the headers are the same.
@@ -338,8 +357,9 @@ impl Replay {
             Err(reason) => return self.unless_observing(reason),
         };
         let first = self.reached(&walk.tracker);
+        let traces = self.shortened(&known, walk.end());
         self.flow.repeated(&known, &walk, passed);
-        self.keep_traces();
+        self.keep(&traces);
         self.follow(first);
         Verdict::Pass
     }

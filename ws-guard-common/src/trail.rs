@@ -38,8 +38,10 @@ pub const IDLE_NS: u64 = 60_000_000_000;
 /// ```text
 ///  31 30 29  26 25 24 23   16 15       8 7        0
 /// ┌─────┬────┬───┬───┬──────┬──────────┬──────────┐
-/// │  0  │    │far│ v │flags │  second  │  first   │  one header; v: vague
-/// ├─────┼────┴───┴───┴┬─────┴───────┬──┴──────────┤
+/// │  0  │    │far│ 0 │flags │  second  │  first   │  one header
+/// ├─────┼────┴───┼───┼──────┼──────────┴──────────┤
+/// │  0  │ silent │ 1 │flags │ silent, lower bits  │  vague: its position alone
+/// ├─────┼────────┴───┴┬─────┴───────┬─────────────┤
 /// │count│    first    │   second    │    third    │  a number of FIRST and a length each
 /// └─────┴─────────────┴─────────────┴─────────────┘
 /// ```
@@ -62,6 +64,8 @@ const SHORT_BITS: u32 = 10;
 const COUNT_AT: u32 = 3 * SHORT_BITS;
 /// Shift of the bit of a trace whose headers, and others up to the next trace, are not kept.
 const VAGUE_AT: u32 = 24;
+/// Maximum of bytes that such a trace can tell, see [`Trace::silent`].
+const LONGEST_VAGUE: u32 = (1 << 21) - 1;
 /// Mask of all three.
 const HEADERS: u32 = (1 << COUNT_AT) - 1;
 
@@ -88,12 +92,38 @@ impl Trace {
         count << COUNT_AT | headers
     }
 
-    /// Trace of its position alone, in a stream with these `flags`: neither its headers nor others up to
-    /// the next trace are known.
+    /// Trace of its position alone, in a stream with these `flags`: of the headers from it on only
+    /// the next trace's and those after it are known, and that none is between `end` and that one.
     #[inline(always)]
-    pub const fn vague(&self, flags: u8) -> Trace {
+    pub const fn vague(&self, flags: u8, end: u32) -> Trace {
         let Trace { seq, mark, word } = self.head(flags);
-        Trace { seq, mark, word: word & !0xFFFF | 1 << VAGUE_AT }
+        let silent = end.wrapping_sub(seq);
+        // Without a branch, as below.
+        let far =
+            (((LONGEST_VAGUE as u64).wrapping_sub(silent as u64) >> 63) as u32).wrapping_neg();
+        let silent = (silent & !far) | (LONGEST_VAGUE & far);
+        let silent = silent & 0xFFFF | silent >> 16 << (VAGUE_AT + 1);
+        Trace { seq, mark, word: word & 0xFF_0000 | 1 << VAGUE_AT | silent }
+    }
+
+    /// Number of bytes from a [vague](Trace::vague) trace to where no header begins before the next
+    /// trace's; [`LONGEST_VAGUE`] where that is unknown.
+    #[inline(always)]
+    const fn silent(&self) -> u32 {
+        self.word & 0xFFFF | self.word >> (VAGUE_AT + 1) << 16
+    }
+
+    /// Sequence number from which on no header begins before the next trace's.
+    #[inline(always)]
+    pub const fn until(&self, flags: u8) -> u32 {
+        let (mut last, mut i) = (*self, 1);
+        while i < TOGETHER {
+            last = if last.goes_on() != 0 { last.rest() } else { last };
+            i += 1;
+        }
+        let last = last.head(flags);
+        let len = if last.is_vague() != 0 { last.silent() } else { last.header() };
+        last.seq.wrapping_add(len)
     }
 
     /// 1 if it is [vague](Trace::vague), otherwise 0.
@@ -232,10 +262,15 @@ impl Default for Trail {
     }
 }
 
-/// Slot of an [owner](crate::out_of_order::owner)'s trail, shared with others.
+/// Number of trails that a flow may take, a power of two: none is left for it only where others have
+/// all of them.
+pub const CHOICE: u32 = 4;
+
+/// Trail number `i` of those that an [owner](crate::out_of_order::owner) may take, shared with others.
 #[inline(always)]
-pub const fn slot(owner: u64) -> u32 {
-    (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - TRAILS.trailing_zeros())
+pub const fn slot(owner: u64, i: u32) -> u32 {
+    let hash = (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32;
+    hash >> (32 - TRAILS.trailing_zeros()) ^ i & (CHOICE - 1)
 }
 
 /// Index of the second byte of a record's version, which has no meaning and is not kept.
@@ -327,7 +362,9 @@ pub fn stood_at(traces: &impl Traces, flow: &Flow, seq: u32) -> Option<Tracker> 
     }
     let Place { last, earlier, next, traced, .. } = place(traces, flow, seq);
     let have = seq.wrapping_sub(last.seq);
-    if earlier > 0 && last.is_vague() != 0 && seq != next.seq {
+    let silent = last.silent();
+    let is_silent = have >= silent && silent != LONGEST_VAGUE || seq == next.seq;
+    if earlier > 0 && last.is_vague() != 0 && !is_silent {
         return None;
     }
     if earlier > 0 && last.is_vague() == 0 && have < last.header() {

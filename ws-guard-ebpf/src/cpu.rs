@@ -74,6 +74,8 @@ pub struct Traces {
     pub next: u32,
     pub room: u32,
     pub left: u32,
+    /// Not 0: the flow needs a trail, and has none.
+    pub many: u32,
     /// Not 0: the walk is a dry run, and leaves no traces.
     pub looks: u32,
     /// Those of a flow without a trail; what exceeds them is in the last place.

@@ -8,7 +8,12 @@ use crate::{
 
 impl Replay {
     /// Keep a segment past the cursor.
-    pub(super) fn keep(&mut self, seq: u32, payload: &[u8], budget: &mut impl Budget) -> Verdict {
+    pub(super) fn keep_bytes(
+        &mut self,
+        seq: u32,
+        payload: &[u8],
+        budget: &mut impl Budget,
+    ) -> Verdict {
         let held = &mut *self.held;
         if self.flow.held == 0 {
             held.region.clear();
@@ -120,8 +125,9 @@ impl Replay {
             let done = self.run_kept(&mut walk, true) == Step::Done;
             debug_assert!(done);
             self.count_kinds(headers, records);
+            let traces = self.shortened(&start, walk.end());
             self.flow.commit(&start, &walk, walk.pings);
-            self.keep_traces();
+            self.keep(&traces);
             begin = begin.wrapping_add(len);
         }
     }

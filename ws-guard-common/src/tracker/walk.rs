@@ -59,6 +59,13 @@ const fn most_steps(flags: u8, len: u32) -> u32 {
     len / shortest + MORE_STEPS
 }
 
+/// 1 if there are more pings than a budget has, otherwise 0. Without a branch: the kernel's verifier
+/// would follow both sides of each ping.
+#[inline(always)]
+const fn exceeds(pings: u32, budget: u32) -> u32 {
+    ((budget as u64).wrapping_sub(pings as u64) >> 63) as u32
+}
+
 /// Walk through one segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
@@ -320,10 +327,10 @@ impl Walk {
                     break;
                 }
                 pings += 1;
-                if pings > self.budget {
+                let over = exceeds(pings, self.budget);
+                self.passes(next, over);
+                if over != 0 {
                     segment.defuse(at);
-                } else {
-                    self.passed_to = next.wrapping_add(1);
                 }
             }
             self.pongs += (opcode == opcode::PONG) as u32;
@@ -448,6 +455,13 @@ impl Walk {
         self.passed_to
     }
 
+    /// Record that the ping at `seq` passes, unless it is `over` its budget.
+    #[inline(always)]
+    const fn passes(&mut self, seq: u32, over: u32) {
+        let to = seq.wrapping_add(1);
+        self.passed_to ^= (self.passed_to ^ to) & over.wrapping_sub(1);
+    }
+
     /// Walk to the end of the segment, or to a ping without a budget.
     pub fn run<S: Segment>(&mut self, segment: &mut S) -> Step {
         loop {
@@ -466,23 +480,17 @@ impl Walk {
         let is_frame = (self.tracker.flags >> RECORDS_BIT & 1).wrapping_sub(1);
         let opcode = first & frame::OPCODE & is_frame;
         if opcode == opcode::PING {
-            if fresh {
-                if self.budget == Self::ASK {
-                    return false;
-                }
-                self.pings += 1;
-                if self.pings > self.budget {
-                    segment.defuse(at);
-                } else {
-                    self.passed_to = self.tracker.next.wrapping_add(1);
-                }
-            } else {
-                self.old_pings += 1;
-                if self.old_pings > self.old_budget || self.defused.has(self.tracker.next) != 0 {
-                    segment.defuse(at);
-                } else {
-                    self.passed_to = self.tracker.next.wrapping_add(1);
-                }
+            if fresh && self.budget == Self::ASK {
+                return false;
+            }
+            let (new, next) = (fresh as u32, self.tracker.next);
+            self.pings += new;
+            self.old_pings += new ^ 1;
+            let old = exceeds(self.old_pings, self.old_budget) | self.defused.has(next);
+            let over = new & exceeds(self.pings, self.budget) | (new ^ 1) & old;
+            self.passes(next, over);
+            if over != 0 {
+                segment.defuse(at);
             }
         }
         self.frames += fresh as u32;
@@ -520,7 +528,7 @@ impl Walk {
         let high = (header.payload_len >> 32) as u32;
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second, high);
-        let endless = (strides >> 32 != 0) as u32;
+        let endless = ((strides >> 32).wrapping_neg() >> 63) as u32;
         self.tracker.beyond = strides as u32 | endless << 31;
         self.seen.flags |= (strides >> 31) as u32 * FAR;
         let near = low + (gone << STRIDE_BITS);

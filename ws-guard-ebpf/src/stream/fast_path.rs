@@ -97,7 +97,7 @@ pub fn pass<P: Packet, const LIMITS: bool>(
             flow.last_ns = context.now;
             committed = true;
             if trail == 0 {
-                flow.trace_one(trace, false);
+                flow.trace_one(trace);
             } else {
                 flow.trail = trail as u16;
                 flow.take_traces(1);

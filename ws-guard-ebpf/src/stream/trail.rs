@@ -95,31 +95,33 @@ extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
     if flow.needs_trail(len) {
         ws_guard_ring_prune();
     }
-    if flow.trail == 0 && !flow.needs_trail(len) {
+    state.traces.many = flow.needs_trail(len) as u32;
+    let own = flow.trail as u32;
+    if own == 0 && state.traces.many == 0 {
         return 1;
     }
     let owner = out_of_order::owner(&segment.key, flow.generation);
-    let own = flow.trail as u32;
-    let index = if own != 0 { own - 1 } else { trail::slot(owner) };
-    if own == 0 && is_anothers(index, owner, now) {
-        // Not entered: its own flow's segments would be dropped meanwhile.
+    let number = if own != 0 { own } else { find(owner, now) };
+    if number == 0 {
         return 1;
     }
-    let Some(trail) = alone(index) else {
-        return (own == 0) as u32;
+    let index = number - 1;
+    let Some(trail) = (if own != 0 { alone(index) } else { mine(index) }) else {
+        return 0;
     };
-    if is_anothers(index, owner, now) || own != 0 && trail.owner != owner {
+    if own != 0 && trail.owner != owner {
         // It has none any more: nothing can be judged that has passed.
         locked(
             flow,
             #[inline(always)]
             |flow| {
-                if flow.trail == own as u16 && own != 0 {
+                if flow.trail == own as u16 {
                     flow.trail = 0;
                     flow.lose_traces();
                 }
             },
         );
+        state.traces.many = flow.needs_trail(len) as u32;
         release(trail);
         return 1;
     }
@@ -143,6 +145,47 @@ extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
     }
     (state.traces.next, state.traces.room) = (flow.next_trace, flow.trail_room());
     1
+}
+
+/// Acquire one of the trails that the flow may take, and return its number plus 1; 0 where others have
+/// all of them.
+#[inline(always)]
+fn find(owner: u64, now: u64) -> u32 {
+    let mut i = 0;
+    while i < trail::CHOICE {
+        let found = ws_guard_trail_acquire(owner, now, i);
+        if found != 0 {
+            return found;
+        }
+        i += 1;
+    }
+    0
+}
+
+/// Acquire number `i` of the trails that the flow may take, unless another one needs it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_acquire(owner: u64, now: u64, i: u32) -> u32 {
+    let index = trail::slot(owner, i);
+    // First not entered: its own flow's segments would be dropped meanwhile.
+    if is_anothers(index, owner, now) {
+        return 0;
+    }
+    let Some(trail) = alone(index) else {
+        return 0;
+    };
+    if is_anothers(index, owner, now) {
+        release(trail);
+        return 0;
+    }
+    index + 1
+}
+
+/// Return the trail of that number, which this CPU has acquired.
+#[inline(always)]
+fn mine(index: u32) -> Option<&'static mut Trail> {
+    // SAFETY: as in `alone`.
+    MAP.get_ptr_mut(index).map(|trail| unsafe { &mut *trail })
 }
 
 /// Move the traces of a flow to the trail of that number. `false` where it has one by now.
@@ -172,19 +215,20 @@ fn is_anothers(index: u32, owner: u64, now: u64) -> bool {
     // them enters the trail and checks again.
     let trail = unsafe { &*trail };
     let idle = now.saturating_sub(trail.last_ns) > trail::IDLE_NS;
-    trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail)
+    trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail, index)
 }
 
-/// Check whether the trail's flow is gone, or needs it no more: everything of it is acknowledged and in
-/// order.
+/// Check whether the trail's flow is gone, has another one, or needs none any more: everything of it is
+/// acknowledged and in order.
 #[inline(always)]
-fn is_over(trail: &Trail) -> bool {
+fn is_over(trail: &Trail, index: u32) -> bool {
     let Some(flow) = FLOWS.get_ptr(&trail.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
     let (generation, own, held) = unsafe { ((*flow).generation, (*flow).trail, (*flow).held) };
-    own == 0 && held == 0 || out_of_order::owner(&trail.key, generation) != trail.owner
+    let has_it = own as u32 == index + 1 || own == 0 && held != 0;
+    !has_it || out_of_order::owner(&trail.key, generation) != trail.owner
 }
 
 /// Make room for traces in a trail or a flow: drop the acknowledged ones.
@@ -322,7 +366,7 @@ pub fn fits(flow: &Flow, state: &State) -> bool {
     }
     // Bytes that replace all others have all the room.
     let room = if state.rewind.replaces == 0 { flow.room() } else { RING as u32 };
-    if state.traces.left > room {
+    if state.traces.left > room || state.traces.many != 0 {
         ws_guard_trail_shorten(room);
     }
     true
@@ -333,7 +377,9 @@ pub fn fits(flow: &Flow, state: &State) -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_shorten(room: u32) -> u32 {
     if let (Some(state), Some(flow)) = (cpu::resume(), flow()) {
-        state.traces.left = flow.shorten(&mut state.traces.kept, state.traces.left, room);
+        let (counts, many) = ((state.traces.left, room), state.traces.many != 0);
+        let end = state.walk.end();
+        state.traces.left = flow.shorten(&mut state.traces.kept, counts, many, &state.start, end);
     }
     0
 }

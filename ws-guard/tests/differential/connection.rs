@@ -159,7 +159,7 @@ impl Connection {
     /// Return its slot for a copy of bytes behind a gap, and that of its trail.
     pub fn slots(&self) -> (u32, u32) {
         let owner = out_of_order::owner(&self.key(), self.host.flow.generation);
-        (out_of_order::slot(owner) & (out_of_order::SLOTS - 1), trail::slot(owner))
+        (out_of_order::slot(owner) & (out_of_order::SLOTS - 1), trail::slot(owner, 0))
     }
 
     fn offset(&self, seq: u32) -> i32 {
