@@ -28,6 +28,8 @@ use crate::{
 /// Maximum of traces in a flow, a power of two.
 pub const RING: usize = 1 << RING_BITS;
 const RING_BITS: u32 = 4;
+/// Maximum of traces of a segment that are kept in a flow that needs a trail and has none.
+pub const FEWEST: u32 = 2;
 /// Traces of most segments with more than one header.
 const FEW: u32 = 4;
 

@@ -18,6 +18,7 @@
 use crate::{
     flow::{Flow, state},
     frame::SHORTEST_MASKED,
+    ledger::FEWEST,
     maps::FlowKey,
     seq::before,
     tracker::{Tracker, Walk},
@@ -378,7 +379,8 @@ impl Flow {
     pub fn hold(&mut self, seq: u32, len: u32) -> bool {
         let gap = seq.wrapping_sub(self.client.resume());
         let behind = gap.wrapping_sub(1) < REACH && !before(seq, self.high);
-        let fits = most_traces(len + LONGEST_FILLER) <= self.room();
+        // Without a trail the latest traces give way.
+        let fits = self.trail == 0 || most_traces(len + LONGEST_FILLER) <= self.room();
         let holds = behind & fits & self.may_hold();
         self.held |= holds as u8;
         holds
@@ -386,8 +388,10 @@ impl Flow {
 
     /// Check whether the filler of a gap before `region` may pass, with its number of `traces`: not if
     /// there may be no room for all of the region's before the server has acknowledged earlier bytes.
+    /// Without a trail those may give way, but not the filler's: it may skip a part of the gap.
     #[inline(always)]
     pub const fn may_fill(&self, region: &Region, traces: u32) -> bool {
-        traces + most_traces(region.len) <= self.room()
+        let most = if self.trail == 0 { FEWEST + 1 } else { traces + most_traces(region.len) };
+        most <= self.room()
     }
 }

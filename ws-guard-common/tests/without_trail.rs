@@ -31,14 +31,17 @@ fn stream() -> Vec<u8> {
     frame.repeat(TOGETHER * SEGMENTS)
 }
 
+/// Lengths of segments: of whole frames, and one that splits a header in each sixth.
+const CUTS: [usize; 2] = [(6 + FRAME) * TOGETHER, 1000];
+
 /// A path of 40 ms that loses segments before the guard and behind it, in a thousand.
-fn route(before: u32, behind: u32) -> Route {
+fn route(mss: usize, before: u32, behind: u32) -> Route {
     let wire = |lost| Mangling { lost, delay: 10, ..Mangling::default() };
     Route {
         before: wire(before),
         behind: wire(behind),
         back: [wire(0), wire(0)],
-        mss: (6 + FRAME) * TOGETHER,
+        mss,
         shrinks: None,
         burst: 1,
         sack: true,
@@ -82,11 +85,12 @@ fn a_receiver_reads_no_ping_that_was_not_charged() {
 #[test]
 fn a_busy_client_without_a_trail_arrives() {
     let sent = stream();
-    for (before, behind) in [(0, 0), (10, 0), (0, 10), (10, 10)] {
+    let losses = [(0, 0), (10, 0), (0, 10), (10, 10)];
+    for (mss, (before, behind)) in CUTS.into_iter().flat_map(|mss| losses.map(|lost| (mss, lost))) {
         let (mut times, mut stalls) = ([Vec::new(), Vec::new()], 0);
         batches(wanted(CLIENTS), |rng| {
             for has_trail in [true, false] {
-                let time = upload(rng, &sent, route(before, behind), has_trail);
+                let time = upload(rng, &sent, route(mss, before, behind), has_trail);
                 assert!(time.is_some() || !has_trail && behind > 0, "stalled: {before}, {behind}");
                 stalls += u64::from(time.is_none());
                 times[usize::from(has_trail)].extend(time);
@@ -99,7 +103,7 @@ fn a_busy_client_without_a_trail_arrives() {
         });
         let of = wanted(CLIENTS);
         println!(
-            "{before} and {behind} of 1000 lost: {with} ms; without a trail {without} ms, {stalls} of {of} stall"
+            "{mss} bytes, {before} and {behind} of 1000 lost: {with} ms; without a trail {without} ms, {stalls} of {of} stall"
         );
     }
 }

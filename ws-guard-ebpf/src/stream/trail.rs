@@ -367,19 +367,30 @@ pub fn fits(flow: &Flow, state: &State) -> bool {
     // Bytes that replace all others have all the room.
     let room = if state.rewind.replaces == 0 { flow.room() } else { RING as u32 };
     if state.traces.left > room || state.traces.many != 0 {
-        ws_guard_trail_shorten(room);
+        ws_guard_trail_shorten(room, 0);
     }
     true
 }
 
-/// Shorten the walk's traces.
+/// Shorten those of the walk through the copy, if they are to be kept in the flow.
+#[inline(always)]
+pub fn shorten_kept(flow: &Flow, state: &State) {
+    if state.traces.trail == 0 {
+        ws_guard_trail_shorten(flow.room(), 1);
+    }
+}
+
+/// Shorten the traces of the walk, or of the walk through the copy.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trail_shorten(room: u32) -> u32 {
+extern "C" fn ws_guard_trail_shorten(room: u32, kept: u32) -> u32 {
     if let (Some(state), Some(flow)) = (cpu::resume(), flow()) {
         let (counts, many) = ((state.traces.left, room), state.traces.many != 0);
-        let end = state.walk.end();
-        state.traces.left = flow.shorten(&mut state.traces.kept, counts, many, &state.start, end);
+        let (start, end) = match kept {
+            0 => (&state.start, state.walk.end()),
+            _ => (&state.gap.start, state.gap.walk.end()),
+        };
+        state.traces.left = flow.shorten(&mut state.traces.kept, counts, many, start, end);
     }
     0
 }

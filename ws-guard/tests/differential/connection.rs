@@ -11,7 +11,7 @@ use ws_guard_common::{
     maps::{FlowKey, action},
     out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
-    seq::{after, before, later},
+    seq::{after, later},
     trail::{self, Traces},
 };
 use ws_guard_oracle::cases::one_in;
@@ -215,14 +215,6 @@ impl Connection {
         let refused = self.paces && out.is_none() && kernel.policed()? > policed;
         if refused && self.budget.is_over() {
             return Ok((Verdict::Drop(Reason::Changed), None));
-        }
-        // Old bytes of a connection that may be gone, as another one's are new: not followed.
-        let flow = &mut self.host.flow;
-        if flow.may_be_gone() && before(seq, flow.acked) {
-            flow.client_ack = self.answers_seq.wrapping_add(self.answered as u32);
-            let passes = out.is_some();
-            let verdict = if passes { Verdict::Pass } else { Verdict::Drop(Reason::Changed) };
-            return Ok((verdict, out));
         }
         let dropped = limits.action == action::DROP && self.budget.is_over();
         let verdict = if dropped {

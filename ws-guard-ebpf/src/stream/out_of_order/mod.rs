@@ -29,7 +29,7 @@ use crate::{
     maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
-    stream::commit::count,
+    stream::{commit::count, trail},
 };
 
 /// This CPU's state and the copy that it has entered, if any.
@@ -375,14 +375,17 @@ fn end_cut(context: &Context, flow: &mut Flow) -> bool {
     let Some(state) = cpu::resume() else {
         return false;
     };
+    trail::shorten_kept(flow, state);
     let follows = locked(
         flow,
         #[inline(always)]
         |flow| {
-            let follows = (flow.held != 0) & (flow.client == state.gap.start);
+            // Another CPU has begun a trail meanwhile.
+            let elsewhere = (state.traces.trail == 0) & (flow.trail != 0);
+            let follows = (flow.held != 0) & !elsewhere & (flow.client == state.gap.start);
             if follows {
                 flow.commit(&state.gap.start, &state.gap.walk, state.gap.walk.pings);
-                flow.take_traces(state.traces.left);
+                trail::take(flow, state);
             }
             follows
         },
