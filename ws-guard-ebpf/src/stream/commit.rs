@@ -119,6 +119,7 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
         state.walk = Walk::new(start, &known, segment.seq, segment.len);
         state.walk.old_budget = kept;
         state.walk.budget = 0;
+        walker.packet.only_look(answer & charge::DROP != 0);
         walker.run_on();
         let state = &mut *walker.state;
         let first = state.start.next.wrapping_add((state.start.carried != 0) as u32);

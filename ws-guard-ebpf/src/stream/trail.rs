@@ -17,6 +17,7 @@ use ws_guard_common::{
     flow::Flow,
     ledger::RING,
     out_of_order,
+    tracker::FROM_CLIENT,
     trail::{self, Trace, Traces, Trail},
 };
 
@@ -302,13 +303,15 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
         return 0;
     };
     let seen = if kept != 0 { &state.gap.walk.seen } else { &state.walk.seen };
+    // The server's frames need none.
+    let traced = seen.flags & FROM_CLIENT as u32 != 0 && state.traces.looks == 0;
     let trace = seen.trace();
     if (kept | state.traces.looks) == 0 {
         state.counted.beats.note(seen, state.walk.base());
     }
     let seen = if kept != 0 { &mut state.gap.walk.seen } else { &mut state.walk.seen };
     seen.count = 0;
-    if state.traces.looks == 0 {
+    if traced {
         keep(trace);
     }
     0

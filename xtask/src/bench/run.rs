@@ -3,8 +3,8 @@ use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
     flood::CLASSES,
     heartbeat::{WORDS, digest},
-    ledger::RING,
     maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
+    trail::TOGETHER,
     window::Rate,
 };
 use ws_guard_testkit::{
@@ -30,6 +30,8 @@ unsafe impl Pod for Patch {}
 
 /// Runs between acknowledgements, few enough for a flow's own traces of one header each.
 const BATCH: u32 = 7;
+/// Traces of the segment with the most headers, 240.
+const MOST_TRACES: u32 = 240 / TOGETHER;
 /// Length of a segment that is kept behind a gap.
 const PIECE: usize = 1024;
 /// The map that holds the [`Patch`].
@@ -377,7 +379,7 @@ fn prove(
     // The flow's state when each of the runs was new to it.
     if row.counts(Counter::Frames) || row.counts(Counter::Pings) {
         ensure!(flow.client.next == end.seq, "the flow's cursor did not follow");
-        let crowded = u32::from(flow.traces) > BATCH * RING as u32;
+        let crowded = u32::from(flow.traces) > BATCH * MOST_TRACES;
         ensure!(crowded != row.acknowledged, "{} traces are left", flow.traces);
     } else if row.counts(Counter::FramesOut) {
         ensure!(flow.server.next == end.seq, "the flow's cursor did not follow");
