@@ -5,6 +5,7 @@ use ws_guard_common::{
     flow::{self, Flow},
     maps::Counter,
     tracker::{Tracker, Walk},
+    verifier::forget,
 };
 
 use crate::{
@@ -119,7 +120,8 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
         state.walk = Walk::new(start, &known, segment.seq, segment.len);
         state.walk.old_budget = kept;
         state.walk.budget = 0;
-        walker.packet.only_look(answer & charge::DROP != 0);
+        let drops = forget(answer & charge::DROP, segment.seq) != 0;
+        walker.packet.only_look(drops);
         walker.run_on();
         let state = &mut *walker.state;
         let first = state.start.next.wrapping_add((state.start.carried != 0) as u32);
