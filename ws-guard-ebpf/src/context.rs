@@ -61,7 +61,7 @@ impl<'a> Context<'a> {
     pub fn enforces(&self) -> bool {
         let action = match self.policy.rules {
             0 => self.policy.action,
-            _ => rules::action_for(self),
+            _ => rules::action_for(),
         };
         action >= self.policy.least_action()
     }
