@@ -4,7 +4,7 @@ use ws_guard_common::{
     flood::CLASSES,
     heartbeat::{WORDS, digest},
     maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
-    trail::TOGETHER,
+    trail::TRACES,
     window::Rate,
 };
 use ws_guard_testkit::{
@@ -30,8 +30,8 @@ unsafe impl Pod for Patch {}
 
 /// Runs between acknowledgements, few enough for a flow's own traces of one header each.
 const BATCH: u32 = 7;
-/// Traces of the segment with the most headers, 240.
-const MOST_TRACES: u32 = 240 / TOGETHER;
+/// Traces of the segment with the most headers that are not of the common kind.
+const MOST_TRACES: u32 = 240;
 /// Length of a segment that is kept behind a gap.
 const PIECE: usize = 1024;
 /// The map that holds the [`Patch`].
@@ -241,6 +241,9 @@ fn once(programs: &mut Programs, program: &str, packet: &Packet) -> Result<()> {
 
 fn measure(programs: &mut Programs, row: &Row, repeat: u32, acknowledges: bool) -> Result<u64> {
     let repeat = MOST.checked_div(row.limited).map_or(repeat, |most| repeat.min(most));
+    // What a trail has no room for is dropped until others are acknowledged.
+    let traced = row.counts(Counter::Frames) && !acknowledges;
+    let repeat = if traced { repeat.min(TRACES / 4 * 3) } else { repeat };
     let warm_up = repeat / 20 + 16;
     let (bytes, mut patch) = scene(programs, row)?;
     patch.batch = if acknowledges { BATCH } else { 0 };
