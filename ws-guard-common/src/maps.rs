@@ -30,7 +30,7 @@ pub use self::{
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 13;
+pub const SCHEMA_VERSION: u32 = 14;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -120,7 +120,7 @@ const _: () = {
     assert!(size_of::<Suspect>() == 40);
     assert!(size_of::<Midstream>() == 16);
     assert!(size_of::<Ports>() == 65_536);
-    assert!(size_of::<crate::heartbeat::Heartbeats>() == 36);
+    assert!(size_of::<crate::heartbeat::Heartbeats>() == 40);
     assert!(size_of::<ServerKey>() == 20);
     assert!(size_of::<Server>() == 640);
 };

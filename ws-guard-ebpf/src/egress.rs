@@ -312,7 +312,7 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         if !answered(context, flow) {
             return false;
         }
-        heartbeat::server_walked(&walker.packet);
+        heartbeat::server_walked(&walker.packet, flow);
     }
     true
 }

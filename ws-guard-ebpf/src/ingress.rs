@@ -318,7 +318,8 @@ fn data<P: Packet>(
                 return fast_path::ping(context, flow, payload, came_to);
             }
             if came_to & came_to::PONG != 0 {
-                payload(segment).heartbeat(came_to >> came_to::AT, heartbeat::CLIENT_ANSWERS);
+                let at = came_to >> came_to::AT;
+                payload(segment).heartbeat(at, heartbeat::CLIENT_ANSWERS, flow);
                 return Verdict::Pass;
             }
             if came_to != came_to::NOTHING {
@@ -407,7 +408,7 @@ fn stream<P: Packet>(
     if matches!(verdict, Verdict::Drop) {
         return verdict;
     }
-    heartbeat::client_walked(&payload(context.segment));
+    heartbeat::client_walked(&payload(context.segment), flow);
     Verdict::Pass
 }
 

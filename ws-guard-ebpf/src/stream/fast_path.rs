@@ -160,7 +160,7 @@ pub fn ping<P: Packet>(
     let answer = charge::charge_one(context, flow, share, most);
     let at = ping >> came_to::AT;
     if answer & (charge::KEPT | charge::OBSERVED) != 0 {
-        payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS);
+        payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS, flow);
         return Verdict::Pass;
     }
     take_back(flow, 1, 1);
