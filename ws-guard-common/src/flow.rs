@@ -35,7 +35,7 @@ use crate::{
     pace::Hold,
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
-    source::millis,
+    source::{elapsed_ms, millis},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
     window::RateWindow,
 };
@@ -99,6 +99,22 @@ pub const SERVER_DONE: u8 = 1 << 7;
 /// Midstream pickup, where frames seemed to begin.
 pub const JOINED: u8 = 1 << 6;
 
+/// Bits of [`Flow::hidden`].
+pub mod hidden {
+    /// What passed before the first frame was not read completely, so that frames may begin elsewhere.
+    pub const FRAMES: u8 = 1 << 0;
+    /// The server has sent its FIN.
+    pub const SERVER_FIN: u8 = 1 << 1;
+    /// The client has sent one that the server may have taken.
+    pub const CLIENT_FIN: u8 = 1 << 2;
+    /// The server may have no such connection any more: [`Flow::is_gone`](super::Flow::is_gone).
+    pub const GONE: u8 = 1 << 3;
+}
+
+/// Silence behind a server's FIN after which it may have forgotten the connection, ms: servers do not wait longer
+/// for the rest of an upload that they have refused.
+pub const LINGER_MS: u32 = 5000;
+
 /// Value of [`Flow::ended`]. No small number: programs before schema 12 kept the time of a ping there.
 pub const ENDED: u32 = 0xE4DE_D0E5;
 
@@ -125,6 +141,8 @@ pub const ROOM: u32 = 4096;
 pub const OLDEST_ACK: u32 = 16 << 20;
 /// The same before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
+/// Distance of the furthest byte that is kept out of order, at most.
+const KEPT_AHEAD: u32 = 512 * 1024;
 
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -170,8 +188,8 @@ pub struct Flow {
     pub doubted: u8,
     /// Not 0: out-of-order segments have passed, and are kept ([`crate::held`]).
     pub held: u8,
-    /// Not 0: what passed before the first frame was not read completely, so that frames may begin
-    /// elsewhere: [`Flow::pass_unread`].
+    /// Not 0: the client's segments may pass only as [`Flow::pass_unread`] or [`Flow::is_gone`] says: bits of
+    /// [`mod@hidden`].
     pub hidden: u8,
     /// Number of [traces](crate::trail) of unacknowledged headers.
     pub traces: u16,
@@ -256,6 +274,20 @@ pub struct Flow {
     pub hold: Hold,
     /// Other frames than pings, where their classes have limits.
     pub classes: ClassWindow,
+}
+
+/// Result of [`Flow::hear_reset`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reset {
+    /// The server ignores it.
+    Ignored = 0,
+    /// It may be taken, and its sender has not shown to know the connection.
+    Forged = 1,
+    /// The server may take it.
+    Gone = 2,
+    /// The same, and the flow is closed.
+    Closed = 3,
 }
 
 /// Treatment of a client's segment.
@@ -372,8 +404,9 @@ impl Flow {
     /// A plain word, written by this side only.
     #[inline(always)]
     pub const fn offers(&mut self, seq: u32, window: u32) {
-        if !self.has_room(window) && seq.wrapping_sub(self.acked) <= FAR {
-            self.shut.offers(seq, false);
+        let room = self.has_room(window);
+        if (!room || self.shut.is_some()) && seq.wrapping_sub(self.acked) <= FAR {
+            self.shut.offers(seq, room);
         }
     }
 
@@ -490,7 +523,7 @@ impl Flow {
         let hidden = self.state != state::UNSYNCED;
         let most = if hidden { HIDDEN } else { UNREAD };
         let told = self.witnessed != self.unread_witnessed;
-        let waited = hidden || now.wrapping_sub(self.unread_ms) >= QUIET_MS;
+        let waited = hidden || elapsed_ms(now, self.unread_ms) >= QUIET_MS;
         let taken = after(ack, self.unread_high);
         let quiet = waited && ack == self.server_high;
         let room = self.has_room(window);
@@ -521,7 +554,7 @@ impl Flow {
     /// Record that frames may begin elsewhere than it seems.
     #[inline(always)]
     pub const fn may_hide(&mut self, may: bool) {
-        self.hidden = may as u8;
+        self.hidden = self.hidden & !hidden::FRAMES | may as u8;
         self.unread_high = self.server_high;
     }
 
@@ -576,7 +609,8 @@ impl Flow {
     /// Always so for records: a peer ends the connection at a bad header.
     #[inline(always)]
     pub const fn is_uncertain(&self) -> bool {
-        self.flags & (JOINED | REQUEST_UNSEEN) != 0 || self.in_records()
+        let inferred = self.flags & (JOINED | REQUEST_UNSEEN) != 0;
+        inferred || self.hidden & hidden::GONE != 0 || self.in_records()
     }
 
     /// Check whether the flow may have been opened by text in the body of an answer.
@@ -603,7 +637,9 @@ impl Flow {
     #[inline(always)]
     pub fn unseen_pings(&mut self) -> u32 {
         let seen = self.pings_in.wrapping_sub(self.defused) + self.witnessed as u64;
-        let asks = self.state == state::UNSYNCED || self.is_uncertain() || self.hidden != 0;
+        let asks = self.state == state::UNSYNCED
+            || self.is_uncertain()
+            || self.hidden & hidden::FRAMES != 0;
         let sure = self.state == state::OPEN && !self.is_uncertain();
         if !asks || self.pongs_out <= seen + if sure { SPARE_PONGS } else { 0 } {
             return 0;
@@ -614,6 +650,42 @@ impl Flow {
             self.lose_step();
         }
         unseen
+    }
+
+    /// Take over the client's RST at `seq`, which acknowledges `ack`: [`Reset`].
+    ///
+    /// The server takes one at its next byte (RFC 5961, 3.2), or behind bytes that it keeps out of order (Linux).
+    /// Off path, that byte is as hard to guess as the acknowledgement of data.
+    #[inline(always)]
+    pub fn hear_reset(&mut self, seq: u32, ack: u32) -> Reset {
+        let kept = if self.held != 0 { KEPT_AHEAD } else { 0 };
+        // A FIN counts as a byte (RFC 9293, 3.4), and so does a SYN, behind which such a segment's number is.
+        let most = self.high.wrapping_sub(self.acked).wrapping_add(kept + 2);
+        let ahead = seq.wrapping_sub(self.acked);
+        if ahead > most && !after(self.acked, self.high) {
+            return Reset::Ignored;
+        }
+        if ahead != 0 && !self.is_credible(ack) {
+            return Reset::Forged;
+        }
+        self.hidden |= hidden::GONE;
+        if self.client_reset(seq) { Reset::Closed } else { Reset::Gone }
+    }
+
+    /// Check whether the server may have no such connection any more, at `now` in ns: one side has reset it, or both
+    /// have ended it, or the server has, and waits no longer.
+    ///
+    /// Another one may then have begun with these numbers, without a SYN: by a SYN cookie, which comes from the
+    /// numbers alone (RFC 4987, 3.6).
+    #[inline(always)]
+    pub const fn is_gone(&mut self, now: u64) -> bool {
+        const BOTH: u8 = hidden::SERVER_FIN | hidden::CLIENT_FIN;
+        let waited = self.silent_ns(now) >= LINGER_MS as u64 * 1_000_000;
+        let ended = self.hidden & hidden::SERVER_FIN != 0 && waited;
+        if ended || self.hidden & BOTH == BOTH {
+            self.hidden |= hidden::GONE;
+        }
+        self.hidden & hidden::GONE != 0
     }
 
     /// Handle the client's RST at `seq`.

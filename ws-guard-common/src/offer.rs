@@ -42,6 +42,8 @@ pub mod unread {
     /// It passes unless its source is over a limit, then as [`SHARED`]: the server may answer, but what it
     /// reads meanwhile is read.
     pub const UNHEARD: u32 = 5;
+    /// It passes at its source's pace, also where connections are not paced: the server may have no such connection.
+    pub const GONE: u32 = 6;
 
     /// Decide, after `bytes` that passed unread, of which at most `most` do while the server `may_answer`.
     #[inline(always)]
@@ -66,6 +68,12 @@ pub struct Shut(u32);
 
 impl Shut {
     pub const NONE: Shut = Shut(0);
+
+    /// Check whether there is one.
+    #[inline(always)]
+    pub const fn is_some(&self) -> bool {
+        self.0 != 0
+    }
 
     /// Check whether the latest shut window is that of a later segment than the one at `seq`.
     #[inline(always)]

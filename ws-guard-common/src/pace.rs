@@ -18,7 +18,10 @@
 //! *advertised* edge may be up to one unit of the scale left of it, because the field cannot
 //! express the rest. RFC 7323, 2.4, prepares senders for that.
 
-use crate::seq::{after, later};
+use crate::{
+    seq::{after, later},
+    source::elapsed_ms,
+};
 
 /// The largest shift of a window (RFC 7323, 2.3).
 pub const MOST_SCALE: u8 = 14;
@@ -279,7 +282,7 @@ impl Hold {
     /// longer: [`Budget::patience`].
     #[inline(always)]
     pub const fn minimum(&self, server: &Advertised, wanted: u32, now_ms: u32) -> u32 {
-        if now_ms.wrapping_sub(self.moved_ms) < STALL_MS {
+        if elapsed_ms(now_ms, self.moved_ms) < STALL_MS {
             return 0;
         }
         if server.least() < wanted { server.least() } else { wanted }
@@ -336,7 +339,7 @@ impl Hold {
         if !after(seq.wrapping_add(len), self.edge) {
             return Reach::Within;
         }
-        let due = now_ms.wrapping_sub(self.probed_ms) >= PROBE_MS;
+        let due = elapsed_ms(now_ms, self.probed_ms) >= PROBE_MS;
         if len == 1 && seq == self.edge && due {
             self.probed_ms = now_ms;
             return Reach::Probe;
@@ -484,7 +487,7 @@ impl Budget {
 
     #[inline(always)]
     const fn fill(&mut self, now_ms: u32, rate: u32) {
-        let elapsed = now_ms.wrapping_sub(self.filled_ms);
+        let elapsed = elapsed_ms(now_ms, self.filled_ms);
         let filled = elapsed as u64 * rate as u64 / 1000;
         let filled = if filled < u32::MAX as u64 { filled as u32 } else { u32::MAX };
         if filled > 0 {

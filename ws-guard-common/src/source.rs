@@ -198,7 +198,7 @@ impl Source {
     /// first such ping.
     #[inline(always)]
     fn escalate(&mut self, now_ms: u32, over: u32) {
-        if now_ms.wrapping_sub(self.over_since_ms) >= self.limits.rate.window_ms {
+        if elapsed_ms(now_ms, self.over_since_ms) >= self.limits.rate.window_ms {
             self.over = 0;
             self.over_since_ms = now_ms;
         }
@@ -228,6 +228,18 @@ impl Source {
         self.over = 0;
         self.window.clear();
     }
+}
+
+/// Lead of another CPU's reading of the clock, at most; behind a larger one the 32 bits have wrapped.
+const AHEAD_MS: u32 = 10_000;
+
+/// Milliseconds from `since_ms` to `now_ms`, modulo 2³²; 0 where `since_ms` is slightly ahead.
+///
+/// Two CPUs may read the clock in one order and get a lock in the other.
+#[inline(always)]
+pub const fn elapsed_ms(now_ms: u32, since_ms: u32) -> u32 {
+    let elapsed = now_ms.wrapping_sub(since_ms);
+    if elapsed.wrapping_add(AHEAD_MS) < AHEAD_MS { 0 } else { elapsed }
 }
 
 /// Milliseconds, modulo 2³², of a time in nanoseconds.

@@ -6,8 +6,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ws_guard_common::{
-    flow::{Acknowledged, Flow, LONGEST_UNSEEN, SERVER_DONE, paced, state},
-    maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened},
+    flow::{Acknowledged, Flow, LONGEST_UNSEEN, OLDEST_ACK, SERVER_DONE, hidden, paced, state},
+    maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened, syns},
     search::LONGEST,
     seq::{after, later},
     source::millis,
@@ -75,7 +75,9 @@ fn follow(ctx: &TcContext) -> Verdict {
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is
         // compared under it before anything is changed.
         let is_http = tracked(ctx, &context, unsafe { &mut *flow });
-        if !is_http {
+        // SAFETY: as above. A server that has ended the connection says no more on it.
+        let ended = unsafe { (*flow).hidden } & !hidden::FRAMES != 0;
+        if !is_http || ended {
             return Verdict::Pass;
         }
         // The flow was opened not by an answer, but by text in the body of another one.
@@ -126,6 +128,9 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
     debug::opened(ctx);
     // SAFETY: as in `follow`.
     let flow = unsafe { &mut *flow };
+    if context.segment.flags & FIN != 0 {
+        ended_by_server(context, flow);
+    }
     if !frames(ctx, context, flow) && !begins_anew(ctx, context, flow) {
         let _ = FLOWS.remove(context.key());
         pending_upgrades::prove(generation);
@@ -166,8 +171,10 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     flow.server_high = later(flow.server_high, end);
     // Other RSTs answer segments that do not belong to this connection (RFC 9293, 3.10.7.4).
     let resets = segment.flags & RST != 0 && segment.seq == flow.server_high;
+    if segment.flags & (RST | FIN) != 0 {
+        ended_by_server(context, flow);
+    }
     if resets || segment.flags & FIN != 0 {
-        done(flow);
         let end = if resets { End::ServerReset } else { End::ServerFin };
         servers::ended(end);
     }
@@ -210,14 +217,27 @@ fn charge_unseen(context: &Context) {
     }
 }
 
-/// Note that the server has closed its side.
+/// Take over the server's FIN or RST: [`Flow::is_gone`].
+///
+/// Of RSTs also one in front of bytes for which a shrunk window has no room, as Linux sends.
 #[cold]
 #[inline(never)]
-fn done(flow: &mut Flow) {
+fn ended_by_server(context: &Context, flow: &mut Flow) {
+    let segment = context.segment;
+    let behind = flow.server_high.wrapping_sub(segment.seq);
+    let (ends, done) = match segment.flags & RST != 0 {
+        true if behind == 0 => (hidden::GONE, SERVER_DONE),
+        true if behind <= OLDEST_ACK => (hidden::GONE, 0),
+        true => (0, 0),
+        false => (hidden::SERVER_FIN, SERVER_DONE),
+    };
     locked(
         flow,
         #[inline(always)]
-        |flow| flow.flags |= SERVER_DONE,
+        |flow| {
+            (flow.hidden, flow.flags) = (flow.hidden | ends, flow.flags | done);
+            flow.server_ms = millis(context.now);
+        },
     );
 }
 
@@ -238,15 +258,16 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation:
     if !again {
         servers::ended(End::Silence);
         let _ = FLOWS.remove(key);
-        let has_data = pending_upgrades::took_data(ack);
         pending_upgrades::forget();
         let _ = MIDSTREAM.remove(key);
         let (client_next, server_next) = (ack, seq);
-        let client_scale = options::client_scale(ack, scale) as u8;
+        let syn = options::syn(ack, scale);
+        let client_scale = syn as u8;
         let scale = scale as u8;
         let began = Beginning { client_next, server_next, scale, client_scale, stamps };
         let mut new = Unopened::new(began, generation);
-        new.unread = has_data as u8;
+        // Data of a SYN is not followed (RFC 7413).
+        new.unread = (syn & syns::HAS_DATA != 0) as u8;
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }
@@ -322,11 +343,13 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
 fn has_news(context: &Context, flow: &Flow) -> bool {
     let segment = context.segment;
     let mut start = flow.server;
+    // Another connection has other numbers.
+    let anew = flow.hidden & hidden::GONE != 0 && segment.seq != start.resume();
     let end = segment.seq.wrapping_add(segment.len);
-    if !after(end, start.resume()) {
+    if !anew && !after(end, start.resume()) {
         return false;
     }
-    if after(segment.seq, start.resume()) {
+    if anew || after(segment.seq, start.resume()) {
         // The server is not hostile, and its segments leave in order. After a gap, because some
         // took another route, follow it from here on: servers write whole frames.
         start = Tracker::new(segment.seq, start.flags | GUESSED);

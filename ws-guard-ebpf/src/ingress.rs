@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
-    flow::{self, Action, Flow, Plan},
+    flow::{self, Action, Flow, Plan, Reset},
     maps::{Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN},
     seq::{after, later},
     tracker::Walk,
@@ -93,7 +93,8 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     let key = &segment.key;
-    let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & SYN == 0);
+    // Servers take a RST whatever other flags it has.
+    let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & (SYN | RST) != SYN);
     let account = match flow {
         // SAFETY: a part of a map value, which stays mapped while a program runs.
         Some(flow) => unsafe { &raw const (*flow).account },
@@ -137,8 +138,8 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if !role::claims(&mut flow.owner) {
         return Verdict::Pass;
     }
-    if segment.flags & (RST | FIN) != 0 {
-        ending(&context, flow);
+    if segment.flags & (RST | FIN) != 0 && !ending(&context, flow) {
+        return context.drop(Counter::DroppedForged);
     }
     if segment.flags & RST != 0 {
         // Receivers ignore its data.
@@ -150,7 +151,13 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     flow.hear(segment.ack);
     flow.offers(segment.seq, segment.window);
-    if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&context, flow) {
+    if segment.len == 0 {
+        return Verdict::Pass;
+    }
+    if flow.hidden != 0 && !midstream::may_go_on(&context, flow) {
+        return Verdict::Drop;
+    }
+    if flow.state == flow::state::CLOSED && !reopens(&context, flow) {
         return Verdict::Pass;
     }
     // Looked up once more: the stack has no room for the pointer.
@@ -172,8 +179,17 @@ enum Stray {
 #[inline(always)]
 fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = context.segment;
-    if segment.flags & (SYN | ACK) == SYN || scale::may_scale() {
+    // Listeners discard a SYN with any other of these flags.
+    if segment.flags & (SYN | ACK | RST | FIN) == SYN || scale::may_scale() {
         options::client(context, payload);
+    }
+    if segment.flags & (RST | FIN) != 0 && !pending_upgrades::end_by_client() {
+        let drops = context.drop(Counter::DroppedForged) == Verdict::Drop;
+        return if drops { Stray::Drop } else { Stray::Pass };
+    }
+    if segment.flags & RST != 0 {
+        // Receivers ignore its data.
+        return Stray::Pass;
     }
     if segment.len == 0 {
         pending_upgrades::hear();
@@ -192,9 +208,6 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
             other => other,
         },
     };
-    if segment.flags & SYN != 0 {
-        pending_upgrades::begins_with_data();
-    }
     match begins {
         Request::Head | Request::Chunks => {
             if !admits(context, true) {
@@ -258,18 +271,21 @@ fn reopens(context: &Context, flow: &mut Flow) -> bool {
     goes_on
 }
 
-/// Handle a RST or a FIN of the client.
+/// Handle a RST or a FIN of the client. `false` where it must not pass.
 #[cold]
 #[inline(never)]
-fn ending(context: &Context, flow: &mut Flow) {
+fn ending(context: &Context, flow: &mut Flow) -> bool {
     let segment = context.segment;
+    let mut reset = Reset::Ignored;
     let mut closed = false;
     locked(flow, |flow| {
         if segment.flags & RST != 0 {
-            closed = flow.client_reset(segment.seq);
+            reset = flow.hear_reset(segment.seq, segment.ack);
+            closed = reset as u8 == Reset::Closed as u8;
         } else if segment.flags & ACK != 0 && flow.is_credible(segment.ack) {
             flow.fin = segment.seq.wrapping_add(segment.len);
             flow.flags |= flow::FIN_SEEN;
+            flow.hidden |= flow::hidden::CLIENT_FIN;
         }
         if closed {
             // The time since its end counts from here.
@@ -284,6 +300,7 @@ fn ending(context: &Context, flow: &mut Flow) {
         report::count(Counter::FlowsClosed);
         report::flow_event(EventKind::FlowClosed, context.key(), context.now, flow.frames_in);
     }
+    reset as u8 != Reset::Forged as u8
 }
 
 /// Judge a segment with payload on a tracked flow.
@@ -295,9 +312,6 @@ fn data<P: Packet>(
 ) -> Verdict {
     let segment = context.segment;
     servers::in_place(Side::Client, segment.seq, flow.high);
-    if flow.hidden != 0 && !midstream::may_go_on(context, flow) {
-        return Verdict::Drop;
-    }
     let plan = flow.plan(segment.seq, segment.len);
     match plan.action {
         Action::Pass => {

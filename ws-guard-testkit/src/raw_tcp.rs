@@ -194,6 +194,16 @@ impl RawTcp {
         Ok(())
     }
 
+    /// Begin another connection with these numbers, without a SYN, as a SYN cookie permits.
+    pub fn begin_again(&mut self, next: u32, expected: u32) -> Result<()> {
+        (self.next, self.acked, self.expected) = (next, next, expected);
+        (self.ended, self.reset, self.upgraded) = (false, false, false);
+        self.early.clear();
+        self.bytes.clear();
+        self.decoder = Decoder::default();
+        self.acknowledge()
+    }
+
     /// Send a request for an upgrade and wait for its answer.
     pub fn upgrade(&mut self) -> Result<()> {
         self.push(REQUEST)?;

@@ -64,8 +64,7 @@ pub struct Pending {
     /// Not 0: the client has answered the server's SYN-ACK or the server has sent data, so that the
     /// client's address is not spoofed.
     pub real: u8,
-    /// Digest of the acknowledgement that takes the data of the connection's SYN ([`Pending::takes`]); 0 for none.
-    pub early: u8,
+    pub _pad: u8,
     /// Bytes of the 101's head so far; 0 when there is no unfinished one.
     pub answer_length: u32,
     /// Sequence number of its next byte.
@@ -80,29 +79,7 @@ pub struct Pending {
     pub pieces: Pieces,
 }
 
-/// [`Pending::early`]: several SYNs had data.
-const EARLY: u8 = u8::MAX;
-
-/// Digest of an acknowledgement, neither 0 nor [`EARLY`].
-#[inline(always)]
-const fn early(ack: u32) -> u8 {
-    (ack.wrapping_mul(0x9E37_79B1) >> 24) as u8 % (EARLY - 1) + 1
-}
-
 impl Pending {
-    /// Note a SYN with data, of which `ack` acknowledges all.
-    #[inline(always)]
-    pub const fn takes(&mut self, ack: u32) {
-        let early = early(ack);
-        self.early = if self.early == 0 || self.early == early { early } else { EARLY };
-    }
-
-    /// Check whether the server's SYN-ACK with this `ack` may take a SYN's data.
-    #[inline(always)]
-    pub const fn took(&self, ack: u32) -> bool {
-        self.early == EARLY || self.early == early(ack)
-    }
-
     /// End the request. The preface of the first one is kept, and so are the latest one's segments.
     #[inline(always)]
     pub fn end(&mut self) {
@@ -211,17 +188,6 @@ pub const PROVEN: u32 = 16_384;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn data_of_a_syn_is_taken_by_its_own_acknowledgement() {
-        let mut pending = Pending::default();
-        assert!(!pending.took(1000));
-        pending.takes(1000);
-        assert!(pending.took(1000) && !pending.took(900));
-        pending.takes(1100);
-        assert!(pending.took(900), "several SYNs");
-        assert!((0..100_000).all(|ack| ![0, EARLY].contains(&early(ack))));
-    }
 
     #[test]
     fn no_method_is_a_frame() {

@@ -34,6 +34,8 @@ const SPOILED: u32 = 1 << 7;
 const SCALE: u32 = SPOILED - 1;
 /// Length of the data once the SYN-ACK has left: more than a packet has.
 const ANSWERED: u32 = 0xFFFF;
+/// [`answer`]: the SYN-ACK may take data of the SYN.
+pub const HAS_DATA: u32 = 1 << 8;
 /// Bits of nanoseconds in a step of the clock: 17 ms, modulo 2^8.
 const STEP_BITS: u32 = 24;
 /// Steps within which a SYN-ACK leaves.
@@ -98,8 +100,21 @@ impl Syn {
     /// Check whether it is the SYN that a SYN-ACK with this acknowledgement answers, with its data or without.
     #[inline(always)]
     const fn is_answered(self, key: &FlowKey, ack: u32) -> bool {
-        let with_data = self.data() != ANSWERED && self.is(tag(key, ack.wrapping_sub(self.data())));
-        with_data || self.is(tag(key, ack))
+        self.takes_data(key, ack) || self.is(tag(key, ack))
+    }
+
+    /// The same with its data alone.
+    #[inline(always)]
+    const fn takes_data(self, key: &FlowKey, ack: u32) -> bool {
+        let data = self.data();
+        data != 0 && data != ANSWERED && self.is(tag(key, ack.wrapping_sub(data)))
+    }
+
+    /// A SYN of which others are noted at the same time: it has no scale. The first byte behind it is at `seq`.
+    #[inline(always)]
+    pub const fn uncertain((key, seq): (&FlowKey, u32), now: u64) -> Syn {
+        let step = (now >> STEP_BITS) as u8;
+        Syn::new(step, step, 0, tag(key, seq) | SPOILED | scale::NONE)
     }
 }
 
@@ -135,8 +150,8 @@ pub const fn note(
 }
 
 /// Find the SYN that a server's SYN-ACK with this `ack` answers: the scale of the client's windows, encoded as in
-/// [`scale`], and the number of the place and its new value. The number is 2 where no place has it; of a
-/// connection whose SYN was not seen the scale is unknown.
+/// [`scale`], with [`HAS_DATA`], and the number of the place and its new value. The number is 2 where no place has
+/// it: it may have had data, unless no SYN was seen, and then the scale is unknown.
 ///
 /// Two may match, one of them with its data: the smaller scale counts.
 #[inline(always)]
@@ -146,15 +161,17 @@ pub const fn answer(pair: [Syn; 2], key: &FlowKey, ack: u32, now: u64) -> (u32, 
     let (is_first, is_second) = (first.is_answered(key, ack), second.is_answered(key, ack));
     if !is_first && !is_second {
         let unseen = first.0 | second.0 == 0;
-        return (if unseen { scale::UNKNOWN } else { scale::NONE }, 2, first);
+        return (if unseen { scale::UNKNOWN } else { scale::NONE | HAS_DATA }, 2, first);
     }
     let one = if is_first { first.0 as u32 & SCALE } else { SCALE };
     let other = if is_second { second.0 as u32 & SCALE } else { SCALE };
     let least = if one < other { one } else { other };
     let spoiled = first.is_spoiled(step) || second.is_spoiled(step);
+    let takes = is_first && first.takes_data(key, ack) || is_second && second.takes_data(key, ack);
+    let data = if takes { HAS_DATA } else { 0 };
     let syn = if is_first { first } else { second };
     let answered = Syn(syn.0 | (ANSWERED as u64) << 32);
-    (if spoiled { scale::NONE } else { least }, !is_first as u32, answered)
+    (if spoiled { scale::NONE } else { least } | data, !is_first as u32, answered)
 }
 
 #[cfg(test)]
@@ -182,11 +199,11 @@ mod tests {
         }
 
         fn syn_ack(&mut self, port: u16, ack: u32) -> u32 {
-            let (scale, place, syn) = answer(self.pair, &key(port), ack, self.now);
+            let (found, place, syn) = answer(self.pair, &key(port), ack, self.now);
             if let Some(slot) = self.pair.get_mut(place as usize) {
                 *slot = syn;
             }
-            scale
+            found & 0xFF
         }
     }
 
@@ -220,10 +237,22 @@ mod tests {
     #[test]
     fn data_that_the_server_takes_is_no_obstacle() {
         let (place, syn) = note([Syn(0); 2], (&key(1), 11), 8, 500, 0);
-        for ack in [11, 511] {
-            assert_eq!(answer([syn, Syn(0)], &key(1), ack, 0).0, 8, "{ack}");
+        for (ack, taken) in [(11, 0), (511, HAS_DATA)] {
+            assert_eq!(answer([syn, Syn(0)], &key(1), ack, 0).0, 8 | taken, "{ack}");
         }
-        assert_eq!((place, answer([syn, Syn(0)], &key(1), 12, 0).0), (0, scale::NONE));
+        let unknown = scale::NONE | HAS_DATA;
+        assert_eq!((place, answer([syn, Syn(0)], &key(1), 12, 0).0), (0, unknown));
+        assert_eq!(answer([Syn(0); 2], &key(1), 12, 0).0, scale::UNKNOWN, "no SYN was seen");
+        // Of another number: not the connection's.
+        let (place, decoy) = note([syn, Syn(0)], (&key(1), 900), 8, 1, 0);
+        assert_eq!((place, answer([syn, decoy], &key(1), 11, 0).0), (1, 8));
+    }
+
+    #[test]
+    fn of_many_at_once_the_last_one_has_no_scale() {
+        let syn = Syn::uncertain((&key(1), 11), 0);
+        assert_eq!(answer([syn, Syn(0)], &key(1), 11, 0).0, scale::NONE);
+        assert_eq!(note([syn, Syn(0)], (&key(1), 11), 15, 0, 0).1.0 as u32 & SCALE, scale::NONE);
     }
 
     #[test]

@@ -6,10 +6,11 @@ mod framing;
 use self::framing::Framing;
 use crate::{
     chunks::Chunks,
-    flow::owner,
+    flow::{LINGER_MS, owner},
     offer::{self, Shut, unread},
     pace::scale,
     seq::{after, before, later},
+    source::elapsed_ms,
 };
 
 /// Beginning of a connection, by the server's SYN-ACK.
@@ -81,7 +82,7 @@ pub struct Unopened {
     pub server_high: u32,
     /// Generation of the policy under which the connection was followed last, its lower half.
     generation: u16,
-    /// [`TURNED`], [`LONG`].
+    /// [`TURNED`], [`LONG`], [`SERVER_FIN`], [`CLIENT_FIN`], [`GONE`].
     had: u8,
     /// Programs that read the client's bytes, one of [`owner`](crate::flow::owner).
     pub owner: u8,
@@ -125,6 +126,12 @@ pub struct Unopened {
 const TURNED: u8 = 1 << 0;
 /// The same: it has sent [`FAR`] bytes.
 const LONG: u8 = 1 << 1;
+/// The same: its FIN.
+const SERVER_FIN: u8 = 1 << 2;
+/// The client has sent one that the server may have taken.
+const CLIENT_FIN: u8 = 1 << 3;
+/// The server may have no such connection any more: [`Unopened::is_gone`].
+const GONE: u8 = 1 << 4;
 
 /// Unread bytes of a connection that pass before the server is silent, while the client offers it room. More
 /// of them are shared by all connections of the source.
@@ -219,7 +226,8 @@ impl Unopened {
 
     /// Take over the number of the server's segment of `len` bytes behind its SYN-ACKs, which acknowledges `ack`. With
     /// another number than that of the latest SYN-ACK, the client has answered an older one (a SYN cookie), and the
-    /// scale is another SYN's.
+    /// scale is another SYN's. Before the server has sent anything: it may have answered for the latest, and then
+    /// have forgotten it.
     #[inline(always)]
     pub const fn confirm(&mut self, seq: u32, ack: u32, len: u32) {
         let began = &mut self.began;
@@ -228,7 +236,7 @@ impl Unopened {
         if ahead == 1 && len == 0 && ack == began.client_next {
             return;
         }
-        if began.stamps != stamp::NONE && ahead != 0 {
+        if self.server_high == began.server_next && ahead != 0 {
             began.client_scale = scale::NONE as u8;
         }
         began.stamps = stamp::NONE;
@@ -276,11 +284,66 @@ impl Unopened {
         began.stamps != stamp::NONE && off.wrapping_add(OFF) <= 2 * OFF
     }
 
+    /// Number of the server's latest bytes of which any may be yet to be acknowledged.
+    #[inline(always)]
+    const fn back(&self) -> u32 {
+        let sent = self.server_high.wrapping_sub(self.began.server_next);
+        if self.had & LONG == 0 && sent < FAR { sent } else { FAR }
+    }
+
+    /// Take over the client's FIN or RST at `end`, behind its data; it acknowledges `ack`. `false` where it must not
+    /// pass: the server may take it as a RST, and its sender has not shown to know the connection.
+    #[inline(always)]
+    pub const fn end_by_client(&mut self, end: u32, ack: u32, resets: bool) -> bool {
+        let credible = self.is_credible(end, 0, ack);
+        // A FIN counts as a byte (RFC 9293, 3.4), and so does a SYN.
+        let most = self.high.wrapping_sub(self.acked).wrapping_add(2);
+        let ahead = end.wrapping_sub(self.acked);
+        let takes = ahead <= most || after(self.acked, self.high);
+        if resets && takes && (credible || ahead == 0) {
+            self.had |= GONE;
+        }
+        if !resets && credible {
+            self.had |= CLIENT_FIN;
+        }
+        !resets || !takes || credible || ahead == 0
+    }
+
+    /// Take over the server's FIN, or its RST at `seq`.
+    #[inline(always)]
+    pub const fn end_by_server(&mut self, seq: u32, resets: bool) {
+        let known = self.server_high.wrapping_sub(seq) <= self.back();
+        self.had |= match resets {
+            true if known => GONE,
+            true => 0,
+            false => SERVER_FIN,
+        };
+    }
+
+    /// Check whether the server may have no such connection any more, at `now` in milliseconds: see
+    /// [`Flow::is_gone`](crate::flow::Flow::is_gone).
+    #[inline(always)]
+    pub const fn is_gone(&mut self, now: u32) -> bool {
+        const BOTH: u8 = SERVER_FIN | CLIENT_FIN;
+        const STEP_MS: u32 = 1000;
+        let silent = elapsed_ms(now, self.spoke_ms);
+        let ended = self.had & SERVER_FIN != 0;
+        if ended && silent >= LINGER_MS || self.had & BOTH == BOTH {
+            self.had |= GONE;
+        } else if ended && silent >= STEP_MS {
+            // The client goes on.
+            self.spoke_ms = now;
+        }
+        let gone = self.had & GONE != 0;
+        // Another one's requests are not followed.
+        self.unread |= gone as u8;
+        gone
+    }
+
     /// Check whether the server may take a segment of `len` bytes at `seq`, which acknowledges `ack`.
     #[inline(always)]
     pub const fn is_credible(&self, seq: u32, len: u32, ack: u32) -> bool {
-        let sent = self.server_high.wrapping_sub(self.began.server_next);
-        let back = if self.had & LONG == 0 && sent < FAR { sent } else { FAR };
+        let back = self.back();
         // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
         let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
         let end = seq.wrapping_add(len);
@@ -508,7 +571,7 @@ impl Unopened {
         now: u32,
     ) -> u32 {
         let room = self.offers(seq, ack, window);
-        let silent = ack == self.server_high && now.wrapping_sub(self.spoke_ms) >= SILENT_MS;
+        let silent = ack == self.server_high && elapsed_ms(now, self.spoke_ms) >= SILENT_MS;
         let heard = room && silent && self.unread_bytes >= HEARD;
         let most = if self.had & TURNED != 0 { UNHEARD_SINCE } else { UNHEARD };
         let decided = unread::decide(room, if heard { 0 } else { self.unheard }, most);

@@ -439,3 +439,13 @@ fn dense_segments_that_are_due_queue_up() {
     hold.begin(1000, 0, 0, 0, 0);
     assert!(hold.due(len, 1000, PATIENCE_MS, false));
 }
+
+#[test]
+fn a_slightly_earlier_time_fills_nothing() {
+    let full = Budget { taken: FIRSTS, filled_ms: 1004 };
+    for now in [1004, 1000, 0, 1004u32.wrapping_sub(9_999)] {
+        assert!(!full.clone().admits_first(now, 16 << 10, 1448), "{now}");
+    }
+    // After weeks without a byte.
+    assert!(full.clone().admits_first(1004u32.wrapping_sub(20_000), 16 << 10, 1448));
+}

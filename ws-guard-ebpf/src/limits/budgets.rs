@@ -3,7 +3,7 @@
 use ws_guard_common::{
     flow::Flow,
     pace::{CROWD_MS, STALL_MS, dense},
-    source::{Source, millis},
+    source::{Source, elapsed_ms, millis},
 };
 
 use crate::limits::sources::{Entry, charged};
@@ -32,7 +32,7 @@ fn of_source<T>(flow: &Flow, without: T, change: impl FnOnce(&mut Source, u32) -
 /// Returns the number granted. `more`: what its frames cost beyond their bytes.
 #[inline(always)]
 pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u32 {
-    let waited = now_ms.wrapping_sub(flow.hold.moved_ms);
+    let waited = elapsed_ms(now_ms, flow.hold.moved_ms);
     of_source(
         flow,
         least,

@@ -31,6 +31,7 @@ pub fn admits_first(context: &Context, decided: u32) -> bool {
     let decided = match decided {
         unread::UNHEARD if throttled(context) => unread::SHARED,
         unread::UNHEARD => unread::PASSES,
+        unread::GONE if throttled(context) => unread::REFUSED,
         other => other,
     };
     let admits = admits(context.now, decided);
@@ -65,7 +66,7 @@ extern "C" fn ws_guard_admits_unread(now: u64, decided: u32) -> u32 {
         #[inline(always)]
         |source| {
             let rate = source.limits.pace;
-            if rate == 0 && !shared {
+            if rate == 0 && !shared && decided != unread::GONE {
                 return few;
             }
             let rate = if rate == 0 { PACE } else { rate };

@@ -89,37 +89,40 @@ pub fn forget() {
     }
 }
 
-/// Note that the connection's SYN has data, which is not followed.
+/// Take over the client's FIN or RST, see [`Unopened::end_by_client`]. `false` where it must not pass.
 #[inline(always)]
-pub fn begins_with_data() {
-    ws_guard_begins_with_data();
+pub fn end_by_client() -> bool {
+    ws_guard_end_by_client() != 0
 }
 
-/// [`begins_with_data`], as a global function.
+/// [`end_by_client`], as a global function.
+#[cold]
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_begins_with_data() -> u32 {
-    let (Some(segment), Some(new)) = (packet::segment(), scratch()) else {
-        return 0;
+extern "C" fn ws_guard_end_by_client() -> u32 {
+    let Some((segment, unopened)) = unopened() else {
+        return 1;
     };
-    let ack = segment.seq.wrapping_add(segment.len);
-    if let Some(known) = PENDING.get_ptr_mut(&segment.key) {
-        // SAFETY: as in `ws_guard_find_request`.
-        unsafe { (*known).takes(ack) };
-        return 0;
+    let resets = segment.flags & RST != 0;
+    if !resets && segment.flags & (SYN | ACK) != ACK {
+        return 1;
     }
-    *new = Pending::default();
-    new.takes(ack);
-    let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
-    0
+    unopened.end_by_client(segment.seq.wrapping_add(segment.len), segment.ack, resets) as u32
 }
 
-/// Check whether the server's SYN-ACK with this `ack` takes data of the connection's SYN.
+/// Check whether the server may have no such connection any more, see [`Unopened::is_gone`].
 #[inline(always)]
-pub fn took_data(ack: u32) -> bool {
-    let pending = packet::segment().and_then(|segment| PENDING.get_ptr(&segment.key));
-    // SAFETY: as in `ws_guard_find_request`.
-    pending.is_some_and(|pending| unsafe { (*pending).took(ack) })
+pub fn is_gone() -> bool {
+    ws_guard_is_gone() != 0
+}
+
+/// [`is_gone`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_is_gone() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let now_ms = millis(unsafe { bpf_ktime_get_ns() });
+    unopened().is_some_and(|(_, unopened)| unopened.is_gone(now_ms)) as u32
 }
 
 /// Record that the peer speaks the PROXY protocol to this server, as it will on each of its
@@ -282,6 +285,9 @@ extern "C" fn ws_guard_decide(read: u32, generation: u32) -> u32 {
     // SAFETY: the helper has no preconditions.
     let now_ms = millis(unsafe { bpf_ktime_get_ns() });
     let Segment { seq, ack, window, len, .. } = *segment;
+    if unopened.is_gone(now_ms) {
+        return unread::GONE;
+    }
     match read {
         0 => unopened.pass_unread(seq, ack, window, len, now_ms),
         _ => unopened.pass_read(seq, ack, window, len, now_ms),
@@ -667,6 +673,11 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
         // Not for the next connection between the same end points.
         let _ = PROVEN.remove(key);
         let _ = PENDING.remove(key);
+    }
+    if segment.flags & (FIN | RST) != 0
+        && let Some((_, unopened)) = unopened()
+    {
+        unopened.end_by_server(segment.seq, segment.flags & RST != 0);
     }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
     // A RST may answer a segment of no connection, with the numbers that this one has.

@@ -1,6 +1,9 @@
 //! TCP options of handshakes: Multipath TCP, window scale and timestamps.
 
-use core::ffi::{c_long, c_void};
+use core::{
+    ffi::{c_long, c_void},
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+};
 
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop};
 use ws_guard_common::{
@@ -79,12 +82,28 @@ extern "C" fn ws_guard_note_syn(scale: u32, now: u64) -> u32 {
     let Some([first, second]) = places(&segment.key) else {
         return 0;
     };
-    // SAFETY: single words of map values. Of two SYNs at once one may be lost, which then has no scale.
-    unsafe {
-        let syn = (&segment.key, segment.seq);
-        let (place, word) = syns::note([*first, *second], syn, scale, segment.len, now);
-        *(if place == 0 { first } else { second }) = word;
+    let syn = (&segment.key, segment.seq);
+    let mut tries = 0;
+    while tries < 4 {
+        // SAFETY: words of map values, which stay mapped while the program runs.
+        let pair = unsafe { [first.read_volatile(), second.read_volatile()] };
+        let (place, word) = syns::note(pair, syn, scale, segment.len, now);
+        let (at, old) = if place == 0 { (first, pair[0]) } else { (second, pair[1]) };
+        // SAFETY: as above. Another CPU may note the same SYN with another scale meanwhile.
+        let (_, noted) = unsafe {
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                at.cast(),
+                old.0,
+                word.0,
+            )
+        };
+        if noted {
+            return 0;
+        }
+        tries += 1;
     }
+    // SAFETY: as above.
+    unsafe { first.write_volatile(Syn::uncertain(syn, now)) };
     0
 }
 
@@ -97,12 +116,12 @@ pub fn server<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
 }
 
 /// Scale of the client's windows on a connection whose SYN-ACK has this `ack`, and `server` for the server's: none if
-/// that has none (RFC 7323, 2.2), or if it is not certain.
+/// that has none (RFC 7323, 2.2), or if it is not certain. With it [`syns::HAS_DATA`], if the SYN-ACK may take data.
 #[inline(always)]
-pub fn client_scale(ack: u32, server: u32) -> u32 {
+pub fn syn(ack: u32, server: u32) -> u32 {
     // SAFETY: no arguments, no effects.
-    let scale = ws_guard_answer_syn(ack, unsafe { bpf_ktime_get_coarse_ns() });
-    if server == scale::NONE { scale::NONE } else { scale }
+    let syn = ws_guard_answer_syn(ack, unsafe { bpf_ktime_get_coarse_ns() });
+    if server == scale::NONE { syn & syns::HAS_DATA | scale::NONE } else { syn }
 }
 
 /// [`syns::answer`], as a global function.

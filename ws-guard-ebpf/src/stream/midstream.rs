@@ -6,18 +6,18 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
-    flow::{self, Flow},
+    flow::{self, Flow, hidden},
     maps::{Counter, EventKind, Midstream},
-    offer::unread::PASSES,
+    offer::unread::{GONE, PASSES},
     record,
     search::{Candidate, Search},
-    seq::after,
+    seq::{after, later},
     source::millis,
     tracker::{GUESSED, RSV1_AGREED, Tracker},
 };
 
 use crate::{
-    context::{Context, Outcome, Verdict},
+    context::{Context, Outcome, Verdict, throttled},
     cpu,
     limits::{charge, unread},
     maps::{MIDSTREAM, locked},
@@ -156,6 +156,9 @@ pub fn search<P: Packet>(
         |flow| {
             if flow.state == flow::state::UNSYNCED {
                 found = flow.searched(search);
+                if !found {
+                    flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
+                }
                 passed = if found { PASSES } else { pass_unread(flow, segment, now_ms) };
                 flow.last_ns = context.now;
             }
@@ -173,7 +176,8 @@ pub fn search<P: Packet>(
     }
 }
 
-/// Check whether new bytes of a [hidden](Flow::hidden) client may pass, see [`Flow::pass_unread`].
+/// Check whether a segment of a [hidden](Flow::hidden) client may pass, see [`Flow::pass_unread`], or of one whose
+/// connection may be gone, see [`Flow::is_gone`].
 #[cold]
 #[inline(never)]
 pub fn may_go_on(context: &Context, flow: &mut Flow) -> bool {
@@ -185,12 +189,16 @@ pub fn may_go_on(context: &Context, flow: &mut Flow) -> bool {
         flow,
         #[inline(always)]
         |flow| {
-            if flow.state == flow::state::OPEN && after(end, flow.acked) {
+            let followed = flow.state != flow::state::UNSYNCED && after(end, flow.acked);
+            if flow.is_gone(context.now) {
+                passed = GONE;
+            } else if flow.hidden & hidden::FRAMES != 0 && followed {
                 passed = pass_unread(flow, segment, now_ms);
             }
         },
     );
-    unread::admits(context.now, passed) || context.drop(Counter::DroppedUnsynced) == Verdict::Pass
+    let passes = unread::admits(context.now, passed) && (passed != GONE || !throttled(context));
+    passes || context.drop(Counter::DroppedUnsynced) == Verdict::Pass
 }
 
 /// [`Flow::pass_unread`] for the segment.

@@ -19,8 +19,9 @@ use super::memory;
 use crate::{domain::clock::monotonic_ns, state::State};
 
 const INTERVAL: Duration = Duration::from_secs(20);
-/// Time for which a closed connection is kept, for `flows` to show.
-const KEEP: Duration = Duration::from_secs(60);
+/// Time for which a closed connection is kept, for `flows` to show, and as long as its SYN cookie may begin another
+/// one (Linux, `MAX_SYNCOOKIE_AGE`).
+const KEEP: Duration = Duration::from_secs(120);
 
 /// Time for which an idle server keeps its figures when others need the room, ns.
 const GONE_NS: u64 = 3_600_000_000_000;

@@ -22,6 +22,7 @@ mod attacker;
 mod bait;
 mod blame;
 mod closing;
+mod cookie;
 mod earlier;
 mod echo;
 mod fast_open;

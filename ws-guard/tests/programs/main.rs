@@ -8,6 +8,7 @@ mod clients;
 mod figures;
 mod forged;
 mod fragments;
+mod gone;
 mod handshakes;
 mod headers;
 mod impostors;
@@ -67,6 +68,7 @@ fn table() -> Vec<Case> {
     cases.extend(clients::cases());
     cases.extend(impostors::cases());
     cases.extend(forged::cases());
+    cases.extend(gone::cases());
     cases.extend(tls::cases());
     cases.extend(mptcp::cases());
     cases.extend(paced::cases());

@@ -335,7 +335,8 @@ fn shrunk() -> Vec<Case> {
                 0,
                 5000,
             )
-            .with(|packet| packet.flags = flag::RST),
+            .with(|packet| packet.flags = flag::RST)
+            .flow(|flow| flow.hidden = 0),
             PINGS,
             10,
         ))

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use ws_guard_common::{flow::state, maps::Counter::*};
 
-use ws_guard_testkit::packets::{Packet, SWITCHING, flag::SYN};
+use ws_guard_testkit::packets::{
+    Packet, SWITCHING,
+    flag::{FIN, RST, SYN},
+};
 
 use crate::{
     case::{Case, case, pings},
@@ -67,6 +70,20 @@ fn scaled_with_data(name: &'static str) -> Case {
     const DATA: &[u8] = b"GET";
     let syn = case(name)
         .client_at(FIRST - 1 - DATA.len() as i64, DATA)
+        .with(|packet| (packet.flags, packet.tcp_options) = (SYN, vec![3, 3, 7, 1]));
+    syn_ack(syn, FIRST)
+        .with(|packet| packet.tcp_options = vec![3, 3, 7, 1])
+        .client_at(FIRST, UPLOAD)
+}
+
+/// Start the same behind SYNs of others, whose data the server does not take, and a SYN of the client.
+fn planted(name: &'static str) -> Case {
+    let other = |case: Case, flags| {
+        case.client_at(FIRST - 5000, b"GET").with(move |packet| packet.flags = flags)
+    };
+    let case = other(other(other(case(name), SYN | RST), SYN | FIN), SYN).dropped();
+    let syn = case
+        .client_at(FIRST - 1, [])
         .with(|packet| (packet.flags, packet.tcp_options) = (SYN, vec![3, 3, 7, 1]));
     syn_ack(syn, FIRST)
         .with(|packet| packet.tcp_options = vec![3, 3, 7, 1])
@@ -147,7 +164,20 @@ fn scales_by_timestamp() -> Vec<Case> {
     let older = older
         .server(FIRST, [])
         .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32));
+    // Without timestamps, and behind an acknowledgement of the latest SYN-ACK, as Linux sends before the handshake's end.
+    let ahead_of_the_latest = |case: Case| {
+        case.client_at(FIRST, [])
+            .with(|packet| packet.ack = packet.ack.wrapping_add(5000))
+            .server(FIRST, [])
+            .with(|packet| packet.seq = packet.seq.wrapping_add(5000 - SWITCHING.len() as u32))
+    };
+    let latest = || scaled("another SYN-ACK's number, without timestamps", &[(FIRST - 1, 14)]);
+    let known = one("the same behind one with the latest number")
+        .server(FIRST, [])
+        .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32));
     vec![
+        is_last(segments(ahead_of_the_latest(latest()), PASS, linux), PASS, linux),
+        refused(head(ahead_of_the_latest(known), echo(STAMP))),
         passes(head(one("a scale, and the SYN-ACK's timestamp"), echo(STAMP)), echoes),
         passes(
             acknowledged(head(one("later timestamps behind an acknowledgement"), echo(STAMP))),
@@ -234,6 +264,9 @@ fn uploads() -> Vec<Case> {
             .leaves_no_flow()
             .counts(&[(DroppedUnsynced, 0)]),
         segments(scaled_with_data("a window of a SYN with data, with a scale"), 40, linux)
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)]),
+        segments(planted("data with a SYN and a RST, and with one of another number"), 40, linux)
             .leaves_no_flow()
             .counts(&[(DroppedUnsynced, 0)]),
         is_last(

@@ -1,0 +1,157 @@
+//! Connections that the server may have forgotten: another one may begin with their numbers, by a SYN cookie.
+//!
+//! What their clients send passes at the source's pace.
+use ws_guard_common::{flow::LINGER_MS, maps::Counter::*};
+use ws_guard_testkit::packets::{
+    REQUEST, SWITCHING,
+    flag::{ACK, FIN, RST, SYN},
+};
+
+use crate::{
+    case::{Case, case, pings, text},
+    forged::{HTTP, PAGE, syn_ack},
+};
+
+/// Bytes a second that pass, and number of segments of [`SEGMENT`] bytes that do at once.
+const PACE: u32 = 1024;
+const PASS: i64 = 2;
+const SEGMENT: usize = 1000;
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = flows();
+    cases.extend(other_ends());
+    cases.extend(without_a_flow());
+    cases
+}
+
+fn ended(case: Case, at: i64, flags: u8) -> Case {
+    case.client_at(at, []).with(move |packet| packet.flags = flags)
+}
+
+/// Begin a flow, and let the server take ten segments.
+fn taken(name: &'static str) -> Case {
+    let case = case(name).policy(|policy| policy.pace = PACE).open();
+    (0..10).fold(case, |case, _| case.client(text(&"x".repeat(SEGMENT - 8)))).server(TAKEN, [])
+}
+
+const TAKEN: i64 = 10 * SEGMENT as i64;
+
+/// Send as many segments from `at` on as pass, and one more.
+fn paced(case: Case, at: i64) -> Case {
+    let send = |case: Case, n| case.client_at(at + n * SEGMENT as i64, [b'x'; SEGMENT]);
+    send((0..PASS).fold(case, send), PASS).dropped().counts(&[(DroppedUnsynced, 1)])
+}
+
+/// The same where all of them pass.
+fn free(case: Case, at: i64) -> Case {
+    let send = |case: Case, n| case.client_at(at + n * SEGMENT as i64, [b'x'; SEGMENT]);
+    (0..9).fold(case, send).counts(&[(DroppedUnsynced, 0)])
+}
+
+/// Flows that a client has ended.
+fn flows() -> Vec<Case> {
+    // A frame that was announced before, of a mebibyte.
+    let announced = |name| {
+        taken(name)
+            .client([&[0x82, 0xFF, 0, 0, 0, 0, 0, 16, 0, 0][..], &[0; 90]].concat())
+            .server(TAKEN + 100, [])
+    };
+    let reset = |name| ended(taken(name), TAKEN, RST);
+    let under_way = |name| taken(name).client(text("not acknowledged"));
+    vec![
+        paced(reset("old bytes behind a RST"), 0),
+        paced(ended(taken("a RST that comes with a SYN"), TAKEN, RST | SYN), 0),
+        paced(ended(announced("payload behind a RST"), TAKEN + 100, RST), TAKEN + 5000),
+        paced(ended(under_way("a RST before the delayed acknowledgement"), TAKEN + 22, RST), 0),
+        free(ended(taken("old bytes behind a RST that the server ignores"), TAKEN + 1000, RST), 0),
+        free(
+            ended(
+                under_way("a RST within what is in flight, which acknowledges nothing"),
+                TAKEN + 10,
+                RST,
+            )
+            .with(|packet| packet.ack = packet.ack.wrapping_sub(1 << 30))
+            .dropped(),
+            0,
+        )
+        .counts(&[(DroppedForged, 1)]),
+        reset("but a SYN-ACK begins another one")
+            .server(0, [])
+            .with(|packet| (packet.flags, packet.seq) = (SYN | ACK, packet.seq ^ 1 << 31))
+            .leaves_no_flow(),
+        free(ended(taken("a client's FIN alone"), TAKEN, FIN | ACK), 0),
+        free(taken("a server's FIN alone").server(TAKEN, []).with(|packet| packet.flags |= FIN), 0),
+    ]
+}
+
+/// Flows that the server has ended.
+fn other_ends() -> Vec<Case> {
+    let server =
+        |case: Case, flags| case.server(TAKEN, []).with(move |packet| packet.flags |= flags);
+    let finished = |name| server(taken(name), FIN);
+    let silent = |flow: &mut ws_guard_common::flow::Flow| {
+        flow.last_ns -= u64::from(LINGER_MS) * 1_000_000;
+        flow.server_ms = flow.server_ms.wrapping_sub(LINGER_MS);
+    };
+    vec![
+        paced(ended(finished("both have sent a FIN"), TAKEN, FIN | ACK), 0),
+        paced(server(ended(taken("the client first"), TAKEN, FIN | ACK), FIN), 0),
+        paced(finished("a server's FIN, and five seconds of silence").flow(silent), 0),
+        paced(server(taken("a server's RST"), RST), 0),
+        paced(
+            server(
+                taken("a server's RST in front of what the client takes").server(TAKEN, HTTP),
+                RST,
+            )
+            .with(|packet| packet.seq = packet.seq.wrapping_sub(HTTP.len() as u32)),
+            0,
+        ),
+    ]
+}
+
+/// Connections without an upgrade, whose client sends the body of an upload.
+fn without_a_flow() -> Vec<Case> {
+    const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n";
+    let first = -1_000_000;
+    let body = first + UPLOAD.len() as i64;
+    let begun = |name| {
+        syn_ack(case(name).policy(|policy| policy.pace = PACE), first).client_at(first, UPLOAD)
+    };
+    let answered = |name| {
+        begun(name).server(body, HTTP).with(|packet| {
+            packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32);
+        })
+    };
+    let server = |case: Case, flags| {
+        case.server(body, []).with(move |packet| {
+            packet.flags |= flags;
+            packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32);
+        })
+    };
+    let page = -((REQUEST.len() + PAGE.len()) as i64);
+    let upgraded =
+        syn_ack(case("an upgrade behind a RST").policy(|policy| policy.pace = PACE), page)
+            .client_at(page, PAGE)
+            .server(page + PAGE.len() as i64, HTTP)
+            .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32));
+    let upgraded = ended(upgraded, page + PAGE.len() as i64, RST)
+        .open()
+        .client(pings(1))
+        .client(text(&"x".repeat(SEGMENT)))
+        .client(text(&"x".repeat(SEGMENT)))
+        .dropped()
+        .counts(&[(DroppedUnsynced, 1), (Pings, 1)]);
+    vec![
+        free(answered("an upload that is answered early"), body),
+        paced(ended(answered("a body behind a RST"), body, RST), body),
+        paced(ended(answered("its first bytes again"), body, RST), first),
+        paced(server(answered("a body behind the server's RST"), RST), body),
+        free(server(answered("a refused upload goes on behind the server's FIN"), FIN), body),
+        paced(server(ended(answered("not behind the client's"), body, FIN | ACK), FIN), body),
+        ended(begun("a RST in flight that acknowledges nothing, without a flow"), first + 10, RST)
+            .with(|packet| packet.ack = packet.ack.wrapping_sub(1 << 30))
+            .dropped()
+            .counts(&[(DroppedForged, 1)]),
+        upgraded,
+    ]
+}
