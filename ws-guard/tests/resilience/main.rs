@@ -24,6 +24,7 @@ macro_rules! needs_tcx {
 
 mod cpus;
 mod events;
+mod heartbeats;
 mod interface;
 mod kept;
 mod killed;
