@@ -609,8 +609,13 @@ impl Flow {
     /// Always so for records: a peer ends the connection at a bad header.
     #[inline(always)]
     pub const fn is_uncertain(&self) -> bool {
-        let inferred = self.flags & (JOINED | REQUEST_UNSEEN) != 0;
-        inferred || self.hidden & hidden::GONE != 0 || self.in_records()
+        self.flags & (JOINED | REQUEST_UNSEEN) != 0 || self.in_records()
+    }
+
+    /// Check whether the server may have read frames elsewhere than where they were followed.
+    #[inline(always)]
+    pub const fn may_be_unseen(&self) -> bool {
+        self.hidden & (hidden::FRAMES | hidden::GONE) != 0
     }
 
     /// Check whether the flow may have been opened by text in the body of an answer.
@@ -637,9 +642,7 @@ impl Flow {
     #[inline(always)]
     pub fn unseen_pings(&mut self) -> u32 {
         let seen = self.pings_in.wrapping_sub(self.defused) + self.witnessed as u64;
-        let asks = self.state == state::UNSYNCED
-            || self.is_uncertain()
-            || self.hidden & hidden::FRAMES != 0;
+        let asks = self.state == state::UNSYNCED || self.is_uncertain() || self.may_be_unseen();
         let sure = self.state == state::OPEN && !self.is_uncertain();
         if !asks || self.pongs_out <= seen + if sure { SPARE_PONGS } else { 0 } {
             return 0;

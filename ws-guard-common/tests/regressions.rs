@@ -1,7 +1,9 @@
 //! One fixture for each error that the property tests found.
 
 use ws_guard_common::{
-    flow::{Acknowledged, CHECKPOINTS, FIN_SEEN, Flow, OLDEST_ACK, SERVER_DONE, state},
+    flow::{
+        Acknowledged, CHECKPOINTS, FIN_SEEN, Flow, OLDEST_ACK, Reset, SERVER_DONE, hidden, state,
+    },
     replay::{Mode, Reason, Replay, Verdict},
     tracker::{Step, Walk},
     window::{Rate, RateWindow},
@@ -240,6 +242,51 @@ fn a_flow_out_of_sync_is_not_ended_by_what_the_server_may_not_have_seen() {
     assert!(!finished.flow.has_ended());
     finished.flow.flags |= SERVER_DONE;
     assert!(finished.flow.has_ended());
+}
+
+/// Only the client knows what the server sends, and off path 2^32 numbers are as many guesses.
+#[test]
+fn a_reset_counts_where_the_server_may_take_it() {
+    let in_flight = || {
+        let mut replay = guarded();
+        pass(&mut replay, 0, &message(192));
+        replay.flow
+    };
+    let (known, unknown) = (in_flight().server_high, in_flight().server_high.wrapping_sub(1 << 30));
+    for (seq, ack, wanted) in [
+        (0, known, Reset::Closed),
+        (0, unknown, Reset::Closed),
+        (100, known, Reset::Gone),
+        (200, known, Reset::Gone),
+        (100, unknown, Reset::Forged),
+        (300, unknown, Reset::Ignored),
+        (u32::MAX, known, Reset::Ignored),
+    ] {
+        let mut flow = in_flight();
+        assert_eq!(flow.hear_reset(seq, ack), wanted, "{seq}");
+        assert_eq!(flow.is_gone(0), matches!(wanted, Reset::Gone | Reset::Closed), "{seq}");
+    }
+    let mut keeps = in_flight();
+    keeps.held = 1;
+    assert_eq!(keeps.hear_reset(5000, known), Reset::Gone, "behind what is kept out of order");
+}
+
+#[test]
+fn a_connection_is_gone_once_both_have_ended_it_or_the_server_waits_no_longer() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut flow = guarded().flow;
+    (flow.last_ns, flow.server_ms) = (100 * SECOND, 100_000);
+    assert!(!flow.is_gone(1000 * SECOND));
+    flow.hidden = hidden::SERVER_FIN;
+    assert!(!flow.is_gone(104 * SECOND), "its client may go on");
+    let mut both = flow;
+    both.hidden |= hidden::CLIENT_FIN;
+    assert!(both.is_gone(100 * SECOND));
+    flow.last_ns = 104 * SECOND;
+    assert!(!flow.is_gone(108 * SECOND));
+    assert!(flow.is_gone(109 * SECOND));
+    flow.last_ns = 110 * SECOND;
+    assert!(flow.is_gone(110 * SECOND), "for good");
 }
 
 /// An observing guard passes what it cannot judge, and knows no more than before.

@@ -374,7 +374,8 @@ fn answered(context: &Context, flow: &mut Flow) -> bool {
     // looks like that.
     let followed = if walk.tracker.flags & GUESSED != 0 { LONGEST } else { u32::MAX >> 2 };
     let most = if flow.may_be_http() { LONGEST_UNSEEN } else { followed };
-    if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(most)) {
+    let uncertain = flow.is_uncertain() || flow.hidden & hidden::GONE != 0;
+    if uncertain && (walk.violations > 0 || walk.claims_more_than(most)) {
         let guessed = walk.tracker.flags & GUESSED != 0;
         if flow.may_be_http() && walk.violations > 0 && flow.frames_out == 0 && !guessed {
             return false;

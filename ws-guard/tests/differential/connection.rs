@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 use ws_guard_common::{
-    flow::{self, Flow, state},
+    flow::{self, Flow, Reset, hidden, state},
     handshake::SWITCHING,
     maps::{FlowKey, action},
     out_of_order,
@@ -50,6 +50,8 @@ pub enum Abandoned {
     /// XDP cannot tell the two apart, and leaves it as it is: the server discards the defused
     /// segment.
     Ambiguous,
+    /// The pace refuses what follows a RST that the server may have taken, which is a matter of time.
+    Gone,
 }
 
 /// Both ends of a connection and the path between them.
@@ -202,8 +204,14 @@ impl Connection {
         self.history.push(format!("client {at}..{} {checksum:?}", at + payload.len() as i32));
         let packet = Packet { checksum, ..self.packet(seq, payload) };
         let built = packet.build()?;
-        let (probes, policed) = (kernel.probes()?, kernel.policed()?);
+        let (probes, policed, unsynced) = (kernel.probes()?, kernel.policed()?, kernel.unsynced()?);
         let out = kernel.client(self.hook, &built)?;
+        // Nor is one that the pace refuses because its connection may be gone.
+        let gone = self.host.flow.hidden & hidden::GONE != 0;
+        if gone && out.is_none() && kernel.unsynced()? > unsynced {
+            self.abandoned = Some(Abandoned::Gone);
+            return Ok((Verdict::Drop(Reason::Changed), None));
+        }
         if self.is_beyond(seq, payload.len()) && kernel.probes()? == probes {
             ensure!(out.is_none(), "beyond the edge, and not dropped");
             self.beyond += 1;
@@ -386,12 +394,13 @@ impl Connection {
         }
         let flow = &mut self.host.flow;
         match forged {
-            Forged::Rst(_) if flow.client_reset(seq) => {
+            Forged::Rst(_) if flow.hear_reset(seq, packet.ack) == Reset::Closed => {
                 // The time since it ended counts from here.
                 (self.latest, self.rested) = (Instant::now(), false);
             }
             Forged::Fin(_) => {
                 (flow.fin, flow.flags) = (seq, flow.flags | flow::FIN_SEEN);
+                flow.hidden |= hidden::CLIENT_FIN;
                 flow.client_ack = packet.ack;
             }
             _ => {}

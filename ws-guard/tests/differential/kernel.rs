@@ -90,6 +90,11 @@ impl Kernel {
         Ok(self.programs.counters()?.get(Counter::DroppedPoliced))
     }
 
+    /// Return the segments that may hide frames and did not pass.
+    pub fn unsynced(&mut self) -> Result<u64> {
+        Ok(self.programs.counters()?.get(Counter::DroppedUnsynced))
+    }
+
     pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {
         self.programs.flow(key)
     }

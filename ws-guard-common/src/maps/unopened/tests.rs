@@ -580,3 +580,40 @@ fn a_request_behind_an_early_answer_to_chunks_is_not_pipelined() {
     began.begin(at(60 + 6029));
     assert_eq!(began.unread, 0);
 }
+
+#[test]
+fn a_connection_is_gone_once_the_server_may_have_forgotten_it() {
+    let begun = || {
+        let mut began = began();
+        began.pass(at(0), 1000, true);
+        began.acknowledge(at(500), 100, WINDOW, true, 1);
+        began.spoke_ms = 1000;
+        began
+    };
+    let known = begun().server_high;
+    for (seq, ack, passes, gone) in [
+        (500, known, true, true),
+        (500, known.wrapping_sub(1 << 30), true, true),
+        (800, known, true, true),
+        (800, known.wrapping_sub(1 << 30), false, false),
+        (499, known, true, false),
+        (1100, known, true, false),
+    ] {
+        let mut reset = begun();
+        assert_eq!(reset.end_by_client(at(seq), ack, true), passes, "{seq}");
+        assert_eq!((reset.is_gone(1000), reset.unread != 0), (gone, gone), "{seq}");
+    }
+    let mut ended = begun();
+    ended.end_by_server(known, false);
+    assert!(!ended.is_gone(5000) && !ended.is_gone(9000), "its client goes on");
+    assert!(ended.is_gone(14_000));
+    let mut both = begun();
+    assert!(both.end_by_client(at(1000), known, false) && !both.is_gone(1000));
+    both.end_by_server(known, false);
+    assert!(both.is_gone(1000));
+    let mut reset = begun();
+    reset.end_by_server(known.wrapping_add(1), true);
+    assert!(!reset.is_gone(1000), "no connection's");
+    reset.end_by_server(known.wrapping_sub(10), true);
+    assert!(reset.is_gone(1000));
+}
