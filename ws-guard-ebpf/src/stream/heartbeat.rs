@@ -184,8 +184,8 @@ pub fn at<H: Hook>(hook: &H, at: u32, what: u32, generation: u32) -> u32 {
     result.unwrap_or(NOTHING)
 }
 
-/// Tries to have a connection's heartbeats alone: far more than another CPU takes to change them.
-const TRIES: u32 = 16;
+/// Tries to have a connection's heartbeats alone: longer than an interrupt of the CPU that changes them.
+const TRIES: u32 = 256;
 
 /// Change a connection's heartbeats, as the only CPU to do so. `None` where another one has them for
 /// longer than the change takes, because it is a virtual one that does not run: then the frame is not

@@ -74,8 +74,7 @@ fn ping(programs: &Programs, mine: &[Connection], packets: &[Vec<Vec<u8>>]) -> R
     Ok(passed)
 }
 
-/// Move the thread to one CPU.
-pub fn on_cpu(cpu: usize) -> Result<()> {
+fn on_cpu(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("moving to CPU {cpu}"))

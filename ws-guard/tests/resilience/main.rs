@@ -24,7 +24,6 @@ macro_rules! needs_tcx {
 
 mod cpus;
 mod events;
-mod heartbeats;
 mod interface;
 mod kept;
 mod killed;
