@@ -194,7 +194,7 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         // A single word, as above.
         flow.repeated_ns = context.now;
     }
-    if flow.paced != paced::NO {
+    if flow.may_be_limited() && flow.paced != paced::NO {
         skb::hold(ctx, context.now);
     }
     if segment.len == 0 {

@@ -110,7 +110,9 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if let Some(flow) = flow {
         // SAFETY: as above; single words are read whole.
         let flow = unsafe { &mut *flow };
-        if flow.is_over_limit(now) && (pace::drops(&context, flow) || pace::refuses(&context, flow))
+        if flow.may_be_limited()
+            && flow.is_over_limit(now)
+            && (pace::drops(&context, flow) || pace::refuses(&context, flow))
         {
             return Verdict::Drop;
         }

@@ -284,7 +284,7 @@ pub fn insert_flow(context: &Context) -> bool {
     if let Some(unopened) = BEGINNINGS.get_ptr(key) {
         // SAFETY: a map value; an LRU entry may be reused for another key meanwhile, and then no
         // SYN-ACK matches it.
-        flow.began = unsafe { (*unopened).began };
+        flow.begins_as(unsafe { (*unopened).began });
         // SAFETY: as above.
         flow.shut = unsafe { (*unopened).shut };
     }
