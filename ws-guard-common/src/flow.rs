@@ -494,6 +494,30 @@ impl Flow {
         }
     }
 
+    /// [`Flow::commit`] of a walk from `start` that [`Walk::only`] or [`Walk::only_record`] finished: touches no
+    /// more of the flow than that can change.
+    #[inline(always)]
+    pub fn commit_one(&mut self, start: &Tracker, walk: &Walk, passed: u32) {
+        self.let_through(walk.base(), walk.len());
+        self.flags &= !GAP;
+        (self.client.mark, self.client.next) = (walk.tracker.mark, walk.tracker.next);
+        self.frames_in += walk.frames as u64;
+        self.pings_in += walk.pings as u64;
+        self.pongs_in += walk.pongs as u64;
+        if walk.splits_frame() {
+            self.split_frames += 1;
+        }
+        if passed < walk.pings {
+            self.defused += 1;
+            self.mixed = 1;
+        }
+        self.keep(start, walk, passed);
+        let wrong = self.is_uncertain() && walk.claims_more_than(LONGEST);
+        if wrong | (self.doubted != 0) {
+            self.lose_step();
+        }
+    }
+
     /// Take over the server's acknowledgement of the client's bytes up to `ack`.
     #[inline(always)]
     pub fn acknowledge(&mut self, ack: u32) -> Acknowledged {

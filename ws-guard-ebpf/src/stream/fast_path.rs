@@ -52,7 +52,9 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> u32 {
-    let start = flow.client;
+    let Some(start) = flow.client.between() else {
+        return came_to::NOTHING;
+    };
     let mut walk = Walk::new(start, &start, context.segment.seq, context.segment.len);
     let packet = payload(context.segment);
     let is_record = LIMITS && start.in_records();
@@ -72,7 +74,8 @@ pub fn pass<P: Packet, const LIMITS: bool>(
         return came_to::NOTHING;
     }
     locked(flow, |flow| {
-        let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
+        let mut stands =
+            (flow.held == 0) & flow.client.is_still(&start) & (flow.state == state::OPEN);
         if LIMITS && stands {
             let (limits, mut window) = (&context.policy.class_limits, flow.classes);
             // The slow path charges what is over a limit.
@@ -87,7 +90,7 @@ pub fn pass<P: Packet, const LIMITS: bool>(
                 let kept = flow.charge(now_ms, context.policy.connection_rate, 1);
                 fits = fits_share * came_to::FITS_SHARE + kept * came_to::FITS_CONNECTION;
             }
-            flow.commit(&start, &walk, walk.pings);
+            flow.commit_one(&start, &walk, walk.pings);
             flow.last_ns = context.now;
             committed = true;
             if !traces && flow.trail != 0 {
