@@ -6,7 +6,6 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::bpf_ktime_get_coarse_ns,
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
@@ -18,6 +17,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    clock,
     context::{Context, Outcome, Verdict, finished, run_out},
     cpu, debug,
     limits::{frame_limits, pace, sources, unread},
@@ -90,8 +90,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     counters.events[Counter::Protected as usize] += 1;
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let key = &segment.key;
     // Servers take a RST whatever other flags it has.
     let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & (SYN | RST) != SYN);

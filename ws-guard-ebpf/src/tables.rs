@@ -51,7 +51,7 @@ fn may_sweep(now: u64) -> bool {
     };
     // SAFETY: an array element. Two CPUs may both find it due and sweep, without harm.
     unsafe {
-        let due = now.wrapping_sub((*shared).swept) >= SWEEP_INTERVAL;
+        let due = now.saturating_sub((*shared).swept) >= SWEEP_INTERVAL;
         if due {
             (*shared).swept = now;
         }
