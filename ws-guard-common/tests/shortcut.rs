@@ -102,6 +102,23 @@ fn commits_alike(random: &mut fastrand::Rng, start: &Tracker, walk: &Walk) {
     one.commit_one(start, walk, walk.pings);
     assert_eq!(format!("{one:?}"), format!("{whole:?}"), "from {flow:?}");
     assert!(flow.client.is_still(start) && !one.client.is_still(start));
+    if walk.pings == 0 {
+        return;
+    }
+    // Taken for one over the limit, at once or afterwards.
+    let (mut defused, mut passed) = (flow, whole);
+    defused.commit_one(start, walk, 0);
+    let came_to = format!("{defused:?}");
+    passed.take_back(1, 1);
+    if passed.state == flow::state::OPEN {
+        assert_eq!(came_to, format!("{passed:?}"), "from {flow:?}");
+    }
+    // And the other way round, except that it still counts as mixed.
+    defused.give_back();
+    defused.mixed = whole.mixed;
+    if whole.state == flow::state::OPEN {
+        assert_eq!(format!("{defused:?}"), format!("{whole:?}"), "from {flow:?}");
+    }
 }
 
 #[test]

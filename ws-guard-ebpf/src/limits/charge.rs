@@ -124,7 +124,10 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
     );
     let unknown = now as u32;
     let (kept, what) = (forget(kept, unknown), forget(what, unknown));
-    report::add(Counter::Spared, forget(spared, unknown).into());
+    let spared = forget(spared, unknown);
+    if spared != 0 {
+        report::add(Counter::Spared, spared.into());
+    }
     if what & RELEASED != 0 {
         report::count(Counter::Released);
         report::source_event(EventKind::Released, &flow.account.source, None, now, 0, 0);
