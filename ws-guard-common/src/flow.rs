@@ -122,8 +122,8 @@ pub mod hidden {
     pub const GONE: u8 = 1 << 3;
 }
 
-/// Silence behind a server's FIN after which it may have forgotten the connection, ms: servers do not wait longer
-/// for the rest of an upload that they have refused.
+/// Time behind a server's FIN, and behind the latest bytes that it has taken since, after which it may have forgotten
+/// the connection, ms: servers do not wait longer for the rest of an upload that they have refused.
 pub const LINGER_MS: u32 = 5000;
 
 /// Value of [`Flow::ended`]. No small number: programs before schema 12 kept the time of a ping there.
@@ -152,9 +152,6 @@ pub const ROOM: u32 = 4096;
 pub const OLDEST_ACK: u32 = 16 << 20;
 /// The same before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
-/// Distance of the furthest byte that is kept out of order, at most.
-const KEPT_AHEAD: u32 = 512 * 1024;
-
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -236,7 +233,8 @@ pub struct Flow {
     pub last_ns: u64,
     /// Time when the server last sent a segment without a new acknowledgement, the same clock.
     pub repeated_ns: u64,
-    /// Time of the server's latest segment with payload, milliseconds modulo 2^32.
+    /// Time of the server's latest segment with payload, milliseconds modulo 2^32; behind its FIN, that of its latest
+    /// new acknowledgement too.
     pub server_ms: u32,
     /// [`ENDED`] once the first sign of its end was counted.
     pub ended: u32,
@@ -709,33 +707,61 @@ impl Flow {
 
     /// Take over the client's RST at `seq`, which acknowledges `ack`: [`Reset`].
     ///
-    /// The server takes one at its next byte (RFC 5961, 3.2), or behind bytes that it keeps out of order (Linux).
-    /// Off path, that byte is as hard to guess as the acknowledgement of data.
+    /// The server takes one at its next byte (RFC 5961, 3.2). Linux takes others too: behind bytes that it keeps out
+    /// of order, a byte earlier once the client has ended its side, and anywhere in the window once the server has
+    /// closed the connection. Off path, that byte is as hard to guess as what the client is yet to acknowledge.
     #[inline(always)]
     pub fn hear_reset(&mut self, seq: u32, ack: u32) -> Reset {
-        let kept = if self.held != 0 { KEPT_AHEAD } else { 0 };
-        // A FIN counts as a byte (RFC 9293, 3.4), and so does a SYN, behind which such a segment's number is.
-        let most = self.high.wrapping_sub(self.acked).wrapping_add(kept + 2);
-        let ahead = seq.wrapping_sub(self.acked);
-        if ahead > most && !after(self.acked, self.high) {
+        if seq.wrapping_sub(self.acked.wrapping_sub(1)) > FAR {
             return Reset::Ignored;
         }
-        if ahead != 0 && !self.is_credible(ack) {
+        let knows = !before(ack, self.client_ack) && !after(ack, self.server_high);
+        if seq != self.acked && !knows {
             return Reset::Forged;
         }
         self.hidden |= hidden::GONE;
         if self.client_reset(seq) { Reset::Closed } else { Reset::Gone }
     }
 
+    /// Take over the client's credible FIN behind the byte at `end`, unless it is too far from what the server waits
+    /// for.
+    #[inline(always)]
+    pub const fn hear_fin(&mut self, end: u32) {
+        if end.wrapping_sub(self.acked).wrapping_add(FAR) <= 2 * FAR {
+            self.fin = end;
+            self.flags |= FIN_SEEN;
+            self.hidden |= hidden::CLIENT_FIN;
+        }
+    }
+
+    /// Take over the server's FIN, or its RST at `seq`, at `now` in ns.
+    ///
+    /// Of RSTs one at its next byte, or in front of bytes for which a shrunk window has no room, as Linux sends; once
+    /// the server has closed the connection, any. Others answer segments that do not belong to it (RFC 9293,
+    /// 3.10.7.4).
+    #[inline(always)]
+    pub const fn hear_server_end(&mut self, seq: u32, resets: bool, now: u64) {
+        let behind = self.server_high.wrapping_sub(seq);
+        if !resets || behind == 0 {
+            self.flags |= SERVER_DONE;
+        }
+        if !resets {
+            self.hidden |= hidden::SERVER_FIN;
+            self.server_ms = millis(now);
+        } else if behind <= OLDEST_ACK || self.hidden & hidden::SERVER_FIN != 0 {
+            self.hidden |= hidden::GONE;
+        }
+    }
+
     /// Check whether the server may have no such connection any more, at `now` in ns: one side has reset it, or both
-    /// have ended it, or the server has, and waits no longer.
+    /// have ended it, or the server has, and has taken nothing for [`LINGER_MS`].
     ///
     /// Another one may then have begun with these numbers, without a SYN: by a SYN cookie, which comes from the
     /// numbers alone (RFC 4987, 3.6).
     #[inline(always)]
     pub const fn is_gone(&mut self, now: u64) -> bool {
         const BOTH: u8 = hidden::SERVER_FIN | hidden::CLIENT_FIN;
-        let waited = self.silent_ns(now) >= LINGER_MS as u64 * 1_000_000;
+        let waited = elapsed_ms(millis(now), self.server_ms) >= LINGER_MS;
         let ended = self.hidden & hidden::SERVER_FIN != 0 && waited;
         if ended || self.hidden & BOTH == BOTH {
             self.hidden |= hidden::GONE;

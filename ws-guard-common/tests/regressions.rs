@@ -4,6 +4,7 @@ use ws_guard_common::{
     flow::{
         Acknowledged, CHECKPOINTS, FIN_SEEN, Flow, OLDEST_ACK, Reset, SERVER_DONE, hidden, state,
     },
+    maps::{Beginning, FAR, Old},
     replay::{Mode, Reason, Replay, Verdict},
     tracker::{Step, Walk},
     window::{Rate, RateWindow},
@@ -259,34 +260,82 @@ fn a_reset_counts_where_the_server_may_take_it() {
         (100, known, Reset::Gone),
         (200, known, Reset::Gone),
         (100, unknown, Reset::Forged),
-        (300, unknown, Reset::Ignored),
-        (u32::MAX, known, Reset::Ignored),
+        (5000, known, Reset::Gone),
+        (5000, unknown, Reset::Forged),
+        (u32::MAX, known, Reset::Gone),
+        (u32::MAX, unknown, Reset::Forged),
+        (u32::MAX - 1, known, Reset::Ignored),
+        (FAR, known, Reset::Ignored),
     ] {
         let mut flow = in_flight();
         assert_eq!(flow.hear_reset(seq, ack), wanted, "{seq}");
         assert_eq!(flow.is_gone(0), matches!(wanted, Reset::Gone | Reset::Closed), "{seq}");
     }
-    let mut keeps = in_flight();
-    keeps.held = 1;
-    assert_eq!(keeps.hear_reset(5000, known), Reset::Gone, "behind what is kept out of order");
+    let mut taken = in_flight();
+    taken.client_ack = known;
+    assert_eq!(taken.hear_reset(100, known.wrapping_sub(1)), Reset::Forged, "acknowledges less");
+}
+
+/// A server that has closed the connection answers with the number that the client's segment acknowledges.
+#[test]
+fn any_reset_of_a_server_behind_its_fin_counts() {
+    let mut flow = guarded().flow;
+    let far = flow.server_high.wrapping_add(1 << 29);
+    flow.hear_server_end(far, true, 0);
+    assert!(!flow.is_gone(0), "it is of no connection");
+    flow.hear_server_end(flow.server_high, false, 0);
+    assert!(!flow.is_gone(0));
+    flow.hear_server_end(far, true, 0);
+    assert!(flow.is_gone(0));
+}
+
+#[test]
+fn a_fin_far_from_all_that_passed_is_not_the_clients() {
+    for (end, counts) in [(0, true), (FAR, true), (FAR + 1, false), (1 << 31, false)] {
+        let mut flow = guarded().flow;
+        flow.hear_fin(end);
+        assert_eq!(flow.hidden & hidden::CLIENT_FIN != 0, counts, "{end}");
+        assert_eq!(flow.flags & FIN_SEEN != 0, counts, "{end}");
+    }
 }
 
 #[test]
 fn a_connection_is_gone_once_both_have_ended_it_or_the_server_waits_no_longer() {
     const SECOND: u64 = 1_000_000_000;
     let mut flow = guarded().flow;
-    (flow.last_ns, flow.server_ms) = (100 * SECOND, 100_000);
+    flow.server_ms = 100_000;
     assert!(!flow.is_gone(1000 * SECOND));
-    flow.hidden = hidden::SERVER_FIN;
+    flow.hear_server_end(flow.server_high, false, 100 * SECOND);
     assert!(!flow.is_gone(104 * SECOND), "its client may go on");
     let mut both = flow;
-    both.hidden |= hidden::CLIENT_FIN;
+    both.hear_fin(0);
     assert!(both.is_gone(100 * SECOND));
-    flow.last_ns = 104 * SECOND;
-    assert!(!flow.is_gone(108 * SECOND));
-    assert!(flow.is_gone(109 * SECOND));
-    flow.last_ns = 110 * SECOND;
-    assert!(flow.is_gone(110 * SECOND), "for good");
+    // What the client sends shows nothing.
+    flow.last_ns = 105 * SECOND;
+    assert!(flow.is_gone(105 * SECOND));
+    flow.server_ms = 106_000;
+    assert!(flow.is_gone(106 * SECOND), "for good");
+}
+
+/// Other numbers than those of its beginning begin no other connection (RFC 4987, 3.6).
+#[test]
+fn old_bytes_begin_no_other_connection() {
+    let began = Beginning { client_next: 5000, server_next: 70_000, ..Beginning::default() };
+    let acked = began.client_next + 1000;
+    for (seq, ack, len, wanted) in [
+        (5000, 70_000, 500, Old::Disarm),
+        (5000, 70_003, 500, Old::Disarm),
+        (5100, 70_100, 500, Old::Disarm),
+        (5100, 70_100 - Beginning::LESS, 500, Old::Pass),
+        (5000, 70_500, 500, Old::Pass),
+        (5100, 70_100, 0, Old::Drop),
+        (5998, 80_000, 0, Old::Drop),
+        (5999, 80_000, 0, Old::Pass),
+        (acked.wrapping_sub(FAR), 80_000, 500, Old::Pass),
+        (acked.wrapping_sub(FAR + 1), 80_000, 500, Old::Drop),
+    ] {
+        assert_eq!(began.judge_old(acked, seq, ack, len), wanted, "{seq}, {ack}, {len}");
+    }
 }
 
 /// An observing guard passes what it cannot judge, and knows no more than before.

@@ -75,7 +75,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         // compared under it before anything is changed.
         let is_http = tracked(ctx, &context, unsafe { &mut *flow });
         // SAFETY: as above. A server that has ended the connection says no more on it.
-        let ended = unsafe { (*flow).hidden } & !hidden::FRAMES != 0;
+        let ended = unsafe { (*flow).hidden } & (hidden::SERVER_FIN | hidden::GONE) != 0;
         if !is_http || ended {
             return Verdict::Pass;
         }
@@ -166,8 +166,10 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         servers::in_place(Side::Server, segment.seq, flow.server_high);
     }
     let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
-    // A single word, and a connection's segments leave one after the other.
-    flow.server_high = later(flow.server_high, end);
+    if segment.flags & RST == 0 {
+        // A single word, and a connection's segments leave one after the other.
+        flow.server_high = later(flow.server_high, end);
+    }
     // Other RSTs answer segments that do not belong to this connection (RFC 9293, 3.10.7.4).
     let resets = segment.flags & RST != 0 && segment.seq == flow.server_high;
     if segment.flags & (RST | FIN) != 0 {
@@ -216,27 +218,16 @@ fn charge_unseen(context: &Context) {
     }
 }
 
-/// Take over the server's FIN or RST: [`Flow::is_gone`].
-///
-/// Of RSTs also one in front of bytes for which a shrunk window has no room, as Linux sends.
+/// Take over the server's FIN or RST: [`Flow::hear_server_end`].
 #[cold]
 #[inline(never)]
 fn ended_by_server(context: &Context, flow: &mut Flow) {
-    let segment = context.segment;
-    let behind = flow.server_high.wrapping_sub(segment.seq);
-    let (ends, done) = match segment.flags & RST != 0 {
-        true if behind == 0 => (hidden::GONE, SERVER_DONE),
-        true if behind <= OLDEST_ACK => (hidden::GONE, 0),
-        true => (0, 0),
-        false => (hidden::SERVER_FIN, SERVER_DONE),
-    };
+    let Context { segment, now, .. } = *context;
+    let resets = segment.flags & RST != 0;
     locked(
         flow,
         #[inline(always)]
-        |flow| {
-            (flow.hidden, flow.flags) = (flow.hidden | ends, flow.flags | done);
-            flow.server_ms = millis(context.now);
-        },
+        |flow| flow.hear_server_end(segment.seq, resets, now),
     );
 }
 
@@ -289,7 +280,12 @@ fn repeats(key: &FlowKey, (seq, ack): (u32, u32), scale: u32, stamp: u16) -> boo
 /// Take over an acknowledgement of more of the client's bytes.
 #[inline(never)]
 fn acknowledge(context: &Context, flow: &mut Flow) {
-    let outcome = locked(flow, |flow| flow.acknowledge(context.segment.ack));
+    let outcome = locked(flow, |flow| {
+        if flow.hidden & hidden::SERVER_FIN != 0 {
+            flow.server_ms = millis(context.now);
+        }
+        flow.acknowledge(context.segment.ack)
+    });
     match outcome {
         Acknowledged::Fine => {}
         Acknowledged::Closed => closed(context, flow),

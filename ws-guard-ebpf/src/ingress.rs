@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Plan, Reset},
-    maps::{Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN},
-    seq::{after, later},
+    maps::{Beginning, Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN, Old},
+    seq::{after, before, later},
     tracker::Walk,
     verifier::forget,
 };
@@ -25,7 +25,7 @@ use crate::{
     opening::{
         chunks,
         handshake::{self, Request},
-        identify, pending_upgrades, role, scale,
+        identify, pending_upgrades, role,
     },
     packet::{
         self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, options,
@@ -152,6 +152,12 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     flow.hear(segment.ack);
     flow.offers(segment.seq, segment.window);
+    if before(segment.seq, flow.acked) {
+        let Segment { seq, ack, len, .. } = *segment;
+        if !admits_old(&context, flow.began.judge_old(flow.acked, seq, ack, len), &payload) {
+            return Verdict::Drop;
+        }
+    }
     if segment.len == 0 {
         return Verdict::Pass;
     }
@@ -181,10 +187,14 @@ enum Stray {
 fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = context.segment;
     // Listeners discard a SYN with any other of these flags.
-    if segment.flags & (SYN | ACK | RST | FIN) == SYN || scale::may_scale() {
+    let (may_scale, old) = pending_upgrades::may_begin(context.policy.generation);
+    if segment.flags & (SYN | ACK | RST | FIN) == SYN || may_scale {
         options::client(context, payload);
     }
-    if segment.flags & (RST | FIN) != 0 && !pending_upgrades::end_by_client() {
+    if !admits_old(context, old, payload) {
+        return Stray::Drop;
+    }
+    if segment.flags & (RST | FIN) != 0 && !ends(context) {
         let drops = context.drop(Counter::DroppedForged) == Verdict::Drop;
         return if drops { Stray::Drop } else { Stray::Pass };
     }
@@ -236,6 +246,18 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     if joins && midstream::open(context) { Stray::Joined } else { Stray::Pass }
 }
 
+/// Take over a RST or a FIN of the client, also for a flow that is inserted meanwhile. `false` where it must not pass.
+#[cold]
+#[inline(never)]
+fn ends(context: &Context) -> bool {
+    let may = pending_upgrades::end_by_client();
+    match FLOWS.get_ptr_mut(context.key()) {
+        // SAFETY: as in `guard`.
+        Some(flow) if context.segment.flags & SYN == 0 => ending(context, unsafe { &mut *flow }),
+        _ => may,
+    }
+}
+
 /// Decide whether a segment passes in which frames may be hidden: less likely where it was `read`.
 #[cold]
 #[inline(never)]
@@ -284,9 +306,7 @@ fn ending(context: &Context, flow: &mut Flow) -> bool {
             reset = flow.hear_reset(segment.seq, segment.ack);
             closed = reset as u8 == Reset::Closed as u8;
         } else if segment.flags & ACK != 0 && flow.is_credible(segment.ack) {
-            flow.fin = segment.seq.wrapping_add(segment.len);
-            flow.flags |= flow::FIN_SEEN;
-            flow.hidden |= flow::hidden::CLIENT_FIN;
+            flow.hear_fin(segment.seq.wrapping_add(segment.len));
         }
         if closed {
             // The time since its end counts from here.
@@ -302,6 +322,19 @@ fn ending(context: &Context, flow: &mut Flow) -> bool {
         report::flow_event(EventKind::FlowClosed, context.key(), context.now, flow.frames_in);
     }
     reset as u8 != Reset::Forged as u8
+}
+
+/// Treat a segment that begins with a byte which the server has. `false` where it must not pass.
+#[inline(always)]
+fn admits_old<P: Packet>(context: &Context, old: Old, payload: &impl Fn(&Segment) -> P) -> bool {
+    match old {
+        Old::Drop => return context.drop(Counter::DroppedForged) == Verdict::Pass,
+        Old::Disarm if context.enforces() => {
+            payload(context.segment).acknowledge_less(Beginning::LESS)
+        }
+        _ => {}
+    }
+    true
 }
 
 /// Judge a segment with payload on a tracked flow.

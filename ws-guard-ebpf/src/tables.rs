@@ -24,7 +24,7 @@ use ws_guard_common::{
 use crate::{
     context::{Context, Verdict},
     cpu,
-    maps::{BEGINNINGS, COARSE, FLOWS, MIDSTREAM, NEW_FLOW, SHARED, SOURCES},
+    maps::{BEGINNINGS, COARSE, FLOWS, MIDSTREAM, NEW_FLOW, SHARED, SOURCES, locked},
     opening::pending_upgrades,
     report, servers,
 };
@@ -295,7 +295,26 @@ pub fn insert_flow(context: &Context) -> bool {
         report::count(Counter::FlowsRefused);
         report::source_event(EventKind::TableFull, context.source(), Some(key), now, 0, 0);
     }
+    take_over_ends(key);
     inserted
+}
+
+/// Take over the ends of the connection so far into its flow, those too that were noted while it was inserted.
+#[inline(always)]
+fn take_over_ends(key: &FlowKey) {
+    let (Some(unopened), Some(flow)) = (BEGINNINGS.get_ptr(key), FLOWS.get_ptr_mut(key)) else {
+        return;
+    };
+    // SAFETY: a map value, as in `insert_flow`.
+    let ends = unsafe { (*unopened).ends() };
+    if ends != 0 {
+        // SAFETY: a map value, which stays mapped while the program runs.
+        locked(
+            unsafe { &mut *flow },
+            #[inline(always)]
+            |flow| flow.hidden |= ends,
+        );
+    }
 }
 
 /// Insert the flow in [`NEW_FLOW`] for an answered request, if there is room.

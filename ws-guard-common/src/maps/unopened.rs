@@ -6,7 +6,7 @@ mod framing;
 use self::framing::Framing;
 use crate::{
     chunks::Chunks,
-    flow::{LINGER_MS, owner},
+    flow::{LINGER_MS, hidden, owner},
     offer::{self, Shut, unread},
     pace::scale,
     seq::{after, before, later},
@@ -29,7 +29,50 @@ pub struct Beginning {
     pub stamps: u16,
 }
 
+/// Largest difference of a client's and a server's number from those of a SYN-ACK with which they begin a connection.
+const OFF: u32 = 8;
+
+/// Treatment of a client's segment that begins with a byte which the server has: [`Beginning::judge_old`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Old {
+    Pass = 0,
+    Drop = 1,
+    /// Pass it with an acknowledgement of [`Beginning::LESS`] bytes less.
+    Disarm = 2,
+}
+
 impl Beginning {
+    /// Bytes less that a segment acknowledges for [`Old::Disarm`]: enough for [`Beginning::is_begun_by`].
+    pub const LESS: u32 = 3 * OFF;
+
+    /// Check whether a client's segment may begin a connection by a SYN cookie of the SYN-ACK, or of one that differs in
+    /// the client's maximum segment size alone: a cookie is at a fixed distance from the client's number, and those of
+    /// four sizes are next to each other (Linux, `net/ipv4/syncookies.c`).
+    #[inline(always)]
+    pub const fn is_begun_by(&self, seq: u32, ack: u32) -> bool {
+        let off =
+            seq.wrapping_sub(self.client_next).wrapping_sub(ack.wrapping_sub(self.server_next));
+        off.wrapping_add(OFF) <= 2 * OFF
+    }
+
+    /// Judge a client's segment of `len` bytes at `seq` that acknowledges `ack`, and begins with a byte which the server
+    /// has, of those up to `acked`. Once the connection has ended, it could begin another one.
+    ///
+    /// On this one the server discards what is empty, unless it is a keep-alive probe (RFC 9293, 3.8.4), and what is
+    /// older than [`FAR`]. To other bytes it answers with its own acknowledgement, whatever they acknowledge.
+    #[inline(always)]
+    pub const fn judge_old(&self, acked: u32, seq: u32, ack: u32, len: u32) -> Old {
+        let behind = acked.wrapping_sub(seq);
+        if behind > FAR || len == 0 && behind > 1 {
+            Old::Drop
+        } else if self.is_begun_by(seq, ack) {
+            Old::Disarm
+        } else {
+            Old::Pass
+        }
+    }
+
     /// Take over the [`stamp`] that a client's segment echoes: with none of the SYN-ACKs', the client has no scale.
     ///
     /// A server that answers with SYN cookies keeps nothing of the SYN, and takes the scale from there.
@@ -104,7 +147,8 @@ pub struct Unopened {
     pub chunks: Chunks,
     /// The client's latest shut window, without [`ANSWER_ROOM`].
     pub shut: Shut,
-    /// Time of the server's latest new data, milliseconds modulo 2^32.
+    /// Time of the server's latest new data, milliseconds modulo 2^32; behind its FIN, that of its latest new
+    /// acknowledgement too.
     pub spoke_ms: u32,
     /// Bytes passed unread since the server's latest answer: [`Unopened::pass_unread`].
     pub unheard: u32,
@@ -127,11 +171,13 @@ const TURNED: u8 = 1 << 0;
 /// The same: it has sent [`FAR`] bytes.
 const LONG: u8 = 1 << 1;
 /// The same: its FIN.
-const SERVER_FIN: u8 = 1 << 2;
+const SERVER_FIN: u8 = hidden::SERVER_FIN << ENDS;
 /// The client has sent one that the server may have taken.
-const CLIENT_FIN: u8 = 1 << 3;
+const CLIENT_FIN: u8 = hidden::CLIENT_FIN << ENDS;
 /// The server may have no such connection any more: [`Unopened::is_gone`].
-const GONE: u8 = 1 << 4;
+const GONE: u8 = hidden::GONE << ENDS;
+/// Shift of these three.
+const ENDS: u32 = 1;
 
 /// Unread bytes of a connection that pass before the server is silent, while the client offers it room. More
 /// of them are shared by all connections of the source.
@@ -277,11 +323,17 @@ impl Unopened {
     /// equally far from the connection's.
     #[inline(always)]
     pub const fn may_scale(&self, seq: u32, ack: u32) -> bool {
-        const OFF: u32 = 8;
-        let began = &self.began;
-        let off =
-            seq.wrapping_sub(began.client_next).wrapping_sub(ack.wrapping_sub(began.server_next));
-        began.stamps != stamp::NONE && off.wrapping_add(OFF) <= 2 * OFF
+        self.began.stamps != stamp::NONE && self.began.is_begun_by(seq, ack)
+    }
+
+    /// [`Beginning::judge_old`] for any segment of the client.
+    #[inline(always)]
+    pub const fn judge_old(&self, seq: u32, ack: u32, len: u32) -> Old {
+        if before(seq, self.acked) {
+            self.began.judge_old(self.acked, seq, ack, len)
+        } else {
+            Old::Pass
+        }
     }
 
     /// Number of the server's latest bytes of which any may be yet to be acknowledged.
@@ -291,28 +343,26 @@ impl Unopened {
         if self.had & LONG == 0 && sent < FAR { sent } else { FAR }
     }
 
-    /// Take over the client's FIN or RST at `end`, behind its data; it acknowledges `ack`. `false` where it must not
-    /// pass: the server may take it as a RST, and its sender has not shown to know the connection.
+    /// Take over the client's FIN or RST `at` its sequence number, which acknowledges `ack`. `false` where it must not
+    /// pass: a RST that the server may take, whose sender has not shown to know the connection.
     #[inline(always)]
-    pub const fn end_by_client(&mut self, end: u32, ack: u32, resets: bool) -> bool {
-        let credible = self.is_credible(end, 0, ack);
-        // A FIN counts as a byte (RFC 9293, 3.4), and so does a SYN.
-        let most = self.high.wrapping_sub(self.acked).wrapping_add(2);
-        let ahead = end.wrapping_sub(self.acked);
-        let takes = ahead <= most || after(self.acked, self.high);
-        if resets && takes && (credible || ahead == 0) {
-            self.had |= GONE;
+    pub const fn end_by_client(&mut self, at: u32, ack: u32, resets: bool) -> bool {
+        let credible = self.is_credible(at, 0, ack);
+        if !resets {
+            self.had |= if credible { CLIENT_FIN } else { 0 };
+            return true;
         }
-        if !resets && credible {
-            self.had |= CLIENT_FIN;
-        }
-        !resets || !takes || credible || ahead == 0
+        // See `Flow::hear_reset`.
+        let takes = at.wrapping_sub(self.acked.wrapping_sub(1)) <= FAR;
+        let counts = at == self.acked || takes && credible;
+        self.had |= if counts { GONE } else { 0 };
+        counts || !takes
     }
 
     /// Take over the server's FIN, or its RST at `seq`.
     #[inline(always)]
     pub const fn end_by_server(&mut self, seq: u32, resets: bool) {
-        let known = self.server_high.wrapping_sub(seq) <= self.back();
+        let known = self.server_high.wrapping_sub(seq) <= self.back() || self.had & SERVER_FIN != 0;
         self.had |= match resets {
             true if known => GONE,
             true => 0,
@@ -320,19 +370,20 @@ impl Unopened {
         };
     }
 
+    /// Ends of the connection so far, as bits of a [flow](mod@hidden).
+    #[inline(always)]
+    pub const fn ends(&self) -> u8 {
+        self.had >> ENDS & (hidden::SERVER_FIN | hidden::CLIENT_FIN | hidden::GONE)
+    }
+
     /// Check whether the server may have no such connection any more, at `now` in milliseconds: see
     /// [`Flow::is_gone`](crate::flow::Flow::is_gone).
     #[inline(always)]
     pub const fn is_gone(&mut self, now: u32) -> bool {
         const BOTH: u8 = SERVER_FIN | CLIENT_FIN;
-        const STEP_MS: u32 = 1000;
-        let silent = elapsed_ms(now, self.spoke_ms);
-        let ended = self.had & SERVER_FIN != 0;
-        if ended && silent >= LINGER_MS || self.had & BOTH == BOTH {
+        let waited = elapsed_ms(now, self.spoke_ms) >= LINGER_MS;
+        if self.had & SERVER_FIN != 0 && waited || self.had & BOTH == BOTH {
             self.had |= GONE;
-        } else if ended && silent >= STEP_MS {
-            // The client goes on.
-            self.spoke_ms = now;
         }
         let gone = self.had & GONE != 0;
         // Another one's requests are not followed.
@@ -655,7 +706,7 @@ impl Unopened {
     }
 
     /// Take over a server's segment that ends at `end` and offers `window`, as in a TCP header; it `speaks` where it has data or a FIN, which says
-    /// nothing if it says it again. Returns `true` where it says something.
+    /// nothing if it says it again. Returns `true` where it says something, or takes more behind its FIN.
     /// Bytes passed under another policy and were not followed: start to follow the connection from here.
     #[inline(always)]
     pub const fn acknowledge(
@@ -681,6 +732,7 @@ impl Unopened {
             self.acked = ack;
         }
         let new = anew || after(end, self.server_high);
+        let goes_on = self.had & SERVER_FIN != 0 && after(ack, self.acked);
         if self.took_unseen(ack) {
             self.unread = 1;
         }
@@ -699,7 +751,7 @@ impl Unopened {
         not_before(&mut self.answered, self.acked);
         not_before(&mut self.paid, self.server_high);
         if !(speaks && new) {
-            return false;
+            return goes_on;
         }
         self.answered = self.acked;
         if self.stage == stage::SILENT {

@@ -659,8 +659,5 @@ fn open(context: &Context) -> Verdict {
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
     flow.may_hide(!followed || pending_upgrades::may_hide_another());
-    if pending_upgrades::is_gone() {
-        flow.hidden |= flow::hidden::GONE;
-    }
     tables::admit(context)
 }

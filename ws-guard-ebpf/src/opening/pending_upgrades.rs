@@ -17,7 +17,7 @@ use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_ns};
 use ws_guard_common::{
     chunks::Chunks,
     forwarded::preface,
-    maps::{ANSWER_ROOM, FlowKey, Pending, RESTARTED, Unopened, judged, stage},
+    maps::{ANSWER_ROOM, FlowKey, Old, Pending, RESTARTED, Unopened, judged, stage},
     offer::unread,
     seq::after,
     source::millis,
@@ -107,22 +107,8 @@ extern "C" fn ws_guard_end_by_client() -> u32 {
     if !resets && segment.flags & (SYN | ACK) != ACK {
         return 1;
     }
-    unopened.end_by_client(segment.seq.wrapping_add(segment.len), segment.ack, resets) as u32
-}
-
-/// Check whether the server may have no such connection any more, see [`Unopened::is_gone`].
-#[inline(always)]
-pub fn is_gone() -> bool {
-    ws_guard_is_gone() != 0
-}
-
-/// [`is_gone`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_is_gone() -> u32 {
-    // SAFETY: the helper has no preconditions.
-    let now_ms = millis(unsafe { bpf_ktime_get_ns() });
-    unopened().is_some_and(|(_, unopened)| unopened.is_gone(now_ms)) as u32
+    let behind = if resets { 0 } else { segment.len };
+    unopened.end_by_client(segment.seq.wrapping_add(behind), segment.ack, resets) as u32
 }
 
 /// Record that the peer speaks the PROXY protocol to this server, as it will on each of its
@@ -190,6 +176,38 @@ pub(super) fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
 pub fn claims() -> bool {
     unopened().is_none_or(|(_, unopened)| role::claims(&mut unopened.owner))
 }
+
+/// Check whether the client's segment may begin the connection for the server, so that it may tell the scale of its
+/// windows, see [`Unopened::may_scale`], or another one: [`Unopened::judge_old`].
+#[inline(always)]
+pub fn may_begin(generation: u32) -> (bool, Old) {
+    match ws_guard_may_begin(generation) {
+        0 => (false, Old::Pass),
+        1 => (false, Old::Drop),
+        2 => (false, Old::Disarm),
+        _ => (true, Old::Pass),
+    }
+}
+
+/// [`may_begin`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_may_begin(generation: u32) -> u32 {
+    let Some((segment, unopened)) = unopened() else {
+        return 0;
+    };
+    if segment.flags & (SYN | ACK | RST) != ACK {
+        return 0;
+    }
+    if unopened.may_scale(segment.seq, segment.ack) {
+        return MAY_SCALE;
+    }
+    let Segment { seq, ack, len, .. } = *segment;
+    if unopened.is_under(generation) { unopened.judge_old(seq, ack, len) as u32 } else { 0 }
+}
+
+/// Result of [`ws_guard_may_begin`] besides [`Old`].
+const MAY_SCALE: u32 = 3;
 
 /// Judge the client's segment: one of [`judged`], see [`Unopened::judge`].
 #[inline(always)]

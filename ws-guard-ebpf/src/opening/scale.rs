@@ -6,25 +6,7 @@
 #[cfg(doc)]
 use ws_guard_common::maps::Unopened;
 
-use crate::{
-    opening::pending_upgrades::unopened,
-    packet::{ACK, RST, SYN},
-};
-
-/// Check whether the client's segment may tell the scale of its windows, see [`Unopened::may_scale`].
-#[inline(always)]
-pub fn may_scale() -> bool {
-    ws_guard_may_scale() != 0
-}
-
-/// [`may_scale`], as a global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_may_scale() -> u32 {
-    unopened().is_some_and(|(segment, unopened)| {
-        segment.flags & (SYN | ACK | RST) == ACK && unopened.may_scale(segment.seq, segment.ack)
-    }) as u32
-}
+use crate::{opening::pending_upgrades::unopened, packet::RST};
 
 /// Take over the timestamp that the client's segment echoes, see
 /// [`Beginning::echoes`](ws_guard_common::maps::Beginning::echoes).

@@ -39,6 +39,8 @@ pub const URG: u32 = 0x20;
 
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: u32 = 20;
+/// Offset of the acknowledgement number in the TCP header.
+pub const TCP_ACK: u32 = 8;
 /// Offset of the receive window in the TCP header.
 pub const TCP_WINDOW: u32 = 14;
 /// Offset of the checksum in the TCP header.
@@ -223,6 +225,8 @@ pub trait Packet: tracker::Segment {
     /// The [`CHUNK`] bytes of payload from `at` on, until more of it is read.
     /// `None` where it holds fewer.
     fn chunk(&self, at: u32) -> Option<&'static [u8; CHUNK as usize]>;
+    /// Let the segment acknowledge `less` bytes less.
+    fn acknowledge_less(&self, less: u32);
     /// Fix the TCP checksum after `even` and `odd` headers at such offsets were rewritten.
     fn fix_checksum(&mut self, segment: &Segment, even: u32, odd: u32);
 }

@@ -89,15 +89,8 @@ extern "C" fn ws_guard_note_syn(scale: u32, now: u64) -> u32 {
         let pair = unsafe { [first.read_volatile(), second.read_volatile()] };
         let (place, word) = syns::note(pair, syn, scale, segment.len, now);
         let (at, old) = if place == 0 { (first, pair[0]) } else { (second, pair[1]) };
-        // SAFETY: as above. Another CPU may note the same SYN with another scale meanwhile.
-        let (_, noted) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                at.cast(),
-                old.0,
-                word.0,
-            )
-        };
-        if noted {
+        // Another CPU may note the same SYN with another scale meanwhile.
+        if replace(at, old, word) {
             return 0;
         }
         tries += 1;
@@ -135,15 +128,29 @@ extern "C" fn ws_guard_answer_syn(ack: u32, now: u64) -> u32 {
         return scale::NONE;
     };
     // SAFETY: as above.
-    unsafe {
-        let (scale, place, word) = syns::answer([*first, *second], &segment.key, ack, now);
-        match place {
-            0 => *first = word,
-            1 => *second = word,
-            _ => {}
-        }
-        scale
-    }
+    let pair = unsafe { [first.read_volatile(), second.read_volatile()] };
+    let (scale, place, word) = syns::answer(pair, &segment.key, ack, now);
+    let (at, old) = match place {
+        0 => (first, pair[0]),
+        1 => (second, pair[1]),
+        _ => return scale,
+    };
+    // One that was noted meanwhile may have another scale.
+    if replace(at, old, word) { scale } else { scale & syns::HAS_DATA | scale::NONE }
+}
+
+/// Replace the SYN in a place, unless another CPU has meanwhile.
+#[inline(always)]
+fn replace(at: *mut Syn, old: Syn, new: Syn) -> bool {
+    // SAFETY: a word of a map value, which stays mapped while the program runs.
+    let (_, replaced) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            at.cast(),
+            old.0,
+            new.0,
+        )
+    };
+    replaced
 }
 
 /// Read the options of the current segment, and refuse MPTCP unless it is only to be `looked` at.

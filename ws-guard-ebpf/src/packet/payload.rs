@@ -16,7 +16,7 @@ use ws_guard_common::{
 
 use crate::{
     cpu,
-    packet::{self, Packet, Segment},
+    packet::{self, Packet, Segment, checksum},
     report::{self, Side},
     stream::heartbeat,
 };
@@ -54,12 +54,16 @@ pub trait Hook {
     fn byte(&self, at: u32) -> u32;
     /// [`defuse`], likewise.
     fn defuse(&self, at: u32) -> u32;
+    /// [`acknowledge_less`], likewise.
+    fn acknowledge_less(&self, less: u32) -> u32;
     /// [`crate::stream::heartbeat::at`], likewise.
     fn heartbeat(&self, at: u32, what: u32, generation: u32) -> u32;
     /// Add one to the byte at `offset` of the packet. `false` when the packet does not hold it.
     fn raise(&self, offset: u32) -> bool;
-    /// Fix the TCP checksum after `even` and `odd` bytes at such offsets were raised by one.
-    fn fix_checksum(&self, segment: &Segment, even: u32, odd: u32);
+    /// Fix the TCP checksum after the sum of the segment's 16-bit words grew by `added`.
+    fn fix_checksum(&self, segment: &Segment, added: u32);
+    /// Write the acknowledgement number into the TCP header. `false` when the packet does not hold it.
+    fn write_ack(&self, segment: &Segment, ack: u32) -> bool;
 }
 
 /// Payload of one segment. Two words, to be passed in registers: the stack has no room.
@@ -249,6 +253,21 @@ pub fn defuse<H: Hook>(hook: &H, at: u32) -> u32 {
     1
 }
 
+/// Let the current segment acknowledge `less` bytes less.
+#[inline(always)]
+pub fn acknowledge_less<H: Hook>(hook: &H, less: u32) -> u32 {
+    let Some(segment) = packet::segment() else {
+        return 0;
+    };
+    let (old, new) = (segment.ack, segment.ack.wrapping_sub(less));
+    if hook.write_ack(segment, new) {
+        let halves = |word: u32| [(word >> 16) as u16, word as u16];
+        let ([a, b], [c, d]) = (halves(old), halves(new));
+        hook.fix_checksum(segment, checksum::changed(a, c) + checksum::changed(b, d));
+    }
+    1
+}
+
 impl<H: Hook> Packet for Payload<H> {
     #[inline(always)]
     fn only_look(&mut self, dry: bool) {
@@ -285,7 +304,12 @@ impl<H: Hook> Packet for Payload<H> {
     }
 
     #[inline(always)]
+    fn acknowledge_less(&self, less: u32) {
+        self.hook.acknowledge_less(less);
+    }
+
+    #[inline(always)]
     fn fix_checksum(&mut self, segment: &Segment, even: u32, odd: u32) {
-        self.hook.fix_checksum(segment, even, odd);
+        self.hook.fix_checksum(segment, checksum::raised(even, odd));
     }
 }

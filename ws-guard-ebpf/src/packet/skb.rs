@@ -15,7 +15,7 @@ use crate::{
     limits::pace,
     opening::merged,
     packet::{
-        self, Parsed, Segment, TCP_CHECK, TCP_WINDOW, checksum, headers, options,
+        self, Parsed, Segment, TCP_ACK, TCP_CHECK, TCP_WINDOW, checksum, headers, options,
         payload::{self, Hook, Payload},
     },
     report::Side,
@@ -185,6 +185,13 @@ extern "C" fn ws_guard_options_skb(ctx: *mut __sk_buff) -> u32 {
     options::server(|segment| Payload::at(Skb(ctx), segment, Side::Server))
 }
 
+#[cold]
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_acknowledge_less_skb(ctx: *mut __sk_buff, less: u32) -> u32 {
+    payload::acknowledge_less(&Skb(ctx), less)
+}
+
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_heartbeat_skb(
@@ -252,14 +259,26 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn fix_checksum(&self, segment: &Segment, even: u32, odd: u32) {
+    fn acknowledge_less(&self, less: u32) -> u32 {
+        ws_guard_acknowledge_less_skb(self.0, less)
+    }
+
+    #[inline(always)]
+    fn write_ack(&self, segment: &Segment, ack: u32) -> bool {
+        let (at, field) = (segment.tcp + TCP_ACK, ack.to_be_bytes());
+        // SAFETY: the helper checks the packet's bounds.
+        unsafe { bpf_skb_store_bytes(self.0, at, field.as_ptr().cast(), 4, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn fix_checksum(&self, segment: &Segment, added: u32) {
         if segment.tunnelled != 0 {
-            ws_guard_fix_inner_checksum_skb(self.0, checksum::raised(even, odd));
+            ws_guard_fix_inner_checksum_skb(self.0, added);
             return;
         }
-        // Each rewrite adds one to its byte. The helper does not touch a field that holds only the
-        // pseudo header's sum (CHECKSUM_PARTIAL); with a size of 0 it adds a difference.
-        let difference = checksum::raised(even, odd).to_be();
+        // The helper does not touch a field that holds only the pseudo header's sum
+        // (CHECKSUM_PARTIAL); with a size of 0 it adds a difference.
+        let difference = added.to_be();
         // SAFETY: the helper checks the packet's bounds.
         unsafe {
             bpf_l4_csum_replace(self.0, segment.tcp + TCP_CHECK, 0, difference.into(), 0);

@@ -12,7 +12,7 @@ use aya_ebpf::{
 
 use crate::{
     packet::{
-        self, Parsed, Segment, TCP_CHECK, checksum, headers,
+        self, Parsed, Segment, TCP_ACK, TCP_CHECK, checksum, headers,
         payload::{self, Hook, Payload},
     },
     report::Side,
@@ -66,6 +66,13 @@ extern "C" fn ws_guard_byte_xdp(ctx: *mut xdp_md, at: u32) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_defuse_xdp(ctx: *mut xdp_md, at: u32) -> u32 {
     payload::defuse(&Xdp(ctx), at)
+}
+
+#[cold]
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_acknowledge_less_xdp(ctx: *mut xdp_md, less: u32) -> u32 {
+    payload::acknowledge_less(&Xdp(ctx), less)
 }
 
 #[inline(never)]
@@ -134,14 +141,30 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
-    fn fix_checksum(&self, segment: &Segment, even: u32, odd: u32) {
+    fn acknowledge_less(&self, less: u32) -> u32 {
+        ws_guard_acknowledge_less_xdp(self.0, less)
+    }
+
+    #[inline(always)]
+    fn write_ack(&self, segment: &Segment, ack: u32) -> bool {
+        let (data, end) = self.linear();
+        let field = packet::at::<[u8; 4]>(data, end, (segment.tcp + TCP_ACK) as usize);
+        if let Some(pointer) = field {
+            // SAFETY: `at` checked the bounds.
+            unsafe { pointer.cast_mut().write(ack.to_be_bytes()) };
+        }
+        field.is_some()
+    }
+
+    #[inline(always)]
+    fn fix_checksum(&self, segment: &Segment, added: u32) {
         let (data, end) = self.linear();
         let check = (segment.tcp + TCP_CHECK) as usize;
         if let Some(pointer) = packet::at::<u16>(data, end, check) {
             let pointer = pointer.cast_mut();
             // SAFETY: `at` checked the bounds.
             let old = u16::from_be(unsafe { pointer.read_unaligned() });
-            if let Some(new) = checksum::updated(old, segment, checksum::raised(even, odd)) {
+            if let Some(new) = checksum::updated(old, segment, added) {
                 // SAFETY: as above.
                 unsafe { pointer.write_unaligned(new.to_be()) };
             }

@@ -8,10 +8,10 @@ use fastrand::Rng;
 use ws_guard_common::{
     flow::{self, Flow, Reset, hidden, state},
     handshake::SWITCHING,
-    maps::{FlowKey, action},
+    maps::{Beginning, FlowKey, Old, action},
     out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
-    seq::{after, later},
+    seq::{after, before, later},
     trail,
 };
 use ws_guard_oracle::cases::one_in;
@@ -131,6 +131,7 @@ impl Connection {
         let mode = if limits.action == action::OBSERVE { Mode::Observe } else { Mode::Guard };
         let flags = if deflate { flow::DEFLATE } else { 0 };
         let mut host = Replay::open(ends.frames_seq(), answers_seq, flags, mode);
+        host.flow.began = flow.began;
         // The secret that marks start from, or no two of them could be compared.
         (host.flow.generation, host.flow.client.mark) = (flow.generation, flow.generation);
         Ok(Connection {
@@ -202,8 +203,11 @@ impl Connection {
     ) -> Result<(Verdict, Option<Vec<u8>>)> {
         let at = self.offset(seq);
         self.history.push(format!("client {at}..{} {checksum:?}", at + payload.len() as i32));
-        let packet = Packet { checksum, ..self.packet(seq, payload) };
+        let mut packet = Packet { checksum, ..self.packet(seq, payload) };
         let built = packet.build()?;
+        if self.is_disarmed(limits, &packet) {
+            packet.ack = packet.ack.wrapping_sub(Beginning::LESS);
+        }
         let (probes, policed, unsynced) = (kernel.probes()?, kernel.policed()?, kernel.unsynced()?);
         let out = kernel.client(self.hook, &built)?;
         // Nor is one that the pace refuses because its connection may be gone.
@@ -243,6 +247,14 @@ impl Connection {
         ensure!(verdict == Verdict::Pass, "passed by the programs, {verdict:?} by the tracker");
         self.compare(&Packet { payload: payload.to_vec(), ..packet }, &built, &out)?;
         Ok((verdict, Some(out)))
+    }
+
+    /// Check whether the client's segment is not to begin another connection.
+    fn is_disarmed(&self, limits: &Limits, packet: &Packet) -> bool {
+        let (flow, len) = (&self.host.flow, packet.payload.len() as u32);
+        let old = before(packet.seq, flow.acked)
+            && flow.began.judge_old(flow.acked, packet.seq, packet.ack, len) == Old::Disarm;
+        old && limits.action != action::OBSERVE
     }
 
     /// Check whether the client's bytes end beyond the edge of the held window.
@@ -371,12 +383,17 @@ impl Connection {
         };
         self.history.push(format!("{forged:?} at {}", self.offset(seq)));
         let mut packet = self.packet(seq, payload);
-        let mut drops = false;
+        let drops = match forged {
+            Forged::Rst(_) => { *flow }.hear_reset(seq, packet.ack) == Reset::Forged,
+            // Of the bytes that the server has.
+            Forged::Fin(bytes) => bytes < -1,
+            _ => true,
+        };
         match forged {
-            Forged::NoAck => (packet.flags, drops) = (flag::PSH, true),
-            Forged::BadAck => (packet.ack, drops) = (packet.ack.wrapping_add(1), true),
+            Forged::NoAck => packet.flags = flag::PSH,
+            Forged::BadAck => packet.ack = packet.ack.wrapping_add(1),
             // Where its beginning is known, it is not one of the connection's.
-            Forged::Syn => (packet.flags, drops) = (flag::SYN | flag::ACK, true),
+            Forged::Syn => packet.flags = flag::SYN | flag::ACK,
             Forged::Rst(_) => packet.flags = flag::RST,
             Forged::Fin(_) => packet.flags = flag::FIN | flag::ACK,
         }
@@ -399,8 +416,7 @@ impl Connection {
                 (self.latest, self.rested) = (Instant::now(), false);
             }
             Forged::Fin(_) => {
-                (flow.fin, flow.flags) = (seq, flow.flags | flow::FIN_SEEN);
-                flow.hidden |= hidden::CLIENT_FIN;
+                flow.hear_fin(seq);
                 flow.client_ack = packet.ack;
             }
             _ => {}

@@ -9,7 +9,7 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    case::{Case, case, pings},
+    case::{Case, Fate, case, pings},
     forged::{HTTP, PAGE, kept_alive, syn_ack},
 };
 
@@ -79,7 +79,8 @@ fn repeated() -> Vec<Case> {
                 .client_at(request(), &REQUEST[..1])
                 .server(request() + 1, [])
                 .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32))
-                .request(),
+                .request()
+                .fate(Fate::Disarmed),
         )
         .counts(&[(DroppedEarly, 0), (RequestsUnseen, 0)]),
         limited(

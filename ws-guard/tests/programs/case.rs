@@ -66,6 +66,8 @@ pub enum Fate {
     Options(Vec<u8>),
     /// The same with another receive window.
     Window(u16),
+    /// The same with an acknowledgement that can begin no connection.
+    Disarmed,
     Dropped,
 }
 

@@ -1,14 +1,17 @@
 //! Connections that the server may have forgotten: another one may begin with their numbers, by a SYN cookie.
 //!
 //! What their clients send passes at the source's pace.
-use ws_guard_common::{flow::LINGER_MS, maps::Counter::*};
+use ws_guard_common::{
+    flow::LINGER_MS,
+    maps::{Counter::*, action},
+};
 use ws_guard_testkit::packets::{
     REQUEST, SWITCHING,
     flag::{ACK, FIN, RST, SYN},
 };
 
 use crate::{
-    case::{Case, case, pings, text},
+    case::{Case, Fate, case, pings, text},
     forged::{HTTP, PAGE, syn_ack},
 };
 
@@ -21,6 +24,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = flows();
     cases.extend(other_ends());
     cases.extend(without_a_flow());
+    cases.extend(begun_again());
     cases
 }
 
@@ -63,7 +67,16 @@ fn flows() -> Vec<Case> {
         paced(ended(taken("a RST that comes with a SYN"), TAKEN, RST | SYN), 0),
         paced(ended(announced("payload behind a RST"), TAKEN + 100, RST), TAKEN + 5000),
         paced(ended(under_way("a RST before the delayed acknowledgement"), TAKEN + 22, RST), 0),
-        free(ended(taken("old bytes behind a RST that the server ignores"), TAKEN + 1000, RST), 0),
+        paced(ended(taken("a RST past what it waits for"), TAKEN + 1000, RST), 0),
+        paced(ended(taken("and a byte in front"), TAKEN - 1, RST), 0),
+        free(ended(taken("old bytes behind a RST that the server ignores"), TAKEN - 2, RST), 0),
+        free(
+            ended(taken("a RST that acknowledges less than the client has"), TAKEN + 1000, RST)
+                .with(|packet| packet.ack = packet.ack.wrapping_sub(1))
+                .dropped(),
+            0,
+        )
+        .counts(&[(DroppedForged, 1)]),
         free(
             ended(
                 under_way("a RST within what is in flight, which acknowledges nothing"),
@@ -97,6 +110,25 @@ fn other_ends() -> Vec<Case> {
         paced(ended(finished("both have sent a FIN"), TAKEN, FIN | ACK), 0),
         paced(server(ended(taken("the client first"), TAKEN, FIN | ACK), FIN), 0),
         paced(finished("a server's FIN, and five seconds of silence").flow(silent), 0),
+        free(
+            finished("which the server breaks by reading on")
+                .client(text("more"))
+                .flow(silent)
+                .server(TAKEN + 5, [])
+                .with(|packet| packet.seq = packet.seq.wrapping_add(1)),
+            0,
+        ),
+        paced(
+            server(finished("a server's RST of any number, behind its FIN"), RST)
+                .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
+            0,
+        ),
+        free(
+            server(taken("one of another connection"), RST)
+                .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
+            0,
+        ),
+        paced(server(fin_in_front("a FIN in front of the answer, and the server's"), FIN), 0),
         paced(server(taken("a server's RST"), RST), 0),
         paced(
             server(
@@ -106,6 +138,60 @@ fn other_ends() -> Vec<Case> {
             .with(|packet| packet.seq = packet.seq.wrapping_sub(HTTP.len() as u32)),
             0,
         ),
+    ]
+}
+
+/// As [`taken`], on a connection whose client has sent a FIN before the answer, out of order.
+fn fin_in_front(name: &'static str) -> Case {
+    let request = -(REQUEST.len() as i64);
+    let case = syn_ack(case(name).policy(|policy| policy.pace = PACE), request)
+        .request()
+        .client_at(100, [])
+        .with(|packet| {
+            packet.flags |= FIN;
+            packet.ack = packet.ack.wrapping_sub(SWITCHING.len() as u32);
+        })
+        .answer(SWITCHING);
+    (0..10).fold(case, |case, _| case.client(text(&"x".repeat(SEGMENT - 8)))).server(TAKEN, [])
+}
+
+/// Numbers with which a client's segment may begin another connection, of which the guard sees no end.
+fn begun_again() -> Vec<Case> {
+    let request = -(REQUEST.len() as i64);
+    let begun = |name| {
+        let case = syn_ack(case(name), request).open();
+        (0..10).fold(case, |case, _| case.client(text(&"x".repeat(SEGMENT - 8)))).server(TAKEN, [])
+    };
+    let acks =
+        |case: Case, more: u32| case.with(move |packet| packet.ack = packet.ack.wrapping_add(more));
+    let again = |name, ahead: u32| {
+        acks(begun(name).client_at(request + i64::from(ahead), &REQUEST[..20]), ahead)
+    };
+    let answered = -((REQUEST.len() + PAGE.len()) as i64);
+    let without_a_flow = |name| {
+        syn_ack(case(name), answered).client_at(answered, PAGE).server(request, []).with(|packet| {
+            packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32);
+        })
+    };
+    vec![
+        again("old bytes with the numbers of the SYN-ACK", 0).fate(Fate::Disarmed),
+        again("old bytes as far apart", 30).fate(Fate::Disarmed),
+        again("with another size of segments", 30)
+            .with(|packet| packet.ack = packet.ack.wrapping_add(3))
+            .fate(Fate::Disarmed),
+        again("where the guard only observes", 0).policy(|policy| policy.action = action::OBSERVE),
+        again("old bytes that acknowledge what was sent since", 0)
+            .with(|packet| packet.ack = packet.ack.wrapping_add(SWITCHING.len() as u32)),
+        begun("an old acknowledgement without data")
+            .client_at(request, [])
+            .dropped()
+            .counts(&[(DroppedForged, 1)]),
+        begun("but for a keep-alive probe").client_at(TAKEN - 1, []),
+        without_a_flow("the same without a flow").client_at(answered, PAGE).fate(Fate::Disarmed),
+        without_a_flow("and without data")
+            .client_at(answered, [])
+            .dropped()
+            .counts(&[(DroppedForged, 1)]),
     ]
 }
 
@@ -144,7 +230,21 @@ fn without_a_flow() -> Vec<Case> {
     vec![
         free(answered("an upload that is answered early"), body),
         paced(ended(answered("a body behind a RST"), body, RST), body),
-        paced(ended(answered("its first bytes again"), body, RST), first),
+        paced(ended(answered("its first bytes again"), body, RST), first + 20),
+        paced(
+            answered("a body behind a RST with data").client_at(body, [0; 1000]).with(|packet| {
+                packet.flags = RST;
+            }),
+            body,
+        ),
+        paced(
+            server(
+                server(answered("behind a RST of any number, after the server's FIN"), FIN),
+                RST,
+            )
+            .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
+            body,
+        ),
         paced(server(answered("a body behind the server's RST"), RST), body),
         free(server(answered("a refused upload goes on behind the server's FIN"), FIN), body),
         paced(server(ended(answered("not behind the client's"), body, FIN | ACK), FIN), body),
