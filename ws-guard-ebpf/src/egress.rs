@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ws_guard_common::{
-    flow::{Acknowledged, Flow, LONGEST_UNSEEN, OLDEST_ACK, SERVER_DONE, hidden, paced, state},
+    flow::{Acknowledged, Flow, LONGEST_UNSEEN, hidden, paced, state},
     maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened, syns},
     search::LONGEST,
     seq::{after, later},

@@ -195,7 +195,7 @@ const TRIES: u32 = 256;
 /// long as the change. An entry may be reused for another connection meanwhile, and then the digest or
 /// the generation does not match.
 #[inline(always)]
-pub fn alone<T>(
+pub(crate) fn alone<T>(
     heartbeats: *mut Heartbeats,
     change: impl FnOnce(&mut Heartbeats) -> T,
 ) -> Option<T> {
