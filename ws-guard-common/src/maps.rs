@@ -82,7 +82,7 @@ pub mod name {
     /// Per-CPU hash: [`super::ServerKey`] → [`super::Server`], figures of up to [`super::SERVERS`] servers.
     pub const SERVERS: &str = "SERVERS";
     /// LRU hash: [`super::FlowKey`] → [`crate::heartbeat::Heartbeats`], pings that wait for their pongs.
-    /// Changed under the flow's lock.
+    /// Changed by one CPU at a time: [`crate::heartbeat::Heartbeats::busy`].
     pub const HEARTBEATS: &str = "HEARTBEATS";
     /// Per-CPU array of one [`super::Server`]: figures of all other servers together.
     pub const OTHERS: &str = "OTHERS";
