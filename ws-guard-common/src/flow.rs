@@ -150,7 +150,9 @@ pub const ROOM: u32 = 4096;
 /// Maximum lag of a client's acknowledgement behind its latest, bytes: the largest window that a
 /// client offers. (Linux accepts what is within the largest that it has offered.)
 pub const OLDEST_ACK: u32 = 16 << 20;
-/// The same before the flow's first byte, for retransmissions of the handshake.
+/// Distance of the furthest FIN from what the server waits for: more than windows are large.
+const FURTHEST: u32 = 64 << 20;
+/// [`OLDEST_ACK`] before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -234,7 +236,7 @@ pub struct Flow {
     /// Time when the server last sent a segment without a new acknowledgement, the same clock.
     pub repeated_ns: u64,
     /// Time of the server's latest segment with payload, milliseconds modulo 2^32; behind its FIN, that of its latest
-    /// new acknowledgement too.
+    /// new acknowledgement.
     pub server_ms: u32,
     /// [`ENDED`] once the first sign of its end was counted.
     pub ended: u32,
@@ -705,18 +707,22 @@ impl Flow {
         unseen
     }
 
-    /// Take over the client's RST at `seq`, which acknowledges `ack`: [`Reset`].
+    /// Take over the client's RST at `seq`, with `len` bytes behind it, which acknowledges `ack`: [`Reset`].
     ///
-    /// The server takes one at its next byte (RFC 5961, 3.2). Linux takes others too: behind bytes that it keeps out
-    /// of order, a byte earlier once the client has ended its side, and anywhere in the window once the server has
-    /// closed the connection. Off path, that byte is as hard to guess as what the client is yet to acknowledge.
+    /// The server takes one at its next byte (RFC 5961, 3.2), off path one of 2^32 guesses. Linux takes others too:
+    /// behind bytes that it keeps out of order, a byte earlier once the client has ended its side, and any that
+    /// overlaps the window once the server has closed the connection. Of those a client sends only the ones behind what
+    /// it has sent, and it knows what it is yet to acknowledge.
     #[inline(always)]
-    pub fn hear_reset(&mut self, seq: u32, ack: u32) -> Reset {
-        if seq.wrapping_sub(self.acked.wrapping_sub(1)) > FAR {
+    pub const fn hear_reset(&mut self, seq: u32, len: u32, ack: u32) -> Reset {
+        let first = self.acked.wrapping_sub(1);
+        if before(seq.wrapping_add(len), first) {
             return Reset::Ignored;
         }
+        let near =
+            !before(seq, first) && !after(seq, later(self.high, self.acked).wrapping_add(FAR));
         let knows = !before(ack, self.client_ack) && !after(ack, self.server_high);
-        if seq != self.acked && !knows {
+        if seq != self.acked && !(near && knows) {
             return Reset::Forged;
         }
         self.hidden |= hidden::GONE;
@@ -727,28 +733,33 @@ impl Flow {
     /// for.
     #[inline(always)]
     pub const fn hear_fin(&mut self, end: u32) {
-        if end.wrapping_sub(self.acked).wrapping_add(FAR) <= 2 * FAR {
+        if end.wrapping_sub(self.acked).wrapping_add(FURTHEST) <= 2 * FURTHEST {
             self.fin = end;
             self.flags |= FIN_SEEN;
             self.hidden |= hidden::CLIENT_FIN;
         }
     }
 
-    /// Take over the server's FIN, or its RST at `seq`, at `now` in ns.
+    /// Take over the server's FIN, or its RST, at `now` in ns.
     ///
-    /// Of RSTs one at its next byte, or in front of bytes for which a shrunk window has no room, as Linux sends; once
-    /// the server has closed the connection, any. Others answer segments that do not belong to it (RFC 9293,
-    /// 3.10.7.4).
+    /// A RST answers a segment that does not belong to the connection (RFC 9293, 3.10.7.4), with that one's numbers:
+    /// none is sent while there is one.
     #[inline(always)]
-    pub const fn hear_server_end(&mut self, seq: u32, resets: bool, now: u64) {
-        let behind = self.server_high.wrapping_sub(seq);
-        if !resets || behind == 0 {
-            self.flags |= SERVER_DONE;
-        }
-        if !resets {
+    pub const fn hear_server_end(&mut self, resets: bool, now: u64) {
+        self.flags |= SERVER_DONE;
+        if resets {
+            self.hidden |= hidden::GONE;
+        } else {
             self.hidden |= hidden::SERVER_FIN;
             self.server_ms = millis(now);
-        } else if behind <= OLDEST_ACK || self.hidden & hidden::SERVER_FIN != 0 {
+        }
+    }
+
+    /// Take over the server's segment of `len` bytes that ends at `end`, behind its FIN. With other bytes than those
+    /// that it has sent, and the client has not acknowledged, it is another connection's.
+    #[inline(always)]
+    pub const fn hear_behind_end(&mut self, end: u32, len: u32) {
+        if after(end, self.server_high) || before(end.wrapping_sub(len), self.client_ack) {
             self.hidden |= hidden::GONE;
         }
     }
@@ -777,7 +788,7 @@ impl Flow {
     /// at that byte the server may have discarded it, for example for a bad checksum: if more data
     /// arrives, [`Flow::reopen`].
     #[inline(always)]
-    pub fn client_reset(&mut self, seq: u32) -> bool {
+    pub const fn client_reset(&mut self, seq: u32) -> bool {
         let ends = seq == self.acked && self.state == state::OPEN;
         if ends {
             self.state = state::CLOSED;

@@ -146,18 +146,19 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         // Receivers ignore its data.
         return Verdict::Pass;
     }
-    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4).
-    if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
-        return if segment.len == 0 { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
-    }
-    flow.hear(segment.ack);
-    flow.offers(segment.seq, segment.window);
     if before(segment.seq, flow.acked) {
         let Segment { seq, ack, len, .. } = *segment;
         if !admits_old(&context, flow.began.judge_old(flow.acked, seq, ack, len), &payload) {
             return Verdict::Drop;
         }
     }
+    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4), nor a FIN.
+    if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
+        let empty = segment.len == 0 && segment.flags & FIN == 0;
+        return if empty { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
+    }
+    flow.hear(segment.ack);
+    flow.offers(segment.seq, segment.window);
     if segment.len == 0 {
         return Verdict::Pass;
     }
@@ -250,7 +251,7 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
 #[cold]
 #[inline(never)]
 fn ends(context: &Context) -> bool {
-    let may = pending_upgrades::end_by_client();
+    let may = pending_upgrades::end_by_client(context.policy.generation);
     match FLOWS.get_ptr_mut(context.key()) {
         // SAFETY: as in `guard`.
         Some(flow) if context.segment.flags & SYN == 0 => ending(context, unsafe { &mut *flow }),
@@ -303,7 +304,7 @@ fn ending(context: &Context, flow: &mut Flow) -> bool {
     let mut closed = false;
     locked(flow, |flow| {
         if segment.flags & RST != 0 {
-            reset = flow.hear_reset(segment.seq, segment.ack);
+            reset = flow.hear_reset(segment.seq, segment.len, segment.ack);
             closed = reset as u8 == Reset::Closed as u8;
         } else if segment.flags & ACK != 0 && flow.is_credible(segment.ack) {
             flow.hear_fin(segment.seq.wrapping_add(segment.len));

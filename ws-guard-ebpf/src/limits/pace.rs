@@ -71,7 +71,7 @@ pub fn window(now: u64) -> Option<u16> {
         },
     );
     let asks = wanted != 0 || more != 0;
-    let granted = if asks { budgets::grant(flow, now_ms, wanted, least, more) } else { 0 };
+    let granted = if asks { budgets::grant(now_ms, wanted, least, more) } else { 0 };
     let window = locked(
         flow,
         #[inline(always)]

@@ -67,11 +67,26 @@ fn flows() -> Vec<Case> {
         paced(ended(taken("a RST that comes with a SYN"), TAKEN, RST | SYN), 0),
         paced(ended(announced("payload behind a RST"), TAKEN + 100, RST), TAKEN + 5000),
         paced(ended(under_way("a RST before the delayed acknowledgement"), TAKEN + 22, RST), 0),
-        paced(ended(taken("a RST past what it waits for"), TAKEN + 1000, RST), 0),
+        paced(ended(taken("a RST past what is in flight"), TAKEN + 1000, RST), 0),
+        free(
+            taken("a RST with data, from in front of what it waits for")
+                .client_at(TAKEN - 2, [0; 3])
+                .with(|packet| packet.flags = RST)
+                .dropped(),
+            0,
+        )
+        .counts(&[(DroppedForged, 1)]),
+        free(
+            ended(taken("a FIN that acknowledges too little"), TAKEN, FIN | ACK)
+                .with(|packet| packet.ack = packet.ack.wrapping_sub(70_000))
+                .dropped(),
+            0,
+        )
+        .counts(&[(DroppedForged, 1)]),
         paced(ended(taken("and a byte in front"), TAKEN - 1, RST), 0),
         free(ended(taken("old bytes behind a RST that the server ignores"), TAKEN - 2, RST), 0),
         free(
-            ended(taken("a RST that acknowledges less than the client has"), TAKEN + 1000, RST)
+            ended(taken("a RST that acknowledges less than the client has"), TAKEN + 1, RST)
                 .with(|packet| packet.ack = packet.ack.wrapping_sub(1))
                 .dropped(),
             0,
@@ -123,9 +138,16 @@ fn other_ends() -> Vec<Case> {
                 .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
             0,
         ),
-        free(
-            server(taken("one of another connection"), RST)
+        paced(
+            server(taken("or before it"), RST)
                 .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
+            0,
+        ),
+        paced(finished("other bytes of the server behind its FIN").server(TAKEN, [0x82, 0]), 0),
+        paced(
+            finished("or those that the client has acknowledged")
+                .server(TAKEN, SWITCHING)
+                .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32)),
             0,
         ),
         paced(server(fin_in_front("a FIN in front of the answer, and the server's"), FIN), 0),
