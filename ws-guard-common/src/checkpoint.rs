@@ -413,4 +413,15 @@ impl Flow {
         self.defused += pings as u64;
         self.mixed = 1;
     }
+
+    /// Correct the newest segment: its one ping, which [`Flow::commit_one`] recorded as defused, passes.
+    ///
+    /// Others in flight may be defused, and so it still counts as mixed.
+    #[inline(always)]
+    pub fn give_back(&mut self) {
+        let checkpoint = self.newest();
+        let last = checkpoint.passed.saturating_add(1) == checkpoint.pings;
+        checkpoint.passed += last as u16;
+        self.defused = self.defused.saturating_sub(1);
+    }
 }

@@ -37,6 +37,7 @@ use crate::{
     seq::{after, before, later},
     source::{elapsed_ms, millis},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
+    verifier::forget,
     window::RateWindow,
 };
 
@@ -79,6 +80,16 @@ pub mod paced {
     pub const YES: u16 = 1;
     /// No longer; the server's next segment ends it.
     pub const ENDING: u16 = 2;
+}
+
+/// Whether a connection was ever over a limit: [`Flow::limited`]. Spares its other fields about limits, which lie
+/// in cache lines of their own, to most segments.
+pub mod limited {
+    /// Unknown: opened by programs that did not keep it.
+    pub const UNKNOWN: u8 = 0;
+    /// Never over a limit, so neither paced nor dropped.
+    pub const NEVER: u8 = 1;
+    pub const ONCE: u8 = 2;
 }
 
 /// A FIN of the client was seen, at sequence number [`Flow::fin`].
@@ -194,6 +205,11 @@ pub struct Flow {
     pub traces: u16,
     /// Trail that holds them: its number plus 1, or 0.
     pub trail: u16,
+    /// One of [`mod@limited`].
+    pub limited: u8,
+    /// Scale of the client's windows plus 1, as in [`Flow::began`], or 0: read it there. Here because each
+    /// segment of the client needs it.
+    pub near_scale: u8,
     /// Number of the next trace.
     pub next_trace: u32,
     /// Sequence number from which on each header is traced.
@@ -348,6 +364,7 @@ impl Flow {
         self.flags = flags;
         self.held = 0;
         self.hidden = 0;
+        self.limited = limited::NEVER;
         self.opened_ns = now_ns;
         self.last_ns = now_ns;
         self.server_ms = millis(now_ns);
@@ -372,6 +389,13 @@ impl Flow {
         self.client.flags = FROM_CLIENT | RECORDS;
         self.server.flags = RECORDS;
         self.traced_from = self.client.next;
+    }
+
+    /// Take over how the connection began.
+    #[inline(always)]
+    pub const fn begins_as(&mut self, began: Beginning) {
+        self.began = began;
+        self.near_scale = began.client_scale.wrapping_add(1);
     }
 
     /// Check whether records are followed, not frames.
@@ -403,7 +427,7 @@ impl Flow {
     /// Take over the `window` of a client's credible segment, as in a TCP header.
     /// A plain word, written by this side only.
     #[inline(always)]
-    pub const fn offers(&mut self, seq: u32, window: u32) {
+    pub fn offers(&mut self, seq: u32, window: u32) {
         let room = self.has_room(window);
         if (!room || self.shut.is_some()) && seq.wrapping_sub(self.acked) <= FAR {
             self.shut.offers(seq, room);
@@ -465,6 +489,30 @@ impl Flow {
         self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
         let wrong = self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST));
+        if wrong | (self.doubted != 0) {
+            self.lose_step();
+        }
+    }
+
+    /// [`Flow::commit`] of a walk from `start` that [`Walk::only`] or [`Walk::only_record`] finished: touches no
+    /// more of the flow than that can change.
+    #[inline(always)]
+    pub fn commit_one(&mut self, start: &Tracker, walk: &Walk, passed: u32) {
+        self.let_through(walk.base(), walk.len());
+        self.flags &= !GAP;
+        (self.client.mark, self.client.next) = (walk.tracker.mark, walk.tracker.next);
+        self.frames_in += walk.frames as u64;
+        self.pings_in += walk.pings as u64;
+        self.pongs_in += walk.pongs as u64;
+        if walk.splits_frame() {
+            self.split_frames += 1;
+        }
+        if passed < walk.pings {
+            self.defused += 1;
+            self.mixed = 1;
+        }
+        self.keep(start, walk, passed);
+        let wrong = self.is_uncertain() && walk.claims_more_than(LONGEST);
         if wrong | (self.doubted != 0) {
             self.lose_step();
         }
@@ -547,8 +595,12 @@ impl Flow {
 
     /// Check whether the server may send a segment into the client's `window`, as in a TCP header.
     #[inline(always)]
-    const fn has_room(&self, window: u32) -> bool {
-        offer::has_room(window, self.began.client_scale, ROOM)
+    fn has_room(&self, window: u32) -> bool {
+        let scale = match self.near_scale {
+            0 => self.began.client_scale,
+            near => near - 1,
+        };
+        offer::has_room(window, forget(scale as u32, window) as u8, ROOM)
     }
 
     /// Record that frames may begin elsewhere than it seems.

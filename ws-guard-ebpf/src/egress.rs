@@ -2,7 +2,6 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::bpf_ktime_get_coarse_ns,
     programs::TcContext,
 };
 use ws_guard_common::{
@@ -15,6 +14,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    clock,
     context::{Context, Verdict},
     cpu, debug,
     limits::{at_hand, charge},
@@ -59,8 +59,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         begins(ctx, key, segment, policy.generation);
         return Verdict::Pass;
     }
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let flow = FLOWS.get_ptr_mut(key);
     let account = match flow {
         // SAFETY: a part of a map value, which stays mapped while a program runs.
@@ -202,7 +201,7 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         // A single word, as above.
         flow.repeated_ns = context.now;
     }
-    if flow.paced != paced::NO {
+    if flow.may_be_limited() && flow.paced != paced::NO {
         skb::hold(ctx, context.now);
     }
     if segment.len == 0 {
@@ -350,7 +349,7 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         if !answered(context, flow) {
             return false;
         }
-        heartbeat::server_walked(&walker.packet);
+        heartbeat::server_walked(&walker.packet, flow);
     }
     true
 }

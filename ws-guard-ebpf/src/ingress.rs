@@ -6,7 +6,6 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::bpf_ktime_get_coarse_ns,
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
@@ -18,6 +17,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    clock,
     context::{Context, Outcome, Verdict, finished, run_out},
     cpu, debug,
     limits::{frame_limits, pace, sources, unread},
@@ -90,8 +90,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     counters.events[Counter::Protected as usize] += 1;
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let key = &segment.key;
     // Servers take a RST whatever other flags it has.
     let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & (SYN | RST) != SYN);
@@ -110,7 +109,10 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if let Some(flow) = flow {
         // SAFETY: as above; single words are read whole.
         let flow = unsafe { &mut *flow };
-        if flow.is_over_limit(now) && (pace::drops(&context, flow) || pace::refuses(now)) {
+        if flow.may_be_limited()
+            && flow.is_over_limit(now)
+            && (pace::drops(&context, flow) || pace::refuses(&context, flow))
+        {
             return Verdict::Drop;
         }
     }
@@ -366,7 +368,8 @@ fn data<P: Packet>(
                 return fast_path::ping(context, flow, payload, came_to);
             }
             if came_to & came_to::PONG != 0 {
-                payload(segment).heartbeat(came_to >> came_to::AT, heartbeat::CLIENT_ANSWERS);
+                let at = came_to >> came_to::AT;
+                payload(segment).heartbeat(at, heartbeat::CLIENT_ANSWERS, flow);
                 return Verdict::Pass;
             }
             if came_to != came_to::NOTHING {
@@ -455,7 +458,7 @@ fn stream<P: Packet>(
     if matches!(verdict, Verdict::Drop) {
         return verdict;
     }
-    heartbeat::client_walked(&payload(context.segment));
+    heartbeat::client_walked(&payload(context.segment), flow);
     Verdict::Pass
 }
 

@@ -51,7 +51,7 @@ fn may_sweep(now: u64) -> bool {
     };
     // SAFETY: an array element. Two CPUs may both find it due and sweep, without harm.
     unsafe {
-        let due = now.wrapping_sub((*shared).swept) >= SWEEP_INTERVAL;
+        let due = now.saturating_sub((*shared).swept) >= SWEEP_INTERVAL;
         if due {
             (*shared).swept = now;
         }
@@ -284,7 +284,7 @@ pub fn insert_flow(context: &Context) -> bool {
     if let Some(unopened) = BEGINNINGS.get_ptr(key) {
         // SAFETY: a map value; an LRU entry may be reused for another key meanwhile, and then no
         // SYN-ACK matches it.
-        flow.began = unsafe { (*unopened).began };
+        flow.begins_as(unsafe { (*unopened).began });
         // SAFETY: as above.
         flow.shut = unsafe { (*unopened).shut };
     }

@@ -19,12 +19,14 @@ use crate::{programs::Programs, tools};
 
 const BEHIND: &str = ".bpf.o.zst";
 
-/// Maps that outlive a daemon.
-const PINNED: [&str; 19] = [
+/// Maps that outlive a daemon, as far as a schema has them.
+const PINNED: [&str; 21] = [
     name::FLOWS,
     name::PENDING,
     name::PROVEN,
     "STRANGERS",
+    name::MIDSTREAM,
+    name::HEARTBEATS,
     name::TRAILS,
     name::HELD,
     name::SOURCES,
@@ -81,7 +83,7 @@ impl Older {
         }
         fs::create_dir(pin_dir.join(format!("schema-{schema}")))?;
         for name in PINNED {
-            let map = programs.ebpf.map(name).with_context(|| format!("no map {name}"))?;
+            let Some(map) = programs.ebpf.map(name) else { continue };
             map.pin(pin_dir.join(name)).with_context(|| format!("pinning {name}"))?;
         }
         let control = programs.ebpf.program_mut(program::CONTROL).context("no control program")?;

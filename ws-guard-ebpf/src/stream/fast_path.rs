@@ -7,7 +7,7 @@ use ws_guard_common::{
     flood::{Class, Counts},
     flow::{Flow, state},
     frame::{self, Header},
-    maps::Counter,
+    maps::{Counter, action},
     record::{self, Record},
     source::millis,
     tracker::{Tracker, Walk},
@@ -20,7 +20,7 @@ use crate::{
     maps::locked,
     packet::{Packet, Segment},
     report,
-    stream::{commit::take_back, heartbeat, trail},
+    stream::{heartbeat, trail},
 };
 
 /// Result of the fast path in one word: bits, and above them the offset of a ping's first byte.
@@ -39,8 +39,10 @@ pub mod came_to {
     pub const FITS_CONNECTION: u32 = 1 << 3;
     /// The frame is a PONG.
     pub const PONG: u32 = 1 << 4;
+    /// The ping is committed as defused: it seems to be over the limit.
+    pub const DEFUSED: u32 = 1 << 5;
     /// From this bit on: payload offset of the ping's or the pong's first byte.
-    pub const AT: u32 = 5;
+    pub const AT: u32 = 6;
 }
 
 /// Commit the segment if it is of the common kind.
@@ -52,7 +54,9 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> u32 {
-    let start = flow.client;
+    let Some(start) = flow.client.between() else {
+        return came_to::NOTHING;
+    };
     let mut walk = Walk::new(start, &start, context.segment.seq, context.segment.len);
     let packet = payload(context.segment);
     let is_record = LIMITS && start.in_records();
@@ -64,7 +68,8 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     let now_ms = millis(context.now);
     let classes = if LIMITS { class_of(context, &start, &walk, word) } else { Counts::default() };
     let share = Rate { limit: context.policy.share, ..context.policy.rate };
-    let mut fits = 0;
+    let enforces = context.policy.action != action::OBSERVE;
+    let (mut fits, mut passed) = (0, walk.pings);
     let mut committed = false;
     // Before the commit: no other CPU may read the trail without this header.
     let traces = flow.will_need_trace(context.segment.len);
@@ -72,7 +77,8 @@ pub fn pass<P: Packet, const LIMITS: bool>(
         return came_to::NOTHING;
     }
     locked(flow, |flow| {
-        let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
+        let mut stands =
+            (flow.held == 0) & flow.client.is_still(&start) & (flow.state == state::OPEN);
         if LIMITS && stands {
             let (limits, mut window) = (&context.policy.class_limits, flow.classes);
             // The slow path charges what is over a limit.
@@ -85,9 +91,15 @@ pub fn pass<P: Packet, const LIMITS: bool>(
             if is_ping {
                 let fits_share = (share.limit > 0 && flow.window.has_room(now_ms, share)) as u32;
                 let kept = flow.charge(now_ms, context.policy.connection_rate, 1);
-                fits = fits_share * came_to::FITS_SHARE + kept * came_to::FITS_CONNECTION;
+                // So that the flow's lock need not be taken again where a flood goes on.
+                let defused =
+                    (enforces & flow.is_over_limit(context.now)) as u32 & (fits_share ^ 1);
+                passed = defused ^ 1;
+                fits = fits_share * came_to::FITS_SHARE
+                    + kept * came_to::FITS_CONNECTION
+                    + defused * came_to::DEFUSED;
             }
-            flow.commit(&start, &walk, walk.pings);
+            flow.commit_one(&start, &walk, passed);
             flow.last_ns = context.now;
             committed = true;
             if !traces && flow.trail != 0 {
@@ -159,19 +171,36 @@ pub fn ping<P: Packet>(
     let most = (ping & came_to::FITS_CONNECTION != 0) as u32;
     let answer = charge::charge_one(context, flow, share, most);
     let at = ping >> came_to::AT;
-    if answer & (charge::KEPT | charge::OBSERVED) != 0 {
-        payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS);
+    let passes = answer & (charge::KEPT | charge::OBSERVED) != 0;
+    if passes == (ping & came_to::DEFUSED != 0) {
+        correct(flow, passes);
+    }
+    if passes {
+        payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS, flow);
         return Verdict::Pass;
     }
-    take_back(flow, 1, 1);
     if answer & charge::DROP != 0 {
         return Verdict::Drop;
     }
-    report::count(Counter::Defused);
+    if let Some(counters) = report::counters() {
+        counters.events[Counter::Defused as usize] += 1;
+        counters.events[Counter::Rewritten as usize] += 1;
+    }
     let mut packet = payload(context.segment);
     packet.defuse(at);
     let odd = (context.segment.payload + at - context.segment.tcp) & 1;
     packet.fix_checksum(context.segment, 1 - odd, odd);
-    report::count(Counter::Rewritten);
     Verdict::Pass
+}
+
+/// Correct the flow, which took the one ping for one that is passed on, or is not.
+#[inline(never)]
+fn correct(flow: &mut Flow, passes: bool) {
+    locked(flow, |flow| {
+        if passes {
+            flow.give_back();
+        } else {
+            flow.take_back(1, 1);
+        }
+    });
 }
