@@ -417,7 +417,7 @@ impl Connection {
             }
             Forged::Fin(_) => {
                 flow.hear_fin(seq);
-                flow.client_ack = packet.ack;
+                flow.client_ack = if passes { packet.ack } else { flow.client_ack };
             }
             _ => {}
         }
