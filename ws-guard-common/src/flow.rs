@@ -231,7 +231,7 @@ pub struct Flow {
     pub shut: Shut,
     /// Time when the handshake ended, ns of CLOCK_MONOTONIC.
     pub opened_ns: u64,
-    /// Time of the client's latest segment with payload, the same clock (coarse).
+    /// Time of the client's latest segment with payload, the same clock, read once a tick.
     pub last_ns: u64,
     /// Time when the server last sent a segment without a new acknowledgement, the same clock.
     pub repeated_ns: u64,
@@ -740,17 +740,18 @@ impl Flow {
         }
     }
 
-    /// Take over the server's FIN, or its RST, at `now` in ns.
+    /// Take over the server's FIN, or its RST at `seq`, at `now` in ns.
     ///
-    /// A RST answers a segment that does not belong to the connection (RFC 9293, 3.10.7.4), with that one's numbers:
-    /// none is sent while there is one.
+    /// A RST answers a segment that does not belong to a connection (RFC 9293, 3.10.7.4), with that one's numbers, so
+    /// that any may mean that there is none. With the server's next number it is the end.
     #[inline(always)]
-    pub const fn hear_server_end(&mut self, resets: bool, now: u64) {
-        self.flags |= SERVER_DONE;
+    pub const fn hear_server_end(&mut self, seq: u32, resets: bool, now: u64) {
         if resets {
             self.hidden |= hidden::GONE;
+            self.flags |= if seq == self.server_high { SERVER_DONE } else { 0 };
         } else {
             self.hidden |= hidden::SERVER_FIN;
+            self.flags |= SERVER_DONE;
             self.server_ms = millis(now);
         }
     }

@@ -285,7 +285,7 @@ fn what_a_server_says_behind_its_fin_is_what_it_said_before_or_another_connectio
         [(1000, 100, false), (1000, 1000, false), (1001, 1, true), (50, 60, true)]
     {
         let mut flow = guarded().flow;
-        flow.hear_server_end(false, 0);
+        flow.hear_server_end(0, false, 0);
         (flow.client_ack, flow.server_high) = (0, 1000);
         flow.hear_behind_end(end, len);
         assert_eq!(flow.is_gone(0), gone, "{end}, {len}");
@@ -308,7 +308,7 @@ fn a_connection_is_gone_once_both_have_ended_it_or_the_server_waits_no_longer() 
     let mut flow = guarded().flow;
     flow.server_ms = 100_000;
     assert!(!flow.is_gone(1000 * SECOND));
-    flow.hear_server_end(false, 100 * SECOND);
+    flow.hear_server_end(0, false, 100 * SECOND);
     assert!(!flow.is_gone(104 * SECOND), "its client may go on");
     let mut both = flow;
     both.hear_fin(0);

@@ -244,7 +244,7 @@ extern "C" fn ws_guard_server_ends(now: u64) -> u32 {
                 flow.hear_behind_end(end, segment.len);
             }
             if segment.flags & (RST | FIN) != 0 {
-                flow.hear_server_end(segment.flags & RST != 0, now);
+                flow.hear_server_end(segment.seq, segment.flags & RST != 0, now);
             }
         },
     );

@@ -206,6 +206,10 @@ const PAID_AHEAD: u32 = 2 << 20;
 /// Largest window of a SYN-ACK, which has no scale (RFC 7323, 2.2).
 const UNSCALED: u32 = 0xFFFF;
 
+/// Distance of a RST's acknowledgement from the server's latest byte, unless the RST has the very number that the
+/// server waits for: off path, as hard to guess.
+const CLOSE: u32 = 64 * 1024;
+
 /// Distance in bytes that honest segments and acknowledgements keep within.
 pub const FAR: u32 = 1 << 24;
 
@@ -357,7 +361,8 @@ impl Unopened {
         let first = self.acked.wrapping_sub(1);
         let near =
             !before(seq, first) && !after(seq, later(self.high, self.acked).wrapping_add(FAR));
-        let counts = seq == self.acked || near && self.is_credible(seq, 0, ack);
+        let knows = self.server_high.wrapping_sub(ack) <= CLOSE && self.is_credible(seq, 0, ack);
+        let counts = seq == self.acked || near && knows;
         self.had |= if counts { GONE } else { 0 };
         counts || before(end, first)
     }

@@ -143,6 +143,17 @@ fn other_ends() -> Vec<Case> {
                 .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
             0,
         ),
+        case("the server's FIN with its 101, and the client's")
+            .request()
+            .answer(SWITCHING)
+            .with(|packet| packet.flags |= FIN)
+            .client(text("x"))
+            .with(|packet| packet.ack = packet.ack.wrapping_add(1))
+            .client([])
+            .with(|packet| {
+                (packet.flags, packet.ack) = (FIN | ACK, packet.ack.wrapping_add(1));
+            })
+            .counts(&[(DroppedForged, 0)]),
         paced(finished("other bytes of the server behind its FIN").server(TAKEN, [0x82, 0]), 0),
         paced(
             finished("or those that the client has acknowledged")
