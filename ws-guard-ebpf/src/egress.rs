@@ -240,6 +240,8 @@ extern "C" fn ws_guard_server_ends(now: u64) -> u32 {
         flow,
         #[inline(always)]
         |flow| {
+            // Before what it takes now begins the wait anew: another connection may take it.
+            flow.is_gone(now);
             if flow.hidden & hidden::SERVER_FIN != 0 && segment.len > 0 {
                 flow.hear_behind_end(end, segment.len);
             }

@@ -709,6 +709,13 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
         let now_ms = millis(unsafe { bpf_ktime_get_ns() });
         unopened.end_by_server(segment.seq, segment.flags & RST != 0, now_ms);
     }
+    if let Some((_, unopened)) = unopened()
+        && unopened.ends() != 0
+    {
+        // Before what it takes now begins the wait anew: another connection may take it.
+        // SAFETY: the helper has no preconditions.
+        unopened.is_gone(millis(unsafe { bpf_ktime_get_ns() }));
+    }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
     // A RST may answer a segment of no connection, with the numbers that this one has.
     if let (ACK, Some((_, unopened))) = (segment.flags & (ACK | RST), unopened()) {

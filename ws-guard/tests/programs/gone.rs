@@ -121,16 +121,27 @@ fn other_ends() -> Vec<Case> {
         flow.last_ns -= u64::from(LINGER_MS) * 1_000_000;
         flow.server_ms = flow.server_ms.wrapping_sub(LINGER_MS);
     };
+    let almost = |flow: &mut ws_guard_common::flow::Flow| {
+        flow.server_ms = flow.server_ms.wrapping_sub(LINGER_MS - 1000);
+    };
     vec![
         paced(ended(finished("both have sent a FIN"), TAKEN, FIN | ACK), 0),
         paced(server(ended(taken("the client first"), TAKEN, FIN | ACK), FIN), 0),
         paced(finished("a server's FIN, and five seconds of silence").flow(silent), 0),
+        paced(
+            finished("over before it takes more")
+                .flow(silent)
+                .server(TAKEN + 1, [])
+                .with(|packet| packet.seq = packet.seq.wrapping_add(1)),
+            1,
+        ),
         free(
             finished("which the server breaks by reading on")
                 .client(text("more"))
-                .flow(silent)
+                .flow(almost)
                 .server(TAKEN + 5, [])
-                .with(|packet| packet.seq = packet.seq.wrapping_add(1)),
+                .with(|packet| packet.seq = packet.seq.wrapping_add(1))
+                .flow(almost),
             0,
         ),
         paced(
