@@ -35,6 +35,7 @@ use crate::{
     source::{elapsed_ms, millis},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
     trail::Trace,
+    verifier::forget,
     window::RateWindow,
 };
 
@@ -79,6 +80,16 @@ pub mod paced {
     pub const ENDING: u16 = 2;
 }
 
+/// Whether a connection was ever over a limit: [`Flow::limited`]. Spares its other fields about limits, which lie
+/// in cache lines of their own, to most segments.
+pub mod limited {
+    /// Unknown: opened by programs that did not keep it.
+    pub const UNKNOWN: u8 = 0;
+    /// Never over a limit, so neither paced nor dropped.
+    pub const NEVER: u8 = 1;
+    pub const ONCE: u8 = 2;
+}
+
 /// A FIN of the client was seen, at sequence number [`Flow::fin`].
 pub const FIN_SEEN: u8 = 1 << 0;
 /// A segment past the cursor arrived, and the gap before it is not yet filled.
@@ -97,7 +108,7 @@ pub const SERVER_DONE: u8 = 1 << 7;
 /// Midstream pickup, where frames seemed to begin.
 pub const JOINED: u8 = 1 << 6;
 
-/// Value of [`Flow::format`]. Programs before schema 14 kept a number below 8 in its first byte, and in
+/// Value of [`Flow::format`]. Programs before schema 15 kept a number below 8 in its first byte, and in
 /// the second one 0 where nothing was provisional.
 pub const LEDGER: u16 = 0x00FF;
 
@@ -141,7 +152,9 @@ pub const ROOM: u32 = 4096;
 /// Maximum lag of a client's acknowledgement behind its latest, bytes: the largest window that a
 /// client offers. (Linux accepts what is within the largest that it has offered.)
 pub const OLDEST_ACK: u32 = 16 << 20;
-/// The same before the flow's first byte, for retransmissions of the handshake.
+/// Distance of the furthest FIN from what the server waits for: more than windows are large.
+const FURTHEST: u32 = 64 << 20;
+/// [`OLDEST_ACK`] before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -167,7 +180,7 @@ pub struct Flow {
     pub server_high: u32,
     /// End of those that the client has acknowledged.
     pub client_ack: u32,
-    /// [`LEDGER`], or what programs of a schema before 14 have left: [`Flow::adopt`].
+    /// [`LEDGER`], or what programs of a schema before 15 have left: [`Flow::adopt`].
     pub format: u16,
     /// One of [`state`].
     pub state: u8,
@@ -186,6 +199,11 @@ pub struct Flow {
     pub traces: u16,
     /// Trail that holds them: its number plus 1, or 0 if they are in [`Flow::ring`].
     pub trail: u16,
+    /// One of [`mod@limited`].
+    pub limited: u8,
+    /// Scale of the client's windows plus 1, as in [`Flow::began`], or 0: read it there. Here because each
+    /// segment of the client needs it.
+    pub near_scale: u8,
     /// Number of the next trace.
     pub next_trace: u32,
     /// Sequence number from which on each unacknowledged header is traced.
@@ -207,12 +225,12 @@ pub struct Flow {
     pub shut: Shut,
     /// Time when the handshake ended, ns of CLOCK_MONOTONIC.
     pub opened_ns: u64,
-    /// Time of the client's latest segment with payload, the same clock (coarse).
+    /// Time of the client's latest segment with payload, the same clock, read once a tick.
     pub last_ns: u64,
     /// Time when the server last sent a segment without a new acknowledgement, the same clock.
     pub repeated_ns: u64,
     /// Time of the server's latest segment with payload, milliseconds modulo 2^32; behind its FIN, that of its latest
-    /// new acknowledgement too.
+    /// new acknowledgement.
     pub server_ms: u32,
     /// [`ENDED`] once the first sign of its end was counted.
     pub ended: u32,
@@ -244,7 +262,7 @@ pub struct Flow {
     pub replaced: u32,
     /// Unacknowledged bytes among which pings were defused.
     pub defused_pings: Interval,
-    /// Spare, as large as what programs before schema 14 kept here.
+    /// Spare, as large as what programs before schema 15 kept here.
     pub _spare: [u32; 28],
     /// The pings of this connection.
     pub window: RateWindow,
@@ -341,6 +359,7 @@ impl Flow {
         self.trace_anew();
         self.held = 0;
         self.hidden = 0;
+        self.limited = limited::NEVER;
         self.opened_ns = now_ns;
         self.last_ns = now_ns;
         self.server_ms = millis(now_ns);
@@ -364,6 +383,13 @@ impl Flow {
         self.client.mark = mark;
         self.client.flags = FROM_CLIENT | RECORDS;
         self.server.flags = RECORDS;
+    }
+
+    /// Take over how the connection began.
+    #[inline(always)]
+    pub const fn begins_as(&mut self, began: Beginning) {
+        self.began = began;
+        self.near_scale = began.client_scale.wrapping_add(1);
     }
 
     /// Check whether records are followed, not frames.
@@ -395,7 +421,7 @@ impl Flow {
     /// Take over the `window` of a client's credible segment, as in a TCP header.
     /// A plain word, written by this side only.
     #[inline(always)]
-    pub const fn offers(&mut self, seq: u32, window: u32) {
+    pub fn offers(&mut self, seq: u32, window: u32) {
         let room = self.has_room(window);
         if (!room || self.shut.is_some()) && seq.wrapping_sub(self.acked) <= FAR {
             self.shut.offers(seq, room);
@@ -449,6 +475,28 @@ impl Flow {
         self.split_frames += walk.splits_frame() as u64;
         self.keep(walk, passed);
         if self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
+            self.lose_step();
+        }
+    }
+
+    /// [`Flow::commit`] of a walk that [`Walk::only`] or [`Walk::only_record`] finished: touches no
+    /// more of the flow than that can change.
+    #[inline(always)]
+    pub fn commit_one(&mut self, walk: &Walk, passed: u32) {
+        self.let_through(walk.base(), walk.len());
+        self.flags &= !GAP;
+        (self.client.mark, self.client.next) = (walk.tracker.mark, walk.tracker.next);
+        self.frames_in += walk.frames as u64;
+        self.pings_in += walk.pings as u64;
+        self.pongs_in += walk.pongs as u64;
+        if walk.splits_frame() {
+            self.split_frames += 1;
+        }
+        if passed < walk.pings {
+            self.defused += 1;
+        }
+        self.keep(walk, passed);
+        if self.is_uncertain() && walk.claims_more_than(LONGEST) {
             self.lose_step();
         }
     }
@@ -528,8 +576,12 @@ impl Flow {
 
     /// Check whether the server may send a segment into the client's `window`, as in a TCP header.
     #[inline(always)]
-    const fn has_room(&self, window: u32) -> bool {
-        offer::has_room(window, self.began.client_scale, ROOM)
+    fn has_room(&self, window: u32) -> bool {
+        let scale = match self.near_scale {
+            0 => self.began.client_scale,
+            near => near - 1,
+        };
+        offer::has_room(window, forget(scale as u32, window) as u8, ROOM)
     }
 
     /// Record that frames may begin elsewhere than it seems.
@@ -635,18 +687,22 @@ impl Flow {
         unseen
     }
 
-    /// Take over the client's RST at `seq`, which acknowledges `ack`: [`Reset`].
+    /// Take over the client's RST at `seq`, with `len` bytes behind it, which acknowledges `ack`: [`Reset`].
     ///
-    /// The server takes one at its next byte (RFC 5961, 3.2). Linux takes others too: behind bytes that it keeps out
-    /// of order, a byte earlier once the client has ended its side, and anywhere in the window once the server has
-    /// closed the connection. Off path, that byte is as hard to guess as what the client is yet to acknowledge.
+    /// The server takes one at its next byte (RFC 5961, 3.2), off path one of 2^32 guesses. Linux takes others too:
+    /// behind bytes that it keeps out of order, a byte earlier once the client has ended its side, and any that
+    /// overlaps the window once the server has closed the connection. Of those a client sends only the ones behind what
+    /// it has sent, and it knows what it is yet to acknowledge.
     #[inline(always)]
-    pub fn hear_reset(&mut self, seq: u32, ack: u32) -> Reset {
-        if seq.wrapping_sub(self.acked.wrapping_sub(1)) > FAR {
+    pub const fn hear_reset(&mut self, seq: u32, len: u32, ack: u32) -> Reset {
+        let first = self.acked.wrapping_sub(1);
+        if before(seq.wrapping_add(len), first) {
             return Reset::Ignored;
         }
+        let near =
+            !before(seq, first) && !after(seq, later(self.high, self.acked).wrapping_add(FAR));
         let knows = !before(ack, self.client_ack) && !after(ack, self.server_high);
-        if seq != self.acked && !knows {
+        if seq != self.acked && !(near && knows) {
             return Reset::Forged;
         }
         self.hidden |= hidden::GONE;
@@ -657,7 +713,7 @@ impl Flow {
     /// for.
     #[inline(always)]
     pub const fn hear_fin(&mut self, end: u32) {
-        if end.wrapping_sub(self.acked).wrapping_add(FAR) <= 2 * FAR {
+        if end.wrapping_sub(self.acked).wrapping_add(FURTHEST) <= 2 * FURTHEST {
             self.fin = end;
             self.flags |= FIN_SEEN;
             self.hidden |= hidden::CLIENT_FIN;
@@ -666,19 +722,25 @@ impl Flow {
 
     /// Take over the server's FIN, or its RST at `seq`, at `now` in ns.
     ///
-    /// Of RSTs one at its next byte, or in front of bytes for which a shrunk window has no room, as Linux sends; once
-    /// the server has closed the connection, any. Others answer segments that do not belong to it (RFC 9293,
-    /// 3.10.7.4).
+    /// A RST answers a segment that does not belong to a connection (RFC 9293, 3.10.7.4), with that one's numbers, so
+    /// that any may mean that there is none. With the server's next number it is the end.
     #[inline(always)]
     pub const fn hear_server_end(&mut self, seq: u32, resets: bool, now: u64) {
-        let behind = self.server_high.wrapping_sub(seq);
-        if !resets || behind == 0 {
-            self.flags |= SERVER_DONE;
-        }
-        if !resets {
+        if resets {
+            self.hidden |= hidden::GONE;
+            self.flags |= if seq == self.server_high { SERVER_DONE } else { 0 };
+        } else {
             self.hidden |= hidden::SERVER_FIN;
+            self.flags |= SERVER_DONE;
             self.server_ms = millis(now);
-        } else if behind <= OLDEST_ACK || self.hidden & hidden::SERVER_FIN != 0 {
+        }
+    }
+
+    /// Take over the server's segment of `len` bytes that ends at `end`, behind its FIN. With other bytes than those
+    /// that it has sent, and the client has not acknowledged, it is another connection's.
+    #[inline(always)]
+    pub const fn hear_behind_end(&mut self, end: u32, len: u32) {
+        if after(end, self.server_high) || before(end.wrapping_sub(len), self.client_ack) {
             self.hidden |= hidden::GONE;
         }
     }
@@ -707,7 +769,7 @@ impl Flow {
     /// at that byte the server may have discarded it, for example for a bad checksum: if more data
     /// arrives, [`Flow::reopen`].
     #[inline(always)]
-    pub fn client_reset(&mut self, seq: u32) -> bool {
+    pub const fn client_reset(&mut self, seq: u32) -> bool {
         let ends = seq == self.acked && self.state == state::OPEN;
         if ends {
             self.state = state::CLOSED;

@@ -159,6 +159,8 @@ impl Waiting {
 pub struct Heartbeats {
     /// [`crate::flow::Flow::generation`] of the connection: an older one may have had its end points.
     pub generation: u32,
+    /// Not 0: a CPU has it.
+    pub busy: u32,
     /// By the side that pinged: client, server.
     pub waiting: [Waiting; 2],
 }
@@ -168,7 +170,8 @@ impl Heartbeats {
     #[inline(always)]
     pub fn of(&mut self, generation: u32) {
         if self.generation != generation {
-            *self = Heartbeats { generation, waiting: [Waiting::default(); 2] };
+            self.generation = generation;
+            self.waiting = [Waiting::default(); 2];
         }
     }
 }

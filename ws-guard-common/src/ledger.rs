@@ -13,16 +13,17 @@
 //! order: [`Flow::is_settled`].
 //!
 //! The flow has room for [`RING`] traces; with more headers in flight they are in a
-//! [trail](crate::trail). Without a trail a segment with many headers keeps the position of its first
-//! one, and may come again whole, or with others, but not in parts. Where there is no room for that
-//! either, the latest trace gives way, and what begins there is not known.
+//! [trail](crate::trail). Where that is full, or the flow has none and needs it, a segment with many
+//! headers keeps the position of its first one, and may come again whole, or with others, but not in
+//! parts. Where there is no room for that either, the latest trace gives way, and what begins there is
+//! not known.
 
 use crate::{
     flow::{Flow, LEDGER, REPLACED, state},
     frame::SHORTEST_MASKED,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
-    trail::{TOGETHER, TRACES, Trace, Traces, knows, stood_at},
+    trail::{TOGETHER, TRACES, Trace, Traces, give_way, knows, stood_at},
 };
 
 /// Maximum of traces in a flow, a power of two.
@@ -69,6 +70,15 @@ impl Interval {
         self.len = last.wrapping_sub(self.from);
     }
 
+    /// Remove what is from `from` on, if it ends at `to`.
+    #[inline(always)]
+    const fn retract(&mut self, from: u32, to: u32) {
+        let len = from.wrapping_sub(self.from);
+        if self.from.wrapping_add(self.len) == to && len < self.len {
+            self.len = len;
+        }
+    }
+
     /// Remove what is before `seq`. Without a branch, as above.
     #[inline(always)]
     const fn forget(&mut self, seq: u32) {
@@ -86,6 +96,11 @@ impl Traces for Flow {
     #[inline(always)]
     fn trace(&self, i: u32) -> &Trace {
         &self.ring[i as usize & (RING - 1)]
+    }
+
+    #[inline(always)]
+    fn put(&mut self, i: u32, trace: Trace) {
+        self.ring[i as usize & (RING - 1)] = trace;
     }
 }
 
@@ -187,6 +202,14 @@ impl Flow {
         self.defused_pings.extend(from, to);
     }
 
+    /// Correct the segment up to `end`: its one ping, which begins at `from` and which [`Flow::commit_one`]
+    /// recorded as defused, passes.
+    #[inline(always)]
+    pub const fn give_back(&mut self, from: u32, end: u32) {
+        self.defused = self.defused.saturating_sub(1);
+        self.defused_pings.retract(from, end);
+    }
+
     /// Forget what the server has acknowledged.
     #[inline(always)]
     pub(crate) fn forget(&mut self, ack: u32) {
@@ -215,7 +238,7 @@ impl Flow {
         self.traced_from = later(self.high, self.provisional);
     }
 
-    /// Take over a flow from programs of a schema before 14, which kept checkpoints in place of
+    /// Take over a flow from programs of a schema before 15, which kept checkpoints in place of
     /// traces: those in a trail stay, others are lost.
     #[inline(always)]
     pub fn adopt(&mut self) {
@@ -266,10 +289,10 @@ impl Flow {
         self.trail == 0 && (many || self.held != 0)
     }
 
-    /// Shorten `count` traces of a walk from `start` to `end`, to be kept in the flow, which has `room`:
-    /// to the position of the first header, or of the second after one that was split. That is the rule
-    /// where the flow has `many`: it [needs a trail](Flow::needs_trail), and has none. Returns how many
-    /// traces they are now; the first ones are in `left`.
+    /// Shorten `count` traces of a walk from `start` to `end` to the `room` that there is: to the position
+    /// of the first header, or of the second after one that was split. That is the rule where the flow has
+    /// `many`: it [needs a trail](Flow::needs_trail), and has none. Returns how many traces they are now;
+    /// the first ones are in `left`.
     #[inline(always)]
     pub const fn shorten(
         &self,
@@ -289,19 +312,16 @@ impl Flow {
         1 + split
     }
 
-    /// Keep a trace in the flow. Without room it takes the latest one's place, and the one before that
-    /// says where headers begin that are not kept.
+    /// Keep a trace in the flow. Without room it takes the [latest one's place](give_way).
     #[inline(always)]
-    pub const fn trace_one(&mut self, trace: Trace) {
+    pub fn trace_one(&mut self, trace: Trace) {
         let full = (self.traces as usize >= RING) as u32;
         let at = self.next_trace.wrapping_sub(full);
         if full != 0 {
             let flags = self.client.flags;
-            let until = self.ring[at as usize & (RING - 1)].until(flags);
-            let before = &mut self.ring[at.wrapping_sub(1) as usize & (RING - 1)];
-            *before = before.vague(flags, until);
+            give_way(self, at, flags);
         }
-        self.ring[at as usize & (RING - 1)] = trace;
+        self.put(at, trace);
         self.next_trace = at.wrapping_add(1);
         self.traces += 1 - full as u16;
     }
@@ -309,7 +329,7 @@ impl Flow {
     /// Keep `count` [shortened](Flow::shorten) traces of a committed segment in the flow, the first ones
     /// in `left`.
     #[inline(always)]
-    pub const fn trace_all(&mut self, left: &[Trace; RING], count: u32) {
+    pub fn trace_all(&mut self, left: &[Trace; RING], count: u32) {
         if count == 1 {
             return self.trace_one(left[0]);
         }
@@ -331,17 +351,15 @@ impl Flow {
         self.traces += count as u16;
     }
 
-    /// Validate `count` traces of a committed walk in the trail.
-    /// If there was no room for them, all become invalid.
+    /// Validate `count` [shortened](Flow::shorten) traces of a committed walk in the trail. Returns
+    /// whether the trail is full: then the one trace takes the [latest one's place](give_way).
     #[inline(always)]
-    pub fn take_traces(&mut self, count: u32) {
-        let fits = count <= self.trail_room();
-        self.next_trace = self.next_trace.wrapping_add(count);
-        if fits {
-            self.traces += count as u16;
-        } else {
-            self.lose_traces();
-        }
+    pub const fn take_traces(&mut self, count: u32) -> bool {
+        let full = count > self.trail_room();
+        let new = if full { 0 } else { count };
+        self.next_trace = self.next_trace.wrapping_add(new);
+        self.traces += new as u16;
+        full
     }
 
     /// Drop the traces of `count` acknowledged headers, except the latest, which begins at `seq`
@@ -373,7 +391,13 @@ mod tests {
         assert!(has(interval, 1) && has(interval, 8) && !has(interval, 9));
         interval.extend(0, 8);
         assert!(has(interval, 0) && has(interval, 8) && !has(interval, 9));
+        interval.retract(6, 8);
+        assert!(has(interval, 8), "it does not end there");
+        interval.retract(6, 9);
+        assert!(has(interval, 5) && !has(interval, 6) && !has(interval, 8));
         interval.forget(20);
+        assert_eq!(interval.len, 0);
+        interval.retract(20, 20);
         assert_eq!(interval.len, 0);
     }
 }

@@ -30,7 +30,7 @@ pub use self::{
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 14;
+pub const SCHEMA_VERSION: u32 = 15;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -82,7 +82,7 @@ pub mod name {
     /// Per-CPU hash: [`super::ServerKey`] → [`super::Server`], figures of up to [`super::SERVERS`] servers.
     pub const SERVERS: &str = "SERVERS";
     /// LRU hash: [`super::FlowKey`] → [`crate::heartbeat::Heartbeats`], pings that wait for their pongs.
-    /// Changed under the flow's lock.
+    /// Changed by one CPU at a time: [`crate::heartbeat::Heartbeats::busy`].
     pub const HEARTBEATS: &str = "HEARTBEATS";
     /// Per-CPU array of one [`super::Server`]: figures of all other servers together.
     pub const OTHERS: &str = "OTHERS";
@@ -120,7 +120,7 @@ const _: () = {
     assert!(size_of::<Suspect>() == 40);
     assert!(size_of::<Midstream>() == 16);
     assert!(size_of::<Ports>() == 65_536);
-    assert!(size_of::<crate::heartbeat::Heartbeats>() == 36);
+    assert!(size_of::<crate::heartbeat::Heartbeats>() == 40);
     assert!(size_of::<ServerKey>() == 20);
     assert!(size_of::<Server>() == 640);
 };

@@ -16,7 +16,7 @@ use crate::{
     record::Record,
     seq::later,
     tracker::{Segment, Step, Tracker, Walk},
-    trail::{TRACES, Trace, Traces, Trail},
+    trail::{TRACES, Trace, Traces, Trail, give_way},
 };
 
 /// Budget for a client's pings: a source's limit, or none for a capture.
@@ -295,19 +295,20 @@ impl Replay {
         Verdict::Pass
     }
 
-    /// Traces of a walk from `start` to `end`, before it is committed, shortened if they are to be kept in
-    /// the flow.
+    /// Traces of a walk from `start` to `end`, before it is committed, shortened to the room for them.
     fn shortened(&mut self, start: &Tracker, end: u32) -> Vec<Trace> {
         let mut traces = mem::take(&mut self.traces);
-        if self.flow.trail == 0 {
-            let mut left = [Trace::default(); RING];
-            for (number, trace) in traces.iter().enumerate() {
-                left[number.min(RING - 1)] = *trace;
-            }
-            let counts = (traces.len() as u32, self.flow.room());
-            let count = self.flow.shorten(&mut left, counts, self.many, start, end);
-            traces = left[..count as usize].to_vec();
+        let counts = (traces.len() as u32, self.flow.room());
+        if counts.0 <= counts.1 && !self.many {
+            return traces;
         }
+        let mut left = [Trace::default(); RING];
+        for (number, trace) in traces.iter().enumerate() {
+            left[number.min(RING - 1)] = *trace;
+        }
+        let count = self.flow.shorten(&mut left, counts, self.many, start, end);
+        traces.truncate(count as usize);
+        traces.copy_from_slice(&left[..count as usize]);
         traces
     }
 
@@ -319,10 +320,14 @@ impl Replay {
             self.flow.trace_all(&left, traces.len() as u32);
             return;
         }
-        for (number, trace) in traces.iter().enumerate() {
-            self.trail.put(self.flow.next_trace.wrapping_add(number as u32), *trace);
+        let mut at = self.flow.next_trace;
+        if self.flow.take_traces(traces.len() as u32) {
+            at = at.wrapping_sub(1);
+            give_way(&mut *self.trail, at, self.flow.client.flags);
         }
-        self.flow.take_traces(traces.len() as u32);
+        for (number, trace) in traces.iter().enumerate() {
+            self.trail.put(at.wrapping_add(number as u32), *trace);
+        }
     }
 
     /// Walk a retransmission from `start`: the same verdict as before, if the headers are the same.
@@ -394,9 +399,6 @@ impl Replay {
         }
         let judged = match again {
             Some(agrees) if !self.is_same(walk) || walk.joined && !agrees => Err(Reason::Changed),
-            _ if self.flow.trail != 0 && self.traces.len() as u32 > self.flow.room() => {
-                Err(Reason::NoCheckpoint)
-            }
             _ => self.judge(walk, &came, budget),
         };
         let whole = match judged {

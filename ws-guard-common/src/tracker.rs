@@ -89,6 +89,22 @@ impl Tracker {
         Tracker { beyond: 0, mark: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
     }
 
+    /// The same without a carried header, which is then all 0; `None` inside a header, or before another stride.
+    #[inline(always)]
+    pub const fn between(&self) -> Option<Tracker> {
+        match self.carried as u32 | self.beyond {
+            0 => Some(Tracker { mark: self.mark, ..Tracker::new(self.next, self.flags) }),
+            _ => None,
+        }
+    }
+
+    /// `==` for a tracker from [`Tracker::between`].
+    #[inline(always)]
+    pub const fn is_still(&self, between: &Tracker) -> bool {
+        let places = (self.mark ^ between.mark) | (self.next ^ between.next) | self.beyond;
+        places | self.carried as u32 | (self.flags ^ between.flags) as u32 == 0
+    }
+
     /// Check whether records are followed, not frames.
     #[inline(always)]
     pub const fn in_records(&self) -> bool {

@@ -277,12 +277,6 @@ pub const fn slot(owner: u64, i: u32) -> u32 {
 const MINOR: u32 = 2;
 
 impl Trail {
-    /// Keep a trace under that number.
-    #[inline(always)]
-    pub fn put(&mut self, i: u32, trace: Trace) {
-        self.traces[(i & (TRACES - 1)) as usize] = trace;
-    }
-
     /// [`stood_at`] for a flow whose traces are here.
     #[inline(always)]
     pub fn stood_at(&self, flow: &Flow, seq: u32) -> Option<Tracker> {
@@ -303,6 +297,11 @@ impl Traces for Trail {
     fn trace(&self, i: u32) -> &Trace {
         &self.traces[(i & (TRACES - 1)) as usize]
     }
+
+    #[inline(always)]
+    fn put(&mut self, i: u32, trace: Trace) {
+        self.traces[(i & (TRACES - 1)) as usize] = trace;
+    }
 }
 
 /// Ring of a flow's traces: in the flow, or in its trail.
@@ -312,6 +311,9 @@ pub trait Traces {
 
     /// Trace number `i`, modulo their maximum number.
     fn trace(&self, i: u32) -> &Trace;
+
+    /// Keep a trace under that number.
+    fn put(&mut self, i: u32, trace: Trace);
 
     /// Number of the flow's `count` traces, from number `first` on, that begin before `seq`.
     #[inline(always)]
@@ -329,6 +331,15 @@ pub trait Traces {
         }
         found
     }
+}
+
+/// Make room for another trace under number `i`, the latest: the one before it says where headers begin
+/// that are not kept, in a stream with these `flags`.
+#[inline(always)]
+pub fn give_way(traces: &mut impl Traces, i: u32, flags: u8) {
+    let until = traces.trace(i).until(flags);
+    let last = traces.trace(i.wrapping_sub(1)).vague(flags, until);
+    traces.put(i.wrapping_sub(1), last);
 }
 
 /// The headers around `seq`.

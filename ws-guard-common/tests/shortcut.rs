@@ -1,7 +1,9 @@
 //! The tracker's shortcuts come to what its steps come to.
 
 use ws_guard_common::{
+    flow::{self, Flow},
     frame::{Header, Violations},
+    ledger::Interval,
     tracker::{
         FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Segment, Step, Tracker,
         Walk,
@@ -83,6 +85,42 @@ fn counted(walk: &Walk) -> (Tracker, u32, u32, u32, u32, Violations) {
     (walk.tracker, walk.frames, walk.pings, walk.pongs, walk.violations, walk.kinds)
 }
 
+/// Commit the walk both ways, on a flow in any state in which it may be.
+fn commits_alike(random: &mut fastrand::Rng, start: &Tracker, walk: &Walk) {
+    let mut flow = Flow { generation: random.u32(..), ..Flow::default() };
+    flow.open(start.next, 1, random.u8(..), 0);
+    flow.client = *start;
+    flow.high = start.next.wrapping_add(random.u32(0..3)).wrapping_sub(1);
+    let len = random.u32(0..3) * 100;
+    flow.defused_pings = Interval { from: start.next.wrapping_sub(len + random.u32(0..2)), len };
+    assert_eq!(flow.client.between(), Some(*start));
+    let (mut whole, mut one) = (flow, flow);
+    whole.commit(start, walk, walk.pings);
+    one.commit_one(walk, walk.pings);
+    assert_eq!(format!("{one:?}"), format!("{whole:?}"), "from {flow:?}");
+    assert!(flow.client.is_still(start) && !one.client.is_still(start));
+    if walk.pings == 0 {
+        return;
+    }
+    // Taken for one over the limit, at once or afterwards.
+    let (mut defused, mut passed) = (flow, whole);
+    defused.commit_one(walk, 0);
+    let came_to = format!("{defused:?}");
+    passed.take_back(1, start.next, walk.end());
+    if passed.state == flow::state::OPEN {
+        assert_eq!(came_to, format!("{passed:?}"), "from {flow:?}");
+    }
+    // And the other way round, except for pings between it and an earlier one that was defused.
+    defused.give_back(start.next, walk.end());
+    let (now, known) = (defused.defused_pings, whole.defused_pings);
+    assert!(now.has(start.next) == 0 && known.has(start.next) == 0);
+    assert!(known.len == 0 || now.from == known.from && now.len >= known.len);
+    defused.defused_pings = known;
+    if whole.state == flow::state::OPEN {
+        assert_eq!(format!("{defused:?}"), format!("{whole:?}"), "from {flow:?}");
+    }
+}
+
 #[test]
 fn shortcuts_come_to_the_same() {
     let seed = std::env::var("WS_GUARD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
@@ -109,6 +147,7 @@ fn shortcuts_come_to_the_same() {
             let (slow, _) = run(&bytes, walk, true);
             assert_eq!(counted(&only), counted(&slow), "case {case}, seed {seed}: {bytes:02x?}");
             assert_eq!(only.splits_frame(), slow.splits_frame(), "case {case}, seed {seed}");
+            commits_alike(&mut random, &start, &only);
         }
     }
     assert!(taken > 200, "only {taken} segments were of the common kind");
@@ -148,6 +187,7 @@ fn the_shortcut_of_records_comes_to_the_same() {
             taken += 1;
             assert_eq!(counted(&only), counted(&slow), "case {case}: {bytes:02x?}");
             assert_eq!(only.splits_frame(), slow.splits_frame(), "case {case}");
+            commits_alike(&mut random, &start, &only);
             assert_eq!(word.to_be_bytes(), bytes[..2]);
         }
     }

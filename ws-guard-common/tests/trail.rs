@@ -3,7 +3,7 @@
 use ws_guard_common::{
     flow::{DEFLATE, Flow},
     tracker::{Step, Tracker, Walk},
-    trail::Trail,
+    trail::{Traces, Trail},
 };
 use ws_guard_oracle::{
     cases::{cases, one_in},

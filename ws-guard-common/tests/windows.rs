@@ -96,7 +96,8 @@ fn a_log_in_other_groups_keeps_the_pings_that_came_before() {
     });
 }
 
-/// Times are true ones, in microseconds; the log has those of a clock that advances in steps.
+/// Times are true ones, in microseconds; the log has those of a clock that advances in steps, the same on all CPUs
+/// or each CPU's first time in a step.
 #[test]
 fn a_clock_that_advances_in_steps_lets_no_more_into_any_window() {
     cases(10_000, |rng| {
@@ -104,6 +105,7 @@ fn a_clock_that_advances_in_steps_lets_no_more_into_any_window() {
         let rate = Rate::new(limit, window, step as u32).expect("in range");
         let (mut log, mut kept) = (RateWindow::new(), Vec::new());
         let phase = rng.u64(..step * 1000);
+        let (same, mut cpus) = (one_in(rng, 2), [(u64::MAX, 0); 3]);
         let mut now = rng.u64(1 << 20..1 << 40);
         for _ in 0..rng.usize(1..200) {
             // A whole window further on but for some microseconds, or anywhere.
@@ -112,7 +114,12 @@ fn a_clock_that_advances_in_steps_lets_no_more_into_any_window() {
                 1 => rng.u64(..=u64::from(window) * 1000 / u64::from(limit)),
                 _ => 0,
             };
-            let stamp = ((now - phase) / (step * 1000) * step * 1000 + phase) / 1000;
+            let tick = (now - phase) / (step * 1000);
+            let cpu = &mut cpus[rng.usize(..3)];
+            if cpu.0 != tick {
+                *cpu = (tick, now);
+            }
+            let stamp = if same { tick * step * 1000 + phase } else { cpu.1 } / 1000;
             kept.extend((log.charge(stamp as u32, rate, 1) == 1).then_some(now));
         }
         for pings in kept.windows(limit as usize + 1) {

@@ -25,7 +25,7 @@ pub enum Verdict {
 pub struct Context<'a> {
     pub segment: &'a Segment,
     pub policy: &'a Policy,
-    /// Nanoseconds of the coarse clock.
+    /// Nanoseconds of CLOCK_MONOTONIC, read once a tick.
     pub now: u64,
     /// Client and source for the limits: in the flow, or in [`packet`]'s state where there is none.
     /// A pointer, because the flow is changed meanwhile.

@@ -2,11 +2,10 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::bpf_ktime_get_coarse_ns,
     programs::TcContext,
 };
 use ws_guard_common::{
-    flow::{Acknowledged, Flow, LONGEST_UNSEEN, OLDEST_ACK, SERVER_DONE, hidden, paced, state},
+    flow::{Acknowledged, Flow, LONGEST_UNSEEN, hidden, paced, state},
     maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened, syns},
     search::LONGEST,
     seq::{after, later},
@@ -15,9 +14,10 @@ use ws_guard_common::{
 };
 
 use crate::{
+    clock,
     context::{Context, Verdict},
     cpu, debug,
-    limits::charge,
+    limits::{at_hand, charge},
     maps::{self, BEGINNINGS, FLOWS, MIDSTREAM, locked},
     opening::{handshake, identify, pending_upgrades, role, scale},
     packet::{
@@ -59,8 +59,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         begins(ctx, key, segment, policy.generation);
         return Verdict::Pass;
     }
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let flow = FLOWS.get_ptr_mut(key);
     let account = match flow {
         // SAFETY: a part of a map value, which stays mapped while a program runs.
@@ -76,10 +75,11 @@ fn follow(ctx: &TcContext) -> Verdict {
         // compared under it before anything is changed.
         let is_http = tracked(ctx, &context, unsafe { &mut *flow });
         // SAFETY: as above. A server that has ended the connection says no more on it.
-        let ended = unsafe { (*flow).hidden } & (hidden::SERVER_FIN | hidden::GONE) != 0;
-        if !is_http || ended {
+        let ends = unsafe { (*flow).hidden };
+        if !is_http || ends & (hidden::SERVER_FIN | hidden::GONE) != 0 {
             return Verdict::Pass;
         }
+        pending_upgrades::give_back(ends);
         // The flow was opened not by an answer, but by text in the body of another one.
         let _ = FLOWS.remove(key);
     }
@@ -129,7 +129,7 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
     // SAFETY: as in `follow`.
     let flow = unsafe { &mut *flow };
     if context.segment.flags & FIN != 0 {
-        ended_by_server(context, flow);
+        ws_guard_server_ends(context.now);
     }
     if !frames(ctx, context, flow) && !begins_anew(ctx, context, flow) {
         let _ = FLOWS.remove(context.key());
@@ -161,21 +161,26 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         return false;
     }
     report::count(Counter::EgressTracked);
+    if segment.flags & (RST | FIN) != 0 || flow.hidden & hidden::SERVER_FIN != 0 {
+        ws_guard_server_ends(context.now);
+    }
     if segment.len > 0 {
-        // A single word.
-        flow.server_ms = millis(context.now);
+        // Behind its FIN the server says nothing more.
+        if flow.hidden & hidden::SERVER_FIN == 0 {
+            // A single word.
+            flow.server_ms = millis(context.now);
+        }
         servers::in_place(Side::Server, segment.seq, flow.server_high);
     }
+    let resets = segment.flags & RST != 0;
     let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
-    if segment.flags & RST == 0 {
-        // A single word, and a connection's segments leave one after the other.
-        flow.server_high = later(flow.server_high, end);
-    }
+    // A RST sends nothing. Without a branch: the verifier would follow both sides.
+    let high = flow.server_high;
+    let end = high.wrapping_add(end.wrapping_sub(high) & (resets as u32).wrapping_sub(1));
+    // A single word, and a connection's segments leave one after the other.
+    flow.server_high = later(high, end);
     // Other RSTs answer segments that do not belong to this connection (RFC 9293, 3.10.7.4).
-    let resets = segment.flags & RST != 0 && segment.seq == flow.server_high;
-    if segment.flags & (RST | FIN) != 0 {
-        ended_by_server(context, flow);
-    }
+    let resets = resets && segment.seq == flow.server_high;
     if resets || segment.flags & FIN != 0 {
         let end = if resets { End::ServerReset } else { End::ServerFin };
         servers::ended(end);
@@ -196,7 +201,7 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         // A single word, as above.
         flow.repeated_ns = context.now;
     }
-    if flow.paced != paced::NO {
+    if flow.may_be_limited() && flow.paced != paced::NO {
         skb::hold(ctx, context.now);
     }
     if segment.len == 0 {
@@ -219,17 +224,33 @@ fn charge_unseen(context: &Context) {
     }
 }
 
-/// Take over the server's FIN or RST: [`Flow::hear_server_end`].
+/// Take over the server's FIN or RST, see [`Flow::hear_server_end`], or what it sends behind its FIN:
+/// [`Flow::hear_behind_end`].
+///
+/// A global function: the verifier checks it once, on its own.
 #[cold]
 #[inline(never)]
-fn ended_by_server(context: &Context, flow: &mut Flow) {
-    let Context { segment, now, .. } = *context;
-    let resets = segment.flags & RST != 0;
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_server_ends(now: u64) -> u32 {
+    let (Some((flow, _)), Some(segment)) = (at_hand(), packet::segment()) else {
+        return 0;
+    };
+    let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
     locked(
         flow,
         #[inline(always)]
-        |flow| flow.hear_server_end(segment.seq, resets, now),
+        |flow| {
+            // Before what it takes now begins the wait anew: another connection may take it.
+            flow.is_gone(now);
+            if flow.hidden & hidden::SERVER_FIN != 0 && segment.len > 0 {
+                flow.hear_behind_end(end, segment.len);
+            }
+            if segment.flags & (RST | FIN) != 0 {
+                flow.hear_server_end(segment.seq, segment.flags & RST != 0, now);
+            }
+        },
     );
+    0
 }
 
 /// Handle the server's SYN-ACK: a new connection, and the end of an older one with these end
@@ -281,10 +302,11 @@ fn repeats(key: &FlowKey, (seq, ack): (u32, u32), scale: u32, stamp: u16) -> boo
 /// Take over an acknowledgement of more of the client's bytes.
 #[inline(never)]
 fn acknowledge(context: &Context, flow: &mut Flow) {
+    let now_ms = millis(context.now);
     let outcome = locked(flow, |flow| {
-        if flow.hidden & hidden::SERVER_FIN != 0 {
-            flow.server_ms = millis(context.now);
-        }
+        // Without a branch, as above.
+        let ended = u32::from((flow.hidden & hidden::SERVER_FIN) / hidden::SERVER_FIN);
+        flow.server_ms ^= (flow.server_ms ^ now_ms) & ended.wrapping_neg();
         flow.acknowledge(context.segment.ack)
     });
     match outcome {
@@ -329,7 +351,7 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         if !answered(context, flow) {
             return false;
         }
-        heartbeat::server_walked(&walker.packet);
+        heartbeat::server_walked(&walker.packet, flow);
     }
     true
 }

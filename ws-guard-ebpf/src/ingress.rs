@@ -6,7 +6,6 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::bpf_ktime_get_coarse_ns,
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
@@ -18,6 +17,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    clock,
     context::{Context, Outcome, Verdict, finished, run_out},
     cpu, debug,
     limits::{frame_limits, pace, sources, unread},
@@ -89,8 +89,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     counters.events[Counter::Protected as usize] += 1;
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let key = &segment.key;
     // Servers take a RST whatever other flags it has.
     let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & (SYN | RST) != SYN);
@@ -109,7 +108,10 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if let Some(flow) = flow {
         // SAFETY: as above; single words are read whole.
         let flow = unsafe { &mut *flow };
-        if flow.is_over_limit(now) && (pace::drops(&context, flow) || pace::refuses(now)) {
+        if flow.may_be_limited()
+            && flow.is_over_limit(now)
+            && (pace::drops(&context, flow) || pace::refuses(&context, flow))
+        {
             return Verdict::Drop;
         }
     }
@@ -143,18 +145,19 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         // Receivers ignore its data.
         return Verdict::Pass;
     }
-    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4).
-    if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
-        return if segment.len == 0 { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
-    }
-    flow.hear(segment.ack);
-    flow.offers(segment.seq, segment.window);
     if before(segment.seq, flow.acked) {
         let Segment { seq, ack, len, .. } = *segment;
         if !admits_old(&context, flow.began.judge_old(flow.acked, seq, ack, len), &payload) {
             return Verdict::Drop;
         }
     }
+    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4), nor a FIN.
+    if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
+        let empty = segment.len == 0 && segment.flags & FIN == 0;
+        return if empty { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
+    }
+    flow.hear(segment.ack);
+    flow.offers(segment.seq, segment.window);
     if segment.len == 0 {
         return Verdict::Pass;
     }
@@ -247,7 +250,7 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
 #[cold]
 #[inline(never)]
 fn ends(context: &Context) -> bool {
-    let may = pending_upgrades::end_by_client();
+    let may = pending_upgrades::end_by_client(context.policy.generation);
     match FLOWS.get_ptr_mut(context.key()) {
         // SAFETY: as in `guard`.
         Some(flow) if context.segment.flags & SYN == 0 => ending(context, unsafe { &mut *flow }),
@@ -300,7 +303,7 @@ fn ending(context: &Context, flow: &mut Flow) -> bool {
     let mut closed = false;
     locked(flow, |flow| {
         if segment.flags & RST != 0 {
-            reset = flow.hear_reset(segment.seq, segment.ack);
+            reset = flow.hear_reset(segment.seq, segment.len, segment.ack);
             closed = reset as u8 == Reset::Closed as u8;
         } else if segment.flags & ACK != 0 && flow.is_credible(segment.ack) {
             flow.hear_fin(segment.seq.wrapping_add(segment.len));
@@ -367,7 +370,8 @@ fn data<P: Packet>(
                 return fast_path::ping(context, flow, payload, came_to);
             }
             if came_to & came_to::PONG != 0 {
-                payload(segment).heartbeat(came_to >> came_to::AT, heartbeat::CLIENT_ANSWERS);
+                let at = came_to >> came_to::AT;
+                payload(segment).heartbeat(at, heartbeat::CLIENT_ANSWERS, flow);
                 return Verdict::Pass;
             }
             if came_to != came_to::NOTHING {
@@ -449,7 +453,7 @@ fn stream<P: Packet>(
     if matches!(verdict, Verdict::Drop) {
         return verdict;
     }
-    heartbeat::client_walked(&payload(context.segment));
+    heartbeat::client_walked(&payload(context.segment), flow);
     Verdict::Pass
 }
 

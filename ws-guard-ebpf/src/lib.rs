@@ -20,6 +20,7 @@
 #![allow(internal_features, reason = "the BPF target has no stable atomic add")]
 #![feature(core_intrinsics, stmt_expr_attributes)]
 
+pub mod clock;
 pub mod context;
 pub mod control;
 pub mod cpu;

@@ -19,6 +19,7 @@ use crate::{
     maps::{FLOWS, HEARTBEATS, NEW_SERVER, OTHERS, SERVERS, locked},
     packet,
     report::Side,
+    stream::heartbeat,
 };
 
 /// This CPU's figures of the server at `key`, or those of all without room, to be changed.
@@ -100,25 +101,25 @@ extern "C" fn ws_guard_ended(end: u32) -> u32 {
     let flow = unsafe { &mut *flow };
     // SAFETY: no arguments, no effects.
     let now = ticks(unsafe { bpf_ktime_get_coarse_ns() });
-    let (mut first, mut by_client, mut by_server) = (false, 0, 0);
-    let heartbeats = packet::key().and_then(|key| HEARTBEATS.get_ptr_mut(key));
-    locked(
+    let first = locked(
         flow,
         #[inline(always)]
         |flow| {
-            first = flow.ended != ENDED;
+            let first = flow.ended != ENDED;
             flow.ended = ENDED;
-            if let (true, Some(heartbeats)) = (first, heartbeats) {
-                // SAFETY: as above.
-                let heartbeats = unsafe { &mut *heartbeats };
-                heartbeats.of(flow.generation);
-                by_client = heartbeats.waiting[0].end(now);
-                by_server = heartbeats.waiting[1].end(now);
-            }
+            first
         },
     );
     if !first {
         return 0;
+    }
+    let (mut by_client, mut by_server) = (0, 0);
+    if let Some(heartbeats) = packet::key().and_then(|key| HEARTBEATS.get_ptr_mut(key)) {
+        heartbeat::alone(heartbeats, |heartbeats| {
+            heartbeats.of(flow.generation);
+            by_client = heartbeats.waiting[0].end(now);
+            by_server = heartbeats.waiting[1].end(now);
+        });
     }
     let Some(server) = packet::key().and_then(of) else {
         return 0;

@@ -26,7 +26,7 @@ use crate::{
     cpu,
     maps::{BEGINNINGS, COARSE, FLOWS, MIDSTREAM, NEW_FLOW, SHARED, SOURCES, locked},
     opening::pending_upgrades,
-    report, servers,
+    packet, report, servers,
 };
 
 /// Minimum interval between searches of a full table, ns: a search touches every entry.
@@ -51,7 +51,7 @@ fn may_sweep(now: u64) -> bool {
     };
     // SAFETY: an array element. Two CPUs may both find it due and sweep, without harm.
     unsafe {
-        let due = now.wrapping_sub((*shared).swept) >= SWEEP_INTERVAL;
+        let due = now.saturating_sub((*shared).swept) >= SWEEP_INTERVAL;
         if due {
             (*shared).swept = now;
         }
@@ -284,7 +284,7 @@ pub fn insert_flow(context: &Context) -> bool {
     if let Some(unopened) = BEGINNINGS.get_ptr(key) {
         // SAFETY: a map value; an LRU entry may be reused for another key meanwhile, and then no
         // SYN-ACK matches it.
-        flow.began = unsafe { (*unopened).began };
+        flow.begins_as(unsafe { (*unopened).began });
         // SAFETY: as above.
         flow.shut = unsafe { (*unopened).shut };
     }
@@ -295,15 +295,22 @@ pub fn insert_flow(context: &Context) -> bool {
         report::count(Counter::FlowsRefused);
         report::source_event(EventKind::TableFull, context.source(), Some(key), now, 0, 0);
     }
-    take_over_ends(key);
+    ws_guard_take_over_ends();
     inserted
 }
 
 /// Take over the ends of the connection so far into its flow, those too that were noted while it was inserted.
-#[inline(always)]
-fn take_over_ends(key: &FlowKey) {
+///
+/// A global function: the verifier checks it once, on its own.
+#[cold]
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_take_over_ends() -> u32 {
+    let Some(key) = packet::key() else {
+        return 0;
+    };
     let (Some(unopened), Some(flow)) = (BEGINNINGS.get_ptr(key), FLOWS.get_ptr_mut(key)) else {
-        return;
+        return 0;
     };
     // SAFETY: a map value, as in `insert_flow`.
     let ends = unsafe { (*unopened).ends() };
@@ -315,6 +322,7 @@ fn take_over_ends(key: &FlowKey) {
             |flow| flow.hidden |= ends,
         );
     }
+    0
 }
 
 /// Insert the flow in [`NEW_FLOW`] for an answered request, if there is room.

@@ -20,12 +20,13 @@ use crate::{programs::Programs, tools};
 const BEHIND: &str = ".bpf.o.zst";
 
 /// Maps that outlive a daemon, as far as a schema has them.
-const PINNED: [&str; 20] = [
+const PINNED: [&str; 21] = [
     name::FLOWS,
     name::PENDING,
     name::PROVEN,
     "STRANGERS",
     name::MIDSTREAM,
+    name::HEARTBEATS,
     name::TRAILS,
     name::HELD,
     name::SOURCES,

@@ -95,7 +95,7 @@ pub struct RawTcp {
     early: BTreeMap<u32, Vec<u8>>,
     /// Bytes of the server not yet processed as an answer or as frames.
     bytes: Vec<u8>,
-    upgraded: bool,
+    pub upgraded: bool,
     decoder: Decoder,
     /// `true` if timestamps are negotiated.
     timestamps: bool,

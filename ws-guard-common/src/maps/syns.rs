@@ -41,6 +41,12 @@ const STEP_BITS: u32 = 24;
 /// Steps within which a SYN-ACK leaves.
 const PATIENCE: u8 = 2;
 
+/// Check whether a step is one of the latest. It may be one ahead: of another CPU's clock, or of another clock.
+#[inline(always)]
+const fn is_recent(step: u8, at: u8) -> bool {
+    step.wrapping_sub(at).wrapping_add(1) <= PATIENCE
+}
+
 /// A SYN in its place; 0 for none.
 ///
 /// ```text
@@ -79,12 +85,12 @@ impl Syn {
     #[inline(always)]
     const fn waits(self, step: u8) -> bool {
         let noted_at = (self.0 >> 48) as u8;
-        self.0 != 0 && self.data() != ANSWERED && step.wrapping_sub(noted_at) < PATIENCE
+        self.0 != 0 && self.data() != ANSWERED && is_recent(step, noted_at)
     }
 
     #[inline(always)]
     const fn is_spoiled(self, step: u8) -> bool {
-        self.0 as u32 & SPOILED != 0 && step.wrapping_sub(self.spoiled_at()) < PATIENCE
+        self.0 as u32 & SPOILED != 0 && is_recent(step, self.spoiled_at())
     }
 
     /// The same SYN again.
@@ -299,6 +305,24 @@ mod tests {
             lost.syn(2, 10, 8);
             assert_eq!(lost.syn_ack(1, 111), scale::NONE, "with one more: {decoy_first}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_a_step_behind_forgets_nothing() {
+        let mut places = Places { now: 10 << STEP_BITS, ..Places::default() };
+        places.syn(1, 10, 1);
+        let (place, decoy) =
+            note(places.pair, (&key(1), 11u32.wrapping_sub(100)), 15, 100, places.now);
+        places.pair[place as usize] = decoy;
+        places.syn(2, 10, 8);
+        places.now -= 1 << STEP_BITS;
+        assert_eq!(places.syn_ack(1, 11), scale::NONE);
+        let mut places = Places { now: 10 << STEP_BITS, ..Places::default() };
+        places.syn(1, 10, 1);
+        places.syn(2, 10, 8);
+        places.now -= 1 << STEP_BITS;
+        places.syn(3, 10, 8);
+        assert_eq!(places.syn_ack(3, 11), scale::NONE, "one that waits was lost");
     }
 
     #[test]

@@ -206,6 +206,10 @@ const PAID_AHEAD: u32 = 2 << 20;
 /// Largest window of a SYN-ACK, which has no scale (RFC 7323, 2.2).
 const UNSCALED: u32 = 0xFFFF;
 
+/// Distance of a RST's acknowledgement from the server's latest byte, unless the RST has the very number that the
+/// server waits for: off path, as hard to guess.
+const CLOSE: u32 = 64 * 1024;
+
 /// Distance in bytes that honest segments and acknowledgements keep within.
 pub const FAR: u32 = 1 << 24;
 
@@ -343,37 +347,51 @@ impl Unopened {
         if self.had & LONG == 0 && sent < FAR { sent } else { FAR }
     }
 
-    /// Take over the client's FIN or RST `at` its sequence number, which acknowledges `ack`. `false` where it must not
-    /// pass: a RST that the server may take, whose sender has not shown to know the connection.
+    /// Take over the client's FIN or RST at `seq`, with `len` bytes behind it, which acknowledges `ack`. `false` where
+    /// it must not pass: the server may take it, and its sender has not shown to know the connection.
     #[inline(always)]
-    pub const fn end_by_client(&mut self, at: u32, ack: u32, resets: bool) -> bool {
-        let credible = self.is_credible(at, 0, ack);
+    pub const fn end_by_client(&mut self, seq: u32, len: u32, ack: u32, resets: bool) -> bool {
+        let end = seq.wrapping_add(len);
         if !resets {
+            let credible = self.is_credible(end, 0, ack);
             self.had |= if credible { CLIENT_FIN } else { 0 };
-            return true;
+            return credible;
         }
         // See `Flow::hear_reset`.
-        let takes = at.wrapping_sub(self.acked.wrapping_sub(1)) <= FAR;
-        let counts = at == self.acked || takes && credible;
+        let first = self.acked.wrapping_sub(1);
+        let near =
+            !before(seq, first) && !after(seq, later(self.high, self.acked).wrapping_add(FAR));
+        let knows = self.server_high.wrapping_sub(ack) <= CLOSE && self.is_credible(seq, 0, ack);
+        let counts = seq == self.acked || near && knows;
         self.had |= if counts { GONE } else { 0 };
-        counts || !takes
+        counts || before(end, first)
     }
 
-    /// Take over the server's FIN, or its RST at `seq`.
+    /// Take over the server's FIN, or its RST at `seq`, at `now` in milliseconds.
     #[inline(always)]
-    pub const fn end_by_server(&mut self, seq: u32, resets: bool) {
-        let known = self.server_high.wrapping_sub(seq) <= self.back() || self.had & SERVER_FIN != 0;
-        self.had |= match resets {
-            true if known => GONE,
-            true => 0,
-            false => SERVER_FIN,
-        };
+    pub const fn end_by_server(&mut self, seq: u32, resets: bool, now: u32) {
+        if !resets {
+            // Before the other: programs of another CPU read both.
+            self.spoke_ms = now;
+            self.had |= SERVER_FIN;
+            return;
+        }
+        // It answers a segment of the client, which may be as old. Others answer those of no connection.
+        let back = if self.had & LONG == 0 { self.back() } else { 2 * FAR };
+        let known = self.server_high.wrapping_sub(seq) <= back;
+        self.had |= if known || self.had & SERVER_FIN != 0 { GONE } else { 0 };
     }
 
     /// Ends of the connection so far, as bits of a [flow](mod@hidden).
     #[inline(always)]
     pub const fn ends(&self) -> u8 {
         self.had >> ENDS & (hidden::SERVER_FIN | hidden::CLIENT_FIN | hidden::GONE)
+    }
+
+    /// Add to them.
+    #[inline(always)]
+    pub const fn take_over(&mut self, ends: u8) {
+        self.had |= (ends & (hidden::SERVER_FIN | hidden::CLIENT_FIN | hidden::GONE)) << ENDS;
     }
 
     /// Check whether the server may have no such connection any more, at `now` in milliseconds: see
@@ -742,7 +760,8 @@ impl Unopened {
         }
         self.acked = later(self.acked, ack);
         self.server_high = later(self.server_high, end);
-        if self.server_high.wrapping_sub(self.began.server_next) >= FAR {
+        // Only where it changes: another CPU may add to it.
+        if self.had & LONG == 0 && self.server_high.wrapping_sub(self.began.server_next) >= FAR {
             self.had |= LONG;
         }
         not_before(&mut self.unread_high, self.acked);

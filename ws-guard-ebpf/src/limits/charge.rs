@@ -124,7 +124,10 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
     );
     let unknown = now as u32;
     let (kept, what) = (forget(kept, unknown), forget(what, unknown));
-    report::add(Counter::Spared, forget(spared, unknown).into());
+    let spared = forget(spared, unknown);
+    if spared != 0 {
+        report::add(Counter::Spared, spared.into());
+    }
     if what & RELEASED != 0 {
         report::count(Counter::Released);
         report::source_event(EventKind::Released, &flow.account.source, None, now, 0, 0);
@@ -136,7 +139,7 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
     if over_limit != 0 && what & PLAIN != 0 {
         // The most common case: a flood goes on.
         let until = now + policy.rate.window_ms as u64 * MS;
-        flow.over_until = if until > flow.over_until { until } else { flow.over_until };
+        flow.exceeds(now, until);
         raise(until);
     } else if ws_guard_exceeded(now, pings.count, over) != 0 {
         ws_guard_ban(now);

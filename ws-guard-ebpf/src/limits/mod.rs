@@ -22,7 +22,7 @@ pub mod unread;
 
 /// Flow and policy of the current segment.
 #[inline(always)]
-fn at_hand() -> Option<(&'static mut Flow, &'static Policy)> {
+pub fn at_hand() -> Option<(&'static mut Flow, &'static Policy)> {
     let key = &packet::segment()?.key;
     let policy = maps::policy_of(key.server_port)?;
     // SAFETY: map values stay mapped while a program runs; changes are made under the lock, or to

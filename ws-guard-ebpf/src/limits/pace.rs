@@ -5,7 +5,7 @@
 
 use ws_guard_common::{
     flow::{Flow, paced},
-    maps::{Counter, EventKind},
+    maps::{Counter, EventKind, Policy, action},
     pace::{Advertised, FRAME, Hold, MOST_SURPLUS, Reach, dense, scale},
     source::millis,
 };
@@ -71,7 +71,7 @@ pub fn window(now: u64) -> Option<u16> {
         },
     );
     let asks = wanted != 0 || more != 0;
-    let granted = if asks { budgets::grant(flow, now_ms, wanted, least, more) } else { 0 };
+    let granted = if asks { budgets::grant(now_ms, wanted, least, more) } else { 0 };
     let window = locked(
         flow,
         #[inline(always)]
@@ -163,8 +163,17 @@ pub fn drops(context: &Context, flow: &mut Flow) -> bool {
 
 /// Decide whether to drop a client's segment on a connection over its limit.
 #[inline(always)]
-pub fn refuses(now: u64) -> bool {
-    ws_guard_refuses(now) != 0
+pub fn refuses(context: &Context, flow: &Flow) -> bool {
+    may_refuse(context.policy, flow) && ws_guard_refuses(context.now) != 0
+}
+
+/// Check whether there is anything to decide: not for a connection that is neither paced nor dropped,
+/// under a policy that does neither to any.
+#[inline(always)]
+fn may_refuse(policy: &Policy, flow: &Flow) -> bool {
+    let treated = flow.paced != paced::NO || flow.drops != 0;
+    let may_treat = policy.pace != 0 || policy.rules != 0 || policy.action >= action::DROP;
+    treated || may_treat || flow.over_generation != policy.generation
 }
 
 /// [`refuses`], as a global function: the verifier checks it once, on its own.

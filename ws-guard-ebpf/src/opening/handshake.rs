@@ -26,7 +26,7 @@ use crate::{
         pending_upgrades::{self, Body},
         pieces, role,
     },
-    packet::{self, Packet, Segment, skb::SkbPayload},
+    packet::{self, FIN, Packet, Segment, skb::SkbPayload},
     report,
     stream::walk::Walker,
     tables,
@@ -657,7 +657,7 @@ fn open(context: &Context) -> Verdict {
     if state.reading.read == merged::ASSUMED {
         flow.server.flags |= GUESSED;
     }
-    flow.server_high = segment.seq.wrapping_add(segment.len);
+    flow.server_high = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
     flow.may_hide(!followed || pending_upgrades::may_hide_another());
     tables::admit(context)
 }

@@ -91,15 +91,15 @@ pub fn forget() {
 
 /// Take over the client's FIN or RST, see [`Unopened::end_by_client`]. `false` where it must not pass.
 #[inline(always)]
-pub fn end_by_client() -> bool {
-    ws_guard_end_by_client() != 0
+pub fn end_by_client(generation: u32) -> bool {
+    ws_guard_end_by_client(generation) != 0
 }
 
 /// [`end_by_client`], as a global function.
 #[cold]
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_end_by_client() -> u32 {
+extern "C" fn ws_guard_end_by_client(generation: u32) -> u32 {
     let Some((segment, unopened)) = unopened() else {
         return 1;
     };
@@ -107,8 +107,18 @@ extern "C" fn ws_guard_end_by_client() -> u32 {
     if !resets && segment.flags & (SYN | ACK) != ACK {
         return 1;
     }
-    let behind = if resets { 0 } else { segment.len };
-    unopened.end_by_client(segment.seq.wrapping_add(behind), segment.ack, resets) as u32
+    let Segment { seq, ack, len, .. } = *segment;
+    let may = unopened.end_by_client(seq, len, ack, resets);
+    // What was not followed has other numbers.
+    (may || !unopened.is_under(generation)) as u32
+}
+
+/// Take over the ends of a flow that is none, see [`Unopened::ends`].
+#[inline(always)]
+pub fn give_back(ends: u8) {
+    if let Some((_, unopened)) = unopened() {
+        unopened.take_over(ends);
+    }
 }
 
 /// Record that the peer speaks the PROXY protocol to this server, as it will on each of its
@@ -695,7 +705,16 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
     if segment.flags & (FIN | RST) != 0
         && let Some((_, unopened)) = unopened()
     {
-        unopened.end_by_server(segment.seq, segment.flags & RST != 0);
+        // SAFETY: the helper has no preconditions.
+        let now_ms = millis(unsafe { bpf_ktime_get_ns() });
+        unopened.end_by_server(segment.seq, segment.flags & RST != 0, now_ms);
+    }
+    if let Some((_, unopened)) = unopened()
+        && unopened.ends() != 0
+    {
+        // Before what it takes now begins the wait anew: another connection may take it.
+        // SAFETY: the helper has no preconditions.
+        unopened.is_gone(millis(unsafe { bpf_ktime_get_ns() }));
     }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
     // A RST may answer a segment of no connection, with the numbers that this one has.

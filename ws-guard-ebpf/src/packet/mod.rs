@@ -17,6 +17,7 @@ use core::hint::black_box;
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use ws_guard_common::{
+    flow::Flow,
     maps::{Account, FlowKey},
     tracker,
 };
@@ -213,8 +214,9 @@ pub trait Packet: tracker::Segment {
     fn only_look(&mut self, dry: bool);
     /// Count new frames by class, unless `on` is 0: [`crate::cpu::Counted::classes`].
     fn classify(&mut self, on: u8);
-    /// [`crate::stream::heartbeat::at`], with what the control frame at offset `at` is.
-    fn heartbeat(&self, at: u32, what: u32);
+    /// Measure the heartbeat of which the control frame at offset `at` is a part: `what` it is, see
+    /// [`crate::stream::heartbeat`].
+    fn heartbeat(&self, at: u32, what: u32, flow: &mut Flow);
     /// Copy `len` bytes of payload from `at` on. `false` when the packet does not hold them.
     ///
     /// # Safety

@@ -8,6 +8,7 @@
 use core::hint::black_box;
 
 use ws_guard_common::{
+    flow::Flow,
     frame::{Header, Violations},
     record::Record,
     tracker,
@@ -17,6 +18,7 @@ use crate::{
     cpu,
     packet::{self, Packet, Segment, checksum},
     report::{self, Side},
+    stream::heartbeat,
 };
 
 /// Bytes per copy.
@@ -55,7 +57,7 @@ pub trait Hook {
     /// [`acknowledge_less`], likewise.
     fn acknowledge_less(&self, less: u32) -> u32;
     /// [`crate::stream::heartbeat::at`], likewise.
-    fn heartbeat(&self, at: u32, what: u32);
+    fn heartbeat(&self, at: u32, what: u32, generation: u32) -> u32;
     /// Add one to the byte at `offset` of the packet. `false` when the packet does not hold it.
     fn raise(&self, offset: u32) -> bool;
     /// Fix the TCP checksum after the sum of the segment's 16-bit words grew by `added`.
@@ -283,8 +285,8 @@ impl<H: Hook> Packet for Payload<H> {
     }
 
     #[inline(always)]
-    fn heartbeat(&self, at: u32, what: u32) {
-        self.hook.heartbeat(at, what);
+    fn heartbeat(&self, at: u32, what: u32, flow: &mut Flow) {
+        heartbeat::count(flow, what, self.hook.heartbeat(at, what, flow.generation));
     }
 
     #[inline(always)]

@@ -194,14 +194,19 @@ extern "C" fn ws_guard_acknowledge_less_skb(ctx: *mut __sk_buff, less: u32) -> u
 
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_heartbeat_skb(ctx: *mut __sk_buff, at: u32, what: u32) -> u32 {
-    heartbeat::at(&Skb(ctx), at, what)
+extern "C" fn ws_guard_heartbeat_skb(
+    ctx: *mut __sk_buff,
+    at: u32,
+    what: u32,
+    generation: u32,
+) -> u32 {
+    heartbeat::at(&Skb(ctx), at, what, generation)
 }
 
 impl Hook for Skb {
     #[inline(always)]
-    fn heartbeat(&self, at: u32, what: u32) {
-        heartbeat::count(what, ws_guard_heartbeat_skb(self.0, at, what));
+    fn heartbeat(&self, at: u32, what: u32, generation: u32) -> u32 {
+        ws_guard_heartbeat_skb(self.0, at, what, generation)
     }
 
     #[inline(always)]

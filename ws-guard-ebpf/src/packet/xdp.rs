@@ -77,14 +77,14 @@ extern "C" fn ws_guard_acknowledge_less_xdp(ctx: *mut xdp_md, less: u32) -> u32 
 
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_heartbeat_xdp(ctx: *mut xdp_md, at: u32, what: u32) -> u32 {
-    heartbeat::at(&Xdp(ctx), at, what)
+extern "C" fn ws_guard_heartbeat_xdp(ctx: *mut xdp_md, at: u32, what: u32, generation: u32) -> u32 {
+    heartbeat::at(&Xdp(ctx), at, what, generation)
 }
 
 impl Hook for Xdp {
     #[inline(always)]
-    fn heartbeat(&self, at: u32, what: u32) {
-        heartbeat::count(what, ws_guard_heartbeat_xdp(self.0, at, what));
+    fn heartbeat(&self, at: u32, what: u32, generation: u32) -> u32 {
+        ws_guard_heartbeat_xdp(self.0, at, what, generation)
     }
 
     #[inline(always)]

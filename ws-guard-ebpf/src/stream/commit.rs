@@ -57,11 +57,8 @@ fn take_over(
     let pings = state.walk.pings;
     let passed = if pings < state.walk.budget { pings } else { state.walk.budget };
     state.counted.passed = passed;
-    // Headers beyond the room are retransmitted after the server has acknowledged others.
-    if !trail::fits(flow, state) && context.enforces() {
-        return false;
-    }
-    let (mut committed, mut lost) = (false, false);
+    trail::shorten(flow, state);
+    let (mut committed, mut lost, mut latest) = (false, false, trail::Latest::default());
     locked(flow, |flow| {
         // Segments that another CPU keeps out of order meanwhile are not judged yet.
         let judged = (flow.held == 0) | (state.gap.copy != 0);
@@ -71,12 +68,15 @@ fn take_over(
             judged & !elsewhere & (flow.client == state.known) & (flow.state == flow::state::OPEN);
         if stands {
             take(flow, state, passed);
-            trail::take(flow, state);
+            latest = trail::take(flow, state);
             flow.last_ns = context.now;
             lost = flow.state != flow::state::OPEN;
             committed = true;
         }
     });
+    if committed {
+        trail::complete(state, latest);
+    }
     if lost {
         report::count(Counter::FlowsUnsynced);
     }

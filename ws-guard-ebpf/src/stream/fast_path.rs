@@ -7,7 +7,7 @@ use ws_guard_common::{
     flood::{Class, Counts},
     flow::{Flow, state},
     frame::{self, Header},
-    maps::Counter,
+    maps::{Counter, action},
     record::{self, Record},
     source::millis,
     tracker::{Tracker, Walk},
@@ -21,7 +21,7 @@ use crate::{
     maps::locked,
     packet::{Packet, Segment},
     report,
-    stream::{commit::take_back, heartbeat, trail},
+    stream::{heartbeat, trail},
 };
 
 /// Result of the fast path in one word: bits, and above them the offset of a ping's first byte.
@@ -40,8 +40,10 @@ pub mod came_to {
     pub const FITS_CONNECTION: u32 = 1 << 3;
     /// The frame is a PONG.
     pub const PONG: u32 = 1 << 4;
+    /// The ping is committed as defused: it seems to be over the limit.
+    pub const DEFUSED: u32 = 1 << 5;
     /// From this bit on: payload offset of the ping's or the pong's first byte.
-    pub const AT: u32 = 5;
+    pub const AT: u32 = 6;
 }
 
 /// Commit the segment if it is of the common kind.
@@ -53,7 +55,9 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> u32 {
-    let start = flow.client;
+    let Some(start) = flow.client.between() else {
+        return came_to::NOTHING;
+    };
     let mut walk = Walk::new(start, &start, context.segment.seq, context.segment.len);
     let packet = payload(context.segment);
     let is_record = LIMITS && start.in_records();
@@ -65,19 +69,21 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     let now_ms = millis(context.now);
     let classes = if LIMITS { class_of(context, &start, &walk, word) } else { Counts::default() };
     let share = Rate { limit: context.policy.share, ..context.policy.rate };
-    let mut fits = 0;
+    let enforces = context.policy.action != action::OBSERVE;
+    let (mut fits, mut passed) = (0, walk.pings);
     let mut committed = false;
     let trace = Trace::new(&start, word);
-    // Before the commit: no other CPU may read the trail without this header.
     let (enters, mut trail) = (flow.trail != 0 || flow.room() == 0, 0);
     if enters {
-        if !trail::enter(context.now, 0) {
+        let Some(entered) = trail::enter_one(context.now) else {
             return came_to::NOTHING;
-        }
-        trail = trail::leave_one(trace);
+        };
+        trail = entered;
     }
+    let mut latest = trail::Latest::default();
     locked(flow, |flow| {
-        let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
+        let mut stands =
+            (flow.held == 0) & flow.client.is_still(&start) & (flow.state == state::OPEN);
         stands &= if trail == 0 { flow.trail == 0 } else { true };
         if LIMITS && stands {
             let (limits, mut window) = (&context.policy.class_limits, flow.classes);
@@ -91,20 +97,29 @@ pub fn pass<P: Packet, const LIMITS: bool>(
             if is_ping {
                 let fits_share = (share.limit > 0 && flow.window.has_room(now_ms, share)) as u32;
                 let kept = flow.charge(now_ms, context.policy.connection_rate, 1);
-                fits = fits_share * came_to::FITS_SHARE + kept * came_to::FITS_CONNECTION;
+                // So that the flow's lock need not be taken again where a flood goes on.
+                let defused =
+                    (enforces & flow.is_over_limit(context.now)) as u32 & (fits_share ^ 1);
+                passed = defused ^ 1;
+                fits = fits_share * came_to::FITS_SHARE
+                    + kept * came_to::FITS_CONNECTION
+                    + defused * came_to::DEFUSED;
             }
-            flow.commit(&start, &walk, walk.pings);
+            flow.commit_one(&walk, passed);
             flow.last_ns = context.now;
             committed = true;
             if trail == 0 {
                 flow.trace_one(trace);
             } else {
-                flow.trail = trail as u16;
-                flow.take_traces(1);
+                latest = trail::take_in(flow, trail, 1);
             }
         }
     });
     if enters {
+        // Before this CPU leaves it: no other one may read the trail without this header.
+        if committed && trail != 0 {
+            trail::put_latest(trace, latest);
+        }
         trail::leave();
     }
     if !committed {
@@ -166,20 +181,37 @@ pub fn ping<P: Packet>(
     let most = (ping & came_to::FITS_CONNECTION != 0) as u32;
     let answer = charge::charge_one(context, flow, share, most);
     let at = ping >> came_to::AT;
-    if answer & (charge::KEPT | charge::OBSERVED) != 0 {
-        payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS);
+    let passes = answer & (charge::KEPT | charge::OBSERVED) != 0;
+    if passes == (ping & came_to::DEFUSED != 0) {
+        correct(flow, context.segment, at, passes);
+    }
+    if passes {
+        payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS, flow);
         return Verdict::Pass;
     }
-    let seq = context.segment.seq.wrapping_add(at);
-    take_back(flow, 1, seq, seq.wrapping_add(1));
     if answer & charge::DROP != 0 {
         return Verdict::Drop;
     }
-    report::count(Counter::Defused);
+    if let Some(counters) = report::counters() {
+        counters.events[Counter::Defused as usize] += 1;
+        counters.events[Counter::Rewritten as usize] += 1;
+    }
     let mut packet = payload(context.segment);
     packet.defuse(at);
     let odd = (context.segment.payload + at - context.segment.tcp) & 1;
     packet.fix_checksum(context.segment, 1 - odd, odd);
-    report::count(Counter::Rewritten);
     Verdict::Pass
+}
+
+/// Correct the flow, which took the one ping for one that is passed on, or is not.
+#[inline(never)]
+fn correct(flow: &mut Flow, segment: &Segment, at: u32, passes: bool) {
+    let (from, end) = (segment.seq.wrapping_add(at), segment.seq.wrapping_add(segment.len));
+    locked(flow, |flow| {
+        if passes {
+            flow.give_back(from, end);
+        } else {
+            flow.take_back(1, from, end);
+        }
+    });
 }

@@ -79,6 +79,13 @@ pub fn enter(now: u64, len: u32) -> bool {
     ws_guard_trail_enter(now, len) != 0
 }
 
+/// The same for a segment of one header: the number of the trail plus 1, 0 where the flow has the traces
+/// itself.
+#[inline(always)]
+pub fn enter_one(now: u64) -> Option<u32> {
+    ws_guard_trail_enter(now, 0).checked_sub(1)
+}
+
 /// [`enter`], as a global function, like those below: the verifier checks each once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -140,12 +147,12 @@ extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
         release(trail);
         return 0;
     }
-    state.traces.trail = index + 1;
+    state.traces.trail = number;
     if flow.traces as u32 > trail::TRACES / 2 {
         prune(flow, trail);
     }
     (state.traces.next, state.traces.room) = (flow.next_trace, flow.trail_room());
-    1
+    1 + number
 }
 
 /// Acquire one of the trails that the flow may take, and return its number plus 1; 0 where others have
@@ -317,16 +324,16 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
     0
 }
 
-/// Keep this trace for the commit: in the trail, or in this CPU's state.
+/// Keep this trace for the commit: in this CPU's state, and in the trail as far as there is room.
 /// In line: the callers have no stack frame left for one more.
 #[inline(always)]
 fn keep(trace: Trace) {
-    if let Some((state, trail)) = entered() {
-        if state.traces.left < state.traces.room {
-            trail.put(state.traces.next.wrapping_add(state.traces.left), trace);
-        }
-        state.traces.left = state.traces.left.wrapping_add(1);
-    } else if let Some(state) = cpu::resume() {
+    if let Some((state, trail)) = entered()
+        && state.traces.left < state.traces.room
+    {
+        trail.put(state.traces.next.wrapping_add(state.traces.left), trace);
+    }
+    if let Some(state) = cpu::resume() {
         let last = RING as u32 - 1;
         let at = if state.traces.left < last { state.traces.left } else { last };
         // Masked where the verifier sees it.
@@ -343,44 +350,67 @@ pub fn looks(looks: bool) {
     }
 }
 
-/// Leave this trace, of a segment's only header, in the [entered](enter) trail. It counts once the
-/// segment is committed. Returns the trail's number plus 1, or 0 without room in one.
-#[inline(always)]
-pub fn leave_one(trace: Trace) -> u32 {
-    ws_guard_trace(trace.seq, trace.mark, trace.word)
+/// Place of a committed segment's latest trace in the [entered](enter) trail.
+#[derive(Clone, Copy, Default)]
+pub struct Latest {
+    /// Its number.
+    at: u32,
+    /// Whether it takes another one's place there.
+    full: bool,
 }
 
-/// [`leave_one`].
+/// Commit `count` traces in the trail of that number plus 1, under the flow's lock.
+#[inline(always)]
+pub fn take_in(flow: &mut Flow, trail: u32, count: u32) -> Latest {
+    // An acknowledgement may have freed it meanwhile.
+    flow.trail = trail as u16;
+    let full = flow.take_traces(count);
+    Latest { at: flow.next_trace.wrapping_sub(1), full }
+}
+
+/// Put the trace of a committed segment into the entered trail.
+#[inline(always)]
+pub fn put_latest(trace: Trace, Latest { at, full }: Latest) {
+    ws_guard_trail_put(trace.seq, trace.mark, trace.word, at, full.into());
+}
+
+/// [`put_latest`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
-    keep(Trace { seq, mark, word });
-    let Some(state) = cpu::resume() else {
-        return 0;
-    };
-    if state.traces.left <= state.traces.room { state.traces.trail } else { 0 }
+extern "C" fn ws_guard_trail_put(seq: u32, mark: u32, word: u32, at: u32, full: u32) -> u32 {
+    if let (Some((_, trail)), Some(flow)) = (entered(), flow()) {
+        if full != 0 {
+            trail::give_way(trail, at, flow.client.flags);
+        }
+        trail.put(at, Trace { seq, mark, word });
+    }
+    0
 }
 
-/// Check whether there is room for the walk's traces; those to be kept in the flow are shortened to it.
+/// Room for the walk's traces.
 #[inline(always)]
-pub fn fits(flow: &Flow, state: &State) -> bool {
-    if state.traces.trail != 0 {
-        return state.traces.left <= state.traces.room;
+fn room(flow: &Flow, state: &State) -> u32 {
+    match (state.traces.trail, state.rewind.replaces) {
+        (0, 0) => flow.room(),
+        // Bytes that replace all others have all of it.
+        (0, _) => RING as u32,
+        _ => state.traces.room,
     }
-    // Bytes that replace all others have all the room.
-    let room = if state.rewind.replaces == 0 { flow.room() } else { RING as u32 };
+}
+
+/// Shorten the walk's traces to the room for them.
+#[inline(always)]
+pub fn shorten(flow: &Flow, state: &State) {
+    let room = room(flow, state);
     if state.traces.left > room || state.traces.many != 0 {
         ws_guard_trail_shorten(room, 0);
     }
-    true
 }
 
-/// Shorten those of the walk through the copy, if they are to be kept in the flow.
+/// Shorten those of the walk through the copy.
 #[inline(always)]
 pub fn shorten_kept(flow: &Flow, state: &State) {
-    if state.traces.trail == 0 {
-        ws_guard_trail_shorten(flow.room(), 1);
-    }
+    ws_guard_trail_shorten(room(flow, state), 1);
 }
 
 /// Shorten the traces of the walk, or of the walk through the copy.
@@ -393,20 +423,44 @@ extern "C" fn ws_guard_trail_shorten(room: u32, kept: u32) -> u32 {
             0 => (&state.start, state.walk.end()),
             _ => (&state.gap.start, state.gap.walk.end()),
         };
-        state.traces.left = flow.shorten(&mut state.traces.kept, counts, many, start, end);
+        let count = flow.shorten(&mut state.traces.kept, counts, many, start, end);
+        if count < state.traces.left {
+            state.traces.left = count;
+            replace();
+        }
     }
     0
 }
 
-/// Commit the traces of a walk that is committed, under the flow's lock.
+/// Replace the traces in the entered trail with those that are left of them: one or two.
 #[inline(always)]
-pub fn take(flow: &mut Flow, state: &State) {
-    if state.traces.trail != 0 {
-        // An acknowledgement may have freed it meanwhile.
-        flow.trail = state.traces.trail as u16;
-        flow.take_traces(state.traces.left);
-    } else {
+fn replace() {
+    if let Some((state, trail)) = entered() {
+        let mut i = 0;
+        while i < 2 {
+            if i < state.traces.room {
+                trail.put(state.traces.next.wrapping_add(i), state.traces.kept[i as usize]);
+            }
+            i += 1;
+        }
+    }
+}
+
+/// Commit the traces of a walk that is committed, under the flow's lock; [`complete`] is to follow.
+#[inline(always)]
+pub fn take(flow: &mut Flow, state: &State) -> Latest {
+    if state.traces.trail == 0 {
         flow.trace_all(&state.traces.kept, state.traces.left);
+        return Latest::default();
+    }
+    take_in(flow, state.traces.trail, state.traces.left)
+}
+
+/// Put the one trace of a committed walk into a trail that was full before.
+#[inline(always)]
+pub fn complete(state: &State, latest: Latest) {
+    if state.traces.trail != 0 && state.traces.room == 0 && state.traces.left == 1 {
+        put_latest(state.traces.kept[0], latest);
     }
 }
 

@@ -37,8 +37,9 @@ struct Change {
 /// Treatment of the old map's entries.
 #[derive(Clone, Copy)]
 enum Entries {
-    /// Entries that last for a handshake are dropped.
-    /// The successor starts empty, and requests in progress count as unseen.
+    /// Entries that last for a handshake or a heartbeat are dropped.
+    /// The successor starts empty: requests in progress count as unseen, and pings that wait for their
+    /// pongs are not measured.
     Dropped,
     Read(Reader),
 }
@@ -51,14 +52,15 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 /// ping's time has been replaced by [`ws_guard_common::flow::Flow::ended`], which no such time
 /// equals, and by `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the
 /// heartbeats of all servers together remain unread. [`name::MIDSTREAM`] is new, and replaces
-/// `STRANGERS`. Schema 14 has traces in [`name::FLOWS`] where checkpoints were:
+/// `STRANGERS`. Schema 15 has traces in [`name::FLOWS`] where checkpoints were:
 /// [`ws_guard_common::flow::Flow::adopt`].
-const CHANGES: [Change; 6] = [
+const CHANGES: [Change; 7] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
     Change { map: name::BEGINNINGS, since: 13, entries: Entries::Dropped },
     Change { map: name::SYNS, since: 13, entries: Entries::Dropped },
     Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
+    Change { map: name::HEARTBEATS, since: 14, entries: Entries::Dropped },
     Change { map: name::HELD, since: 13, entries: Entries::Read(held_of_12) },
 ];
 

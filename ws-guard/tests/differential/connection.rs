@@ -384,7 +384,7 @@ impl Connection {
         self.history.push(format!("{forged:?} at {}", self.offset(seq)));
         let mut packet = self.packet(seq, payload);
         let drops = match forged {
-            Forged::Rst(_) => { *flow }.hear_reset(seq, packet.ack) == Reset::Forged,
+            Forged::Rst(_) => { *flow }.hear_reset(seq, 0, packet.ack) == Reset::Forged,
             // Of the bytes that the server has.
             Forged::Fin(bytes) => bytes < -1,
             _ => true,
@@ -411,13 +411,13 @@ impl Connection {
         }
         let flow = &mut self.host.flow;
         match forged {
-            Forged::Rst(_) if flow.hear_reset(seq, packet.ack) == Reset::Closed => {
+            Forged::Rst(_) if flow.hear_reset(seq, 0, packet.ack) == Reset::Closed => {
                 // The time since it ended counts from here.
                 (self.latest, self.rested) = (Instant::now(), false);
             }
             Forged::Fin(_) => {
                 flow.hear_fin(seq);
-                flow.client_ack = packet.ack;
+                flow.client_ack = if passes { packet.ack } else { flow.client_ack };
             }
             _ => {}
         }

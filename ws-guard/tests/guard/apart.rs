@@ -265,7 +265,13 @@ fn the_daemons_death_ends_its_process() -> Result<()> {
     // The next daemon listens on the same port.
     guard.restart()?;
     let second = child(&guard)?.context("a process")?;
-    ensure!(first != second && fields(Path::new(&format!("/proc/{first}/status"))).is_err());
+    ensure!(first != second, "the same process");
+    // Its new parent may be slow to collect it.
+    let status = format!("/proc/{first}/status");
+    eventually("the first process ends", || {
+        let state = fields(Path::new(&status)).ok().and_then(|mut fields| fields.remove("State"));
+        Ok(state.is_none_or(|state| state.starts_with('Z')))
+    })?;
     let mut client = connect(&pair)?;
     round_trip(&mut client, "echo")?;
     client.close()?;

@@ -9,10 +9,16 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData, MapInfo};
 use ws_guard::guard::{AttachMode, GuardError, Maps, unload};
-use ws_guard_common::maps::{Counter, Policy, SCHEMA_VERSION, name};
+use ws_guard_common::{
+    flow::limited,
+    maps::{Counter, FlowKey, Policy, SCHEMA_VERSION, action, name, program},
+    window::Rate,
+};
 use ws_guard_testkit::{
+    frame::{Frame, encode},
     netns::{INTERFACE, Pair, PairOptions},
     older::{self, Older},
+    packets::{Connection, SWITCHING},
 };
 
 use crate::{PORT, PinDir, counter, takeover::connect_until};
@@ -95,6 +101,44 @@ fn an_earlier_schema_is_taken_over_with_its_counters() -> Result<()> {
     needs_root!();
     needs_tcx!();
     older::schemas()?.into_iter().try_for_each(gap_in_packets)
+}
+
+/// Programs without [`ws_guard_common::flow::Flow::limited`] leave its place 0, also where a connection exceeds a
+/// limit, so that it counts as unknown.
+fn leaves_no_mark(schema: u32) -> Result<()> {
+    let pins = PinDir::new();
+    let mut older = pins.older(schema)?;
+    let rate = Rate::new(5, 3_600_000, 4).ok().context("a rate")?;
+    let action = action::DEFUSE;
+    older.programs.set_policy(Policy { generation: 2, rate, action, ..Policy::default() })?;
+    let connection = Connection {
+        client: "10.1.0.1:4711".parse()?,
+        server: ([10, 1, 0, 2], PORT).into(),
+        client_seq: 1000,
+        server_seq: 77,
+    };
+    let key = FlowKey::new(connection.client, connection.server);
+    let programs = &mut older.programs;
+    programs.run(program::TC_EGRESS, &connection.accepted().build()?)?;
+    programs.run(program::XDP_INGRESS, &connection.request().build()?)?;
+    programs.run(program::TC_EGRESS, &connection.answer(SWITCHING).build()?)?;
+    for n in 0..20 {
+        let ping = encode(&[Frame::ping("")]);
+        programs.run(program::XDP_INGRESS, &connection.from_client(n * 6, ping).build()?)?;
+        programs.run(program::TC_EGRESS, &connection.from_server(0, n * 6, "").build()?)?;
+        let flow = programs.flow(key)?.context("no flow")?;
+        ensure!((flow.limited, flow.near_scale) == (limited::UNKNOWN, 0), "{flow:?}");
+        ensure!((flow.over_until != 0) == (n >= 5), "ping {n}: {flow:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_of_earlier_schemas_count_as_unknown() -> Result<()> {
+    needs_root!();
+    older::schemas()?
+        .into_iter()
+        .try_for_each(|schema| leaves_no_mark(schema).with_context(|| format!("schema {schema}")))
 }
 
 /// Pin a map that no daemon could use.

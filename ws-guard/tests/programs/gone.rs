@@ -67,11 +67,26 @@ fn flows() -> Vec<Case> {
         paced(ended(taken("a RST that comes with a SYN"), TAKEN, RST | SYN), 0),
         paced(ended(announced("payload behind a RST"), TAKEN + 100, RST), TAKEN + 5000),
         paced(ended(under_way("a RST before the delayed acknowledgement"), TAKEN + 22, RST), 0),
-        paced(ended(taken("a RST past what it waits for"), TAKEN + 1000, RST), 0),
+        paced(ended(taken("a RST past what is in flight"), TAKEN + 1000, RST), 0),
+        free(
+            taken("a RST with data, from in front of what it waits for")
+                .client_at(TAKEN - 2, [0; 3])
+                .with(|packet| packet.flags = RST)
+                .dropped(),
+            0,
+        )
+        .counts(&[(DroppedForged, 1)]),
+        free(
+            ended(taken("a FIN that acknowledges too little"), TAKEN, FIN | ACK)
+                .with(|packet| packet.ack = packet.ack.wrapping_sub(70_000))
+                .dropped(),
+            0,
+        )
+        .counts(&[(DroppedForged, 1)]),
         paced(ended(taken("and a byte in front"), TAKEN - 1, RST), 0),
         free(ended(taken("old bytes behind a RST that the server ignores"), TAKEN - 2, RST), 0),
         free(
-            ended(taken("a RST that acknowledges less than the client has"), TAKEN + 1000, RST)
+            ended(taken("a RST that acknowledges less than the client has"), TAKEN + 1, RST)
                 .with(|packet| packet.ack = packet.ack.wrapping_sub(1))
                 .dropped(),
             0,
@@ -106,16 +121,27 @@ fn other_ends() -> Vec<Case> {
         flow.last_ns -= u64::from(LINGER_MS) * 1_000_000;
         flow.server_ms = flow.server_ms.wrapping_sub(LINGER_MS);
     };
+    let almost = |flow: &mut ws_guard_common::flow::Flow| {
+        flow.server_ms = flow.server_ms.wrapping_sub(LINGER_MS - 1000);
+    };
     vec![
         paced(ended(finished("both have sent a FIN"), TAKEN, FIN | ACK), 0),
         paced(server(ended(taken("the client first"), TAKEN, FIN | ACK), FIN), 0),
         paced(finished("a server's FIN, and five seconds of silence").flow(silent), 0),
+        paced(
+            finished("over before it takes more")
+                .flow(silent)
+                .server(TAKEN + 1, [])
+                .with(|packet| packet.seq = packet.seq.wrapping_add(1)),
+            1,
+        ),
         free(
             finished("which the server breaks by reading on")
                 .client(text("more"))
-                .flow(silent)
+                .flow(almost)
                 .server(TAKEN + 5, [])
-                .with(|packet| packet.seq = packet.seq.wrapping_add(1)),
+                .with(|packet| packet.seq = packet.seq.wrapping_add(1))
+                .flow(almost),
             0,
         ),
         paced(
@@ -123,9 +149,27 @@ fn other_ends() -> Vec<Case> {
                 .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
             0,
         ),
-        free(
-            server(taken("one of another connection"), RST)
+        paced(
+            server(taken("or before it"), RST)
                 .with(|packet| packet.seq = packet.seq.wrapping_add(1 << 29)),
+            0,
+        ),
+        case("the server's FIN with its 101, and the client's")
+            .request()
+            .answer(SWITCHING)
+            .with(|packet| packet.flags |= FIN)
+            .client(text("x"))
+            .with(|packet| packet.ack = packet.ack.wrapping_add(1))
+            .client([])
+            .with(|packet| {
+                (packet.flags, packet.ack) = (FIN | ACK, packet.ack.wrapping_add(1));
+            })
+            .counts(&[(DroppedForged, 0)]),
+        paced(finished("other bytes of the server behind its FIN").server(TAKEN, [0x82, 0]), 0),
+        paced(
+            finished("or those that the client has acknowledged")
+                .server(TAKEN, SWITCHING)
+                .with(|packet| packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32)),
             0,
         ),
         paced(server(fin_in_front("a FIN in front of the answer, and the server's"), FIN), 0),

@@ -26,9 +26,9 @@ pub struct Args {
     /// Rounds; each measures every row once, and the median counts
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Measure only rows whose name contains this
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    row: String,
+    /// Measure only rows whose name contains this; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    row: Vec<String>,
     /// Take this object instead of a fresh build
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
@@ -44,7 +44,9 @@ pub fn main(args: Args) -> Result<()> {
     let [_, last] = cpus::ends()?;
     cpus::stay_on(last)?;
     let rows = rows::rows();
-    let wanted: Vec<&Row> = rows.iter().filter(|row| row.name.contains(&args.row)).collect();
+    let all = args.row.is_empty();
+    let wants = |row: &&Row| all || args.row.iter().any(|text| row.name.contains(text));
+    let wanted: Vec<&Row> = rows.iter().filter(wants).collect();
     if wanted.is_empty() {
         bail!("no row's name contains {:?}: leave --row out to see them all", args.row);
     }

@@ -601,29 +601,37 @@ fn a_connection_is_gone_once_the_server_may_have_forgotten_it() {
         (498, known, true, false),
         (5000, known, true, true),
         (5000, known.wrapping_sub(1 << 30), false, false),
-        (500 + FAR, known, true, false),
+        (2 * FAR, known, false, false),
+        (800, known.wrapping_sub(80), true, true),
+        (800, known.wrapping_sub(CLOSE + 1), false, false),
     ] {
         let mut reset = begun();
-        assert_eq!(reset.end_by_client(at(seq), ack, true), passes, "{seq}");
+        assert_eq!(reset.end_by_client(at(seq), 0, ack, true), passes, "{seq}");
         assert_eq!((reset.is_gone(1000), reset.unread != 0), (gone, gone), "{seq}");
     }
+    let mut overlaps = begun();
+    assert!(!overlaps.end_by_client(at(498), 3, known, true), "a RST with data");
+    assert!(
+        !begun().end_by_client(at(1000), 0, known.wrapping_sub(1 << 30), false),
+        "nor such a FIN"
+    );
     let mut ended = begun();
-    ended.end_by_server(known, false);
+    ended.end_by_server(known, false, 1000);
     assert_eq!(ended.ends(), hidden::SERVER_FIN);
     assert!(!ended.is_gone(5000) && !ended.acknowledge(at(500), 100, WINDOW, false, 1));
     assert!(ended.acknowledge(at(600), 100, WINDOW, false, 1), "it reads what its client sends");
     assert!(ended.is_gone(6000), "and for long no more");
     let mut closed = begun();
-    closed.end_by_server(known, false);
-    closed.end_by_server(known.wrapping_add(1 << 29), true);
+    closed.end_by_server(known, false, 1000);
+    closed.end_by_server(known.wrapping_add(1 << 29), true, 1000);
     assert!(closed.is_gone(1000), "its RST answers any number");
     let mut both = begun();
-    assert!(both.end_by_client(at(1000), known, false) && !both.is_gone(1000));
-    both.end_by_server(known, false);
+    assert!(both.end_by_client(at(900), 100, known, false) && !both.is_gone(1000));
+    both.end_by_server(known, false, 1000);
     assert!(both.is_gone(1000));
     let mut reset = begun();
-    reset.end_by_server(known.wrapping_add(1), true);
+    reset.end_by_server(known.wrapping_add(1), true, 1000);
     assert!(!reset.is_gone(1000), "no connection's");
-    reset.end_by_server(known.wrapping_sub(10), true);
+    reset.end_by_server(known.wrapping_sub(10), true, 1000);
     assert!(reset.is_gone(1000));
 }

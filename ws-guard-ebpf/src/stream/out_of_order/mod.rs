@@ -376,6 +376,7 @@ fn end_cut(context: &Context, flow: &mut Flow) -> bool {
         return false;
     };
     trail::shorten_kept(flow, state);
+    let mut latest = trail::Latest::default();
     let follows = locked(
         flow,
         #[inline(always)]
@@ -385,7 +386,7 @@ fn end_cut(context: &Context, flow: &mut Flow) -> bool {
             let follows = (flow.held != 0) & !elsewhere & (flow.client == state.gap.start);
             if follows {
                 flow.commit(&state.gap.start, &state.gap.walk, state.gap.walk.pings);
-                trail::take(flow, state);
+                latest = trail::take(flow, state);
             }
             follows
         },
@@ -393,6 +394,7 @@ fn end_cut(context: &Context, flow: &mut Flow) -> bool {
     if !follows {
         return false;
     }
+    trail::complete(state, latest);
     if state.gap.walk.tracker.resume() != state.gap.start.resume() {
         count(context, &state.gap.walk, &state.gap.start);
     }

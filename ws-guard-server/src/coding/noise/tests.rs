@@ -97,6 +97,8 @@ fn messages_there_and_back_in_all_sizes() {
 
 #[test]
 fn long_messages_take_turns_and_come_to_the_same() {
+    // A turn that is not over takes another whole part. On a slow machine the clock ends it earlier.
+    const MOST: usize = 2 * MAX_NOISE;
     let payload = "a text that is longer than a turn; ".repeat(30_000);
     for compression in [false, true] {
         let mut server = server(compression);
@@ -111,7 +113,7 @@ fn long_messages_take_turns_and_come_to_the_same() {
             in_turns(|turn| opening.go_on(coding, payload.len(), turn).unwrap())
         });
         assert_eq!(opened, Opened::Message(text(&payload)));
-        assert!(turns >= payload.len() / MAX_NOISE, "{turns} turns");
+        assert!(turns >= payload.len() / MOST, "{turns} turns");
         let (sealed, turns) = server.coding(|coding| {
             let (mut sealing, message) = (Sealing::default(), text(&payload));
             in_turns(|turn| match sealing.go_on(coding, &message, turn) {
@@ -119,7 +121,7 @@ fn long_messages_take_turns_and_come_to_the_same() {
                 Poll::Ready(sealed) => Some(sealed.unwrap()),
             })
         });
-        assert!(turns >= payload.len() / MAX_NOISE, "{turns} turns");
+        assert!(turns >= payload.len() / MOST, "{turns} turns");
         let (kind, mut back) = read(&mut client, &sealed.payload).unwrap();
         if compression {
             back = snappy::decompress(&back, payload.len()).unwrap().into();
