@@ -16,7 +16,7 @@ use crate::{
     record::Record,
     seq::later,
     tracker::{Segment, Step, Tracker, Walk},
-    trail::{TRACES, Trace, Traces, Trail, give_way},
+    trail::{Trace, Traces, Trail, give_way, is_worth_pruning},
 };
 
 /// Budget for a client's pings: a source's limit, or none for a capture.
@@ -213,7 +213,8 @@ impl Replay {
     fn make_room(&mut self, len: u32) {
         let flow = &mut self.flow;
         let (first, count) = (flow.first_trace(), flow.traces as u32);
-        let is_short = flow.needs_trail(len) || flow.trail != 0 && count > TRACES / 2;
+        let is_short =
+            flow.needs_trail(len) || flow.trail != 0 && is_worth_pruning(&self.trail, flow);
         if is_short {
             let acked = match flow.trail {
                 0 => flow.before(first, count, flow.acked),

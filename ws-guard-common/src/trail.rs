@@ -12,6 +12,7 @@
 use crate::{
     flow::Flow,
     frame::{self, MAX_HEADER},
+    ledger::RING,
     maps::FlowKey,
     record,
     seq::before,
@@ -331,6 +332,14 @@ pub trait Traces {
         }
         found
     }
+}
+
+/// Check whether a trail is worth being searched for acknowledged traces: it is half full, and has at
+/// least as many of them as a flow has room for.
+#[inline(always)]
+pub fn is_worth_pruning(trail: &Trail, flow: &Flow) -> bool {
+    let oldest = trail.trace(flow.first_trace().wrapping_add(RING as u32)).seq;
+    flow.traces as u32 > TRACES / 2 && before(oldest, flow.acked)
 }
 
 /// Make room for another trace under number `i`, the latest: the one before it says where headers begin

@@ -148,7 +148,7 @@ extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
         return 0;
     }
     state.traces.trail = number;
-    if flow.traces as u32 > trail::TRACES / 2 {
+    if trail::is_worth_pruning(trail, flow) {
         prune(flow, trail);
     }
     (state.traces.next, state.traces.room) = (flow.next_trace, flow.trail_room());

@@ -4,7 +4,6 @@ use ws_guard_common::{
     flood::CLASSES,
     heartbeat::{WORDS, digest},
     maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
-    trail::TRACES,
     window::Rate,
 };
 use ws_guard_testkit::{
@@ -241,9 +240,6 @@ fn once(programs: &mut Programs, program: &str, packet: &Packet) -> Result<()> {
 
 fn measure(programs: &mut Programs, row: &Row, repeat: u32, acknowledges: bool) -> Result<u64> {
     let repeat = MOST.checked_div(row.limited).map_or(repeat, |most| repeat.min(most));
-    // What a trail has no room for is dropped until others are acknowledged.
-    let traced = row.counts(Counter::Frames) && !acknowledges;
-    let repeat = if traced { repeat.min(TRACES / 4 * 3) } else { repeat };
     let warm_up = repeat / 20 + 16;
     let (bytes, mut patch) = scene(programs, row)?;
     patch.batch = if acknowledges { BATCH } else { 0 };
