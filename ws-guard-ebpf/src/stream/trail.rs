@@ -147,7 +147,7 @@ extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
         release(trail);
         return 0;
     }
-    state.traces.trail = number;
+    (state.traces.trail, state.traces.many) = (number, 0);
     if trail::is_worth_pruning(trail, flow) {
         prune(flow, trail);
     }
