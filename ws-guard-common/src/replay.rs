@@ -62,7 +62,7 @@ pub enum Reason {
     /// It is past the cursor.
     Gap,
     /// It has provisional headers that are not traced, or more headers than there is room to trace.
-    NoCheckpoint,
+    Untraced,
     /// Its frames differ from the first transmission.
     Changed,
     /// A walk reached unreadable bytes.
@@ -180,7 +180,7 @@ impl Replay {
             Action::Walk => self.walk(self.flow.client, false, seq, payload, budget),
             Action::Rewalk => match self.stood_at(seq) {
                 Some(start) => self.rewalk(start, seq, payload, budget),
-                None => self.unless_observing(Reason::NoCheckpoint),
+                None => self.unless_observing(Reason::Untraced),
             },
             Action::Gap => {
                 self.flow.gaps += 1;
@@ -190,7 +190,7 @@ impl Replay {
                     Mode::Observe => Verdict::Pass,
                 }
             }
-            Action::Untraced => self.unless_observing(Reason::NoCheckpoint),
+            Action::Untraced => self.unless_observing(Reason::Untraced),
             Action::Search => self.search(seq, payload, budget),
         }
     }

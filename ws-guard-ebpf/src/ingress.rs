@@ -394,7 +394,7 @@ fn data<P: Packet>(
     let len = if is_gap { u32::MAX } else { segment.len };
     let verdict = match trail::enter(context.now, len) {
         true => stream(context, flow, plan, payload),
-        false => context.drop(Counter::DroppedNoCheckpoint),
+        false => context.drop(Counter::DroppedUntraced),
     };
     trail::leave();
     out_of_order::leave(flow);
@@ -414,7 +414,7 @@ fn stream<P: Packet>(
 ) -> Verdict {
     let mut outcome = match plan {
         Action::Rewalk => again(context, flow, payload),
-        Action::Untraced => return context.drop(Counter::DroppedNoCheckpoint),
+        Action::Untraced => return context.drop(Counter::DroppedUntraced),
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
         Action::Gap => return context.drop(Counter::DroppedGap),
         Action::Search => midstream::search(context, flow, payload),

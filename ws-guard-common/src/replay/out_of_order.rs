@@ -65,7 +65,7 @@ impl Replay {
             return Err(Reason::Changed);
         }
         if !self.flow.may_fill(region, self.traces.len() as u32) {
-            return Err(Reason::NoCheckpoint);
+            return Err(Reason::Untraced);
         }
         let kept = self.look(walk, first);
         if kept == Look::FAILED {

@@ -24,7 +24,7 @@ pub fn again<P: Packet>(
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
     if !trail::finds(later(context.segment.seq, flow.acked)) {
-        return context.drop(Counter::DroppedNoCheckpoint).into();
+        return context.drop(Counter::DroppedUntraced).into();
     }
     report::count(Counter::Rewalked);
     if !prepare(context, flow, payload) {
