@@ -23,7 +23,7 @@
 
 mod limits;
 
-pub use crate::ledger::{FLUSHED_NS, SETTLED_NS};
+pub use crate::ledger::{FLUSHED_NS, SETTLED_NS, STALLED_NS};
 use crate::{
     flood::ClassWindow,
     ledger::{Interval, RING},

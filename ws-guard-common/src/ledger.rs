@@ -10,7 +10,8 @@
 //! last of them.
 //!
 //! Other bytes count as new only with evidence that the server holds nothing unacknowledged in
-//! order: [`Flow::is_settled`].
+//! order: [`Flow::is_settled`]. A client whose retransmission cannot be judged would stall, so that its
+//! flow goes out of sync once nothing has passed for [`STALLED_NS`].
 //!
 //! The flow has room for [`RING`] traces; with more headers in flight they are in a
 //! [trail](crate::trail). Where that is full, or the flow has none and needs it, a segment with many
@@ -43,6 +44,10 @@ const FEW: u32 = 4;
 pub const SETTLED_NS: u64 = 1_000_000_000;
 /// Time after a segment of the server until those queued before it have arrived, ns.
 pub const FLUSHED_NS: u64 = 100_000_000;
+
+/// Time without a segment that passes after which a retransmission that cannot be judged puts its flow out
+/// of sync, ns: it is the fourth or fifth one of a TCP (RFC 6298, 5.5).
+pub const STALLED_NS: u64 = 3_000_000_000;
 
 /// Range of sequence numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +128,13 @@ impl Flow {
     #[inline(always)]
     pub fn is_covered_by(&self, seq: u32, end: u32) -> bool {
         self.held == 0 && !after(seq, self.acked) && !after(self.high, end)
+    }
+
+    /// Check whether the segment from `seq` to `end` has the byte that the server waits for. If it is refused
+    /// while nothing else passes, it comes again and again, and the client stalls.
+    #[inline(always)]
+    pub fn waits_for(&self, seq: u32, end: u32) -> bool {
+        !after(seq, self.acked) && after(end, self.acked)
     }
 
     /// Check whether the walk reaches the stream's current position, or continues from it.

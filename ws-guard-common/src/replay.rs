@@ -102,6 +102,8 @@ pub struct Replay {
     pub mode: Mode,
     /// [`Flow::is_settled`]; the caller has the clock.
     pub settled: bool,
+    /// Set: nothing has passed for [`flow::STALLED_NS`].
+    pub silent: bool,
     /// The client's violations by kind; a frame may count under several.
     pub by_kind: [u64; Violation::COUNT],
     /// The client's headers since the caller last took them, each once.
@@ -152,6 +154,7 @@ impl Replay {
             flow,
             mode,
             settled: false,
+            silent: false,
             by_kind,
             headers: Vec::new(),
             records: Vec::new(),
@@ -180,7 +183,7 @@ impl Replay {
             Action::Walk => self.walk(self.flow.client, false, seq, payload, budget),
             Action::Rewalk => match self.stood_at(seq) {
                 Some(start) => self.rewalk(start, seq, payload, budget),
-                None => self.unless_observing(Reason::Untraced),
+                None => self.refuse(Reason::Untraced, seq, payload.len()),
             },
             Action::Gap => {
                 self.flow.gaps += 1;
@@ -190,7 +193,7 @@ impl Replay {
                     Mode::Observe => Verdict::Pass,
                 }
             }
-            Action::Untraced => self.unless_observing(Reason::Untraced),
+            Action::Untraced => self.refuse(Reason::Untraced, seq, payload.len()),
             Action::Search => self.search(seq, payload, budget),
         }
     }
@@ -266,6 +269,15 @@ impl Replay {
             Mode::Observe => Verdict::Pass,
             Mode::Guard => Verdict::Drop(reason),
         }
+    }
+
+    /// The same of a retransmission. If the client would stall, its flow goes out of sync.
+    fn refuse(&mut self, reason: Reason, seq: u32, len: usize) -> Verdict {
+        let stalls = self.silent && self.flow.waits_for(seq, seq.wrapping_add(len as u32));
+        if stalls && self.mode == Mode::Guard {
+            self.flow.lose_step();
+        }
+        self.unless_observing(reason)
     }
 
     /// Walk new bytes from `start`, and commit the result.
@@ -360,6 +372,7 @@ impl Replay {
         };
         let passed = match self.run(&mut walk, Some(agrees), payload, budget) {
             Ok(passed) => passed,
+            Err(Reason::Changed) => return self.refuse(Reason::Changed, seq, payload.len()),
             Err(reason) => return self.unless_observing(reason),
         };
         let first = self.reached(&walk.tracker);

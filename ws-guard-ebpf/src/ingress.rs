@@ -39,7 +39,7 @@ use crate::{
         commit::{commit, count_walk, recommit, settle},
         fast_path::{self, came_to},
         heartbeat, midstream, out_of_order,
-        retransmit::again,
+        retransmit::{again, refuse},
         tls, trail,
         walk::Walker,
     },
@@ -414,7 +414,7 @@ fn stream<P: Packet>(
 ) -> Verdict {
     let mut outcome = match plan {
         Action::Rewalk => again(context, flow, payload),
-        Action::Untraced => return context.drop(Counter::DroppedUntraced),
+        Action::Untraced => return refuse(context, flow, Counter::DroppedUntraced),
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
         Action::Gap => return context.drop(Counter::DroppedGap),
         Action::Search => midstream::search(context, flow, payload),

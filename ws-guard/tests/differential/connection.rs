@@ -319,7 +319,7 @@ impl Connection {
             return Verdict::Pass;
         }
         let now = Instant::now();
-        if !self.rested && now - self.latest > PROMPT {
+        if now - self.latest > PROMPT {
             self.abandoned = Some(Abandoned::Stalled);
         }
         host.settled = self.rested;
