@@ -154,6 +154,9 @@ pub const ROOM: u32 = 4096;
 pub const OLDEST_ACK: u32 = 16 << 20;
 /// Distance of the furthest FIN from what the server waits for: more than windows are large.
 const FURTHEST: u32 = 64 << 20;
+/// Distance of the furthest data from what the server has acknowledged: more than windows are large. All
+/// that the flow remembers is within 2^31 bytes then, the half of sequence numbers that can be compared.
+pub const FURTHEST_DATA: u32 = 1 << 29;
 /// [`OLDEST_ACK`] before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
 /// The value of the flow table.
@@ -410,6 +413,13 @@ impl Flow {
         !after(ack, self.server_high) && !before(ack, self.oldest_ack)
     }
 
+    /// Check whether data at `seq` is further from what the server has acknowledged than any window reaches:
+    /// the server discards it.
+    #[inline(always)]
+    pub const fn is_out_of_reach(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.acked) as i32 > FURTHEST_DATA as i32
+    }
+
     /// Take over the acknowledgement of a client's credible segment.
     /// Plain words, written by this side only.
     #[inline(always)]
@@ -511,7 +521,10 @@ impl Flow {
         if !before(ack, self.hole) {
             self.flags &= !HOLE;
         }
-        self.forget(ack);
+        // Otherwise programs of an earlier schema have not let go of it yet.
+        if self.format == LEDGER {
+            self.forget(ack);
+        }
         let closed = self.state == state::CLOSED;
         // An end would forget that the flow is out of sync, and any segment may have said where it is.
         let ends = self.state != state::UNSYNCED && self.flags & FIN_SEEN != 0;

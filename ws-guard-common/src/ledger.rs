@@ -24,7 +24,7 @@ use crate::{
     frame::SHORTEST_MASKED,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
-    trail::{TOGETHER, TRACES, Trace, Traces, give_way, knows, stood_at},
+    trail::{TOGETHER, TRACES, Trace, Traces, give_way, is_aged, knows, stood_at},
 };
 
 /// Maximum of traces in a flow, a power of two.
@@ -226,6 +226,7 @@ impl Flow {
     #[inline(always)]
     pub(crate) fn forget(&mut self, ack: u32) {
         self.defused_pings.forget(ack);
+        self.traced_from = later(self.traced_from, ack);
         if after(self.provisional, ack) {
             return;
         }
@@ -268,6 +269,17 @@ impl Flow {
         self.defused_pings = Interval { from: self.acked, len: self.high.wrapping_sub(self.acked) };
         if self.trail == 0 {
             self.lose_traces();
+        }
+    }
+
+    /// Forget the traces in the flow if the oldest one is too far before `seq`, where another one begins, to be
+    /// compared.
+    #[inline(always)]
+    const fn forget_aged(&mut self, seq: u32) {
+        let oldest = self.ring[self.first_trace() as usize & (RING - 1)].seq;
+        if self.traces != 0 && is_aged(oldest, seq) {
+            self.traces = 0;
+            self.traced_from = seq;
         }
     }
 
@@ -327,6 +339,7 @@ impl Flow {
     /// Keep a trace in the flow. Without room it takes the [latest one's place](give_way).
     #[inline(always)]
     pub fn trace_one(&mut self, trace: Trace) {
+        self.forget_aged(trace.seq);
         let full = (self.traces as usize >= RING) as u32;
         let at = self.next_trace.wrapping_sub(full);
         if full != 0 {
@@ -345,6 +358,10 @@ impl Flow {
         if count == 1 {
             return self.trace_one(left[0]);
         }
+        if count == 0 {
+            return;
+        }
+        self.forget_aged(left[0].seq);
         // Without a branch for each: the kernel's verifier would follow both sides.
         let mut i = 0;
         while i < RING as u32 {

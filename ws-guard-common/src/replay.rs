@@ -61,6 +61,8 @@ impl Budget for Unlimited {
 pub enum Reason {
     /// It is past the cursor.
     Gap,
+    /// It is past any window: [`Flow::is_out_of_reach`].
+    OutOfReach,
     /// It has provisional headers that are not traced, or more headers than there is room to trace.
     Untraced,
     /// Its frames differ from the first transmission.
@@ -169,6 +171,9 @@ impl Replay {
     /// Handle a client's segment.
     /// Pings over the budget are rewritten in `payload`, unless the segment is dropped.
     pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
+        if self.mode == Mode::Guard && self.flow.is_out_of_reach(seq) {
+            return Verdict::Drop(Reason::OutOfReach);
+        }
         let plan = self.flow.plan(seq, payload.len() as u32);
         let fast = plan == Action::Walk && self.is_fast_path(seq, payload);
         match plan {

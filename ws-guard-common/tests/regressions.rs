@@ -445,6 +445,59 @@ fn a_full_trail_keeps_a_segment_of_many_frames_whole() {
     assert_eq!(replay.flow.frames_in, u64::from(TRACES) + 30);
 }
 
+/// A header with the longest of lengths, and the others that end in the same place of the sequence space.
+#[test]
+fn lengths_that_are_strides_apart_are_different() {
+    for more in [1 << 30, 1 << 31, 3 << 30, 1 << 32, 1 << 62] {
+        let header = |length: u64| [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+        let mut replay = guarded();
+        pass(&mut replay, 0, &header(70_000 + more));
+        let verdict = replay.client(0, &mut header(70_000), &mut Allowance::new(0));
+        assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{more:#x}");
+        pass(&mut replay, 0, &header(70_000 + more));
+    }
+}
+
+/// Headers past any window, which the server discards, would take the cursor around the sequence space.
+#[test]
+fn no_header_is_followed_past_any_window() {
+    let mut replay = guarded();
+    let length = 900_u64 << 20;
+    let header = [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+    pass(&mut replay, 0, &header);
+    let next = replay.flow.client.next;
+    let verdict = replay.client(next, &mut header.clone(), &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::OutOfReach));
+    replay.acknowledge(next - 1000);
+    pass(&mut replay, next, &header);
+}
+
+/// A client that has a header in flight at any time, over more than the sequence space.
+#[test]
+fn traces_of_the_lap_before_are_gone() {
+    for has_trail in [true, false] {
+        let mut replay = guarded();
+        replay.has_trail = has_trail;
+        let length = 60_u64 << 20;
+        let header = [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+        let ping = [0x89, 0x80, 0, 0, 0, 0];
+        // More than the flow has room for, and then never all acknowledged.
+        for number in 0..=RING as u32 {
+            pass(&mut replay, 6 * number, &[0x81, 0x80, 0, 0, 0, 0]);
+        }
+        for number in 0..100 {
+            let next = replay.flow.client.next;
+            assert_eq!(replay.flow.trail != 0, has_trail, "{number}");
+            pass(&mut replay, next, &header);
+            pass(&mut replay, next, &header);
+            let verdict = replay.client(next, &mut ping.to_vec(), &mut Allowance::new(0));
+            assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{number}");
+            replay.acknowledge(next + 1);
+            assert!(number < 10 || replay.flow.traces < 8, "{number}: {}", replay.flow.traces);
+        }
+    }
+}
+
 /// Pings between the first and the last that was defused are defused again; those around them pass.
 #[test]
 fn a_ping_comes_again_as_it_passed_however_it_is_cut() {

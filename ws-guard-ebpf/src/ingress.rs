@@ -156,6 +156,9 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         let empty = segment.len == 0 && segment.flags & FIN == 0;
         return if empty { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
     }
+    if segment.len != 0 && flow.is_out_of_reach(segment.seq) {
+        return context.drop(Counter::DroppedForged);
+    }
     flow.hear(segment.ack);
     flow.offers(segment.seq, segment.window);
     if segment.len == 0 {

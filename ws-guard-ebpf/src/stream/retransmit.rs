@@ -31,18 +31,23 @@ pub fn again<P: Packet>(
         return Outcome::Pass;
     }
     // Evidence that the server holds nothing of it: other bytes count as new.
-    let settled = is_silent(context, flow, flow::SETTLED_NS);
-    let end = context.segment.seq.wrapping_add(context.segment.len);
-    if settled && flow.is_covered_by(context.segment.seq, end) && differs(context, flow, payload) {
+    if covers(context, flow) && differs(context, flow, payload) {
         return Outcome::New;
     }
     rewalk(context, flow, payload)
 }
 
-/// Check whether nothing has passed for that time, ns.
+/// Check whether nothing has passed for long, and the segment replaces all that is not acknowledged. The
+/// commit checks once more what that rests on.
 #[inline(always)]
-fn is_silent(context: &Context, flow: &Flow, time: u64) -> bool {
-    context.now.saturating_sub(flow.last_ns) > time
+fn covers(context: &Context, flow: &Flow) -> bool {
+    let Some(state) = cpu::resume() else {
+        return false;
+    };
+    (state.rewind.acked, state.rewind.last_ns) = (flow.acked, flow.last_ns);
+    let segment = context.segment;
+    let silent = context.now.saturating_sub(state.rewind.last_ns) > flow::SETTLED_NS;
+    silent && flow.is_covered_by(segment.seq, segment.seq.wrapping_add(segment.len))
 }
 
 /// Drop a retransmission that cannot be judged. If the client would stall, its flow goes out of sync.
@@ -50,8 +55,9 @@ fn is_silent(context: &Context, flow: &Flow, time: u64) -> bool {
 #[inline(never)]
 pub fn refuse(context: &Context, flow: &mut Flow, reason: Counter) -> Verdict {
     let segment = context.segment;
-    let stalls = flow.waits_for(segment.seq, segment.seq.wrapping_add(segment.len));
-    if stalls && is_silent(context, flow, flow::STALLED_NS) && context.enforces() {
+    let waits = flow.waits_for(segment.seq, segment.seq.wrapping_add(segment.len));
+    let silent = context.now.saturating_sub(flow.last_ns) > flow::STALLED_NS;
+    if waits && silent && context.enforces() {
         midstream::lose(flow);
     }
     context.drop(reason)

@@ -1,6 +1,6 @@
 //! Frames in a stream that is cut, repeated or lost.
 use ws_guard_common::{
-    flow::state,
+    flow::{Flow, STALLED_NS, state},
     frame::Violation,
     maps::{Counter::*, action},
     trail::TRACES,
@@ -127,6 +127,22 @@ fn repeated() -> Vec<Case> {
             .dropped()
             .client_at(0, text("y"))
             .counts(&[(Frames, count as u64), (Rewalked, 2), (DroppedUntraced, 1)]),
+        case("what cannot be judged puts its flow out of sync once nothing has passed for long")
+            .open()
+            .client(text("y"))
+            .client(text("z"))
+            .flow(Flow::lose_traces)
+            .client_at(0, text("y"))
+            .dropped()
+            .flow(|flow| flow.last_ns -= 2 * STALLED_NS)
+            .client_at(7, text("z"))
+            .dropped()
+            .client_at(0, text("y"))
+            .dropped()
+            .client_at(0, text("y"))
+            .client_at(7, text("z"))
+            .leaves(state::UNSYNCED)
+            .counts(&[(Frames, 2), (DroppedUntraced, 3), (FlowsUnsynced, 1)]),
         case("a defused ping is defused again")
             .open()
             .client(&*burst)
