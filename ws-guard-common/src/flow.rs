@@ -9,27 +9,24 @@
 //! ```text
 //!   certain            provisional                     never seen
 //! ──────────────┬────────────┬────────────┬──────┬───────────────────▶ sequence numbers
-//!             acked     checkpoint   checkpoint  client.next (cursor)
+//!             acked     trace   trace   trace     client.next (cursor)
 //! ```
 //!
-//! The cursor is the sequence number of the next header. Each segment in which a header began since
-//! the last acknowledgement leaves a [`Checkpoint`]: the tracker before it, and how many of its
-//! pings passed. A retransmission is walked again from there, and gets the same verdict as before;
-//! nothing is counted twice. One that starts at no checkpoint cannot be judged, and one with other
-//! frames is not trusted: both are dropped, and TCP retransmits from the acknowledged byte on
-//! ([`crate::checkpoint`]). Out-of-order segments pass only where a copy of them can be kept
+//! The cursor is the sequence number of the next header. Each header that the server has not
+//! acknowledged leaves a [trace](crate::trail). A retransmission is walked again from where the stream
+//! stood at its first byte, and gets the same verdict as before; nothing is counted twice. One with
+//! other frames is not trusted: it is dropped, and TCP retransmits from the acknowledged byte on
+//! ([`crate::ledger`]). Out-of-order segments pass only where a copy of them can be kept
 //! ([`crate::held`]), and are dropped otherwise (unless the guard only observes), or the server
 //! might acknowledge unseen frames. If that happens all the same, the flow is [`state::UNSYNCED`]
 //! until its stream has proved where frames start.
 
 mod limits;
 
-pub use crate::checkpoint::{
-    CHECKPOINTS, Checkpoint, FLUSHED_NS, KNOWN, MERGED, REPLACES, Rewalk, Rewindable, SETTLED,
-    SETTLED_NS, UNPROVEN,
-};
+pub use crate::ledger::{FLUSHED_NS, SETTLED_NS, STALLED_NS};
 use crate::{
     flood::ClassWindow,
+    ledger::{Interval, RING},
     maps::{Account, Beginning, FAR, SpinLock},
     offer::{self, Shut, unread},
     pace::Hold,
@@ -37,6 +34,7 @@ use crate::{
     seq::{after, before, later},
     source::{elapsed_ms, millis},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
+    trail::Trace,
     verifier::forget,
     window::RateWindow,
 };
@@ -103,12 +101,16 @@ pub const DEFLATE: u8 = 1 << 2;
 pub const REQUEST_UNSEEN: u8 = 1 << 3;
 /// Payload was skipped before [`Flow::hole`], and the server has yet to acknowledge it.
 pub const HOLE: u8 = 1 << 4;
-/// The next segment replaces others that the server never acknowledged.
-pub const REWOUND: u8 = 1 << 5;
+/// The bytes before [`Flow::replaced`] have replaced others that the server never acknowledged.
+pub const REPLACED: u8 = 1 << 5;
 /// The server ended the connection and no longer reads what the client sends.
 pub const SERVER_DONE: u8 = 1 << 7;
 /// Midstream pickup, where frames seemed to begin.
 pub const JOINED: u8 = 1 << 6;
+
+/// Value of [`Flow::format`]. Programs before schema 15 kept a number below 8 in its first byte, and in
+/// the second one 0 where nothing was provisional.
+pub const LEDGER: u16 = 0x00FF;
 
 /// Bits of [`Flow::hidden`].
 pub mod hidden {
@@ -152,6 +154,9 @@ pub const ROOM: u32 = 4096;
 pub const OLDEST_ACK: u32 = 16 << 20;
 /// Distance of the furthest FIN from what the server waits for: more than windows are large.
 const FURTHEST: u32 = 64 << 20;
+/// Distance of the furthest data from what the server has acknowledged: more than windows are large. All
+/// that the flow remembers is within 2^31 bytes then, the half of sequence numbers that can be compared.
+pub const FURTHEST_DATA: u32 = 1 << 29;
 /// [`OLDEST_ACK`] before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
 /// The value of the flow table.
@@ -178,24 +183,16 @@ pub struct Flow {
     pub server_high: u32,
     /// End of those that the client has acknowledged.
     pub client_ack: u32,
-    /// Index of the oldest checkpoint.
-    pub oldest: u8,
-    /// Number of checkpoints.
-    pub kept: u8,
+    /// [`LEDGER`], or what programs of a schema before 15 have left: [`Flow::adopt`].
+    pub format: u16,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`], [`JOINED`],
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REPLACED`], [`JOINED`],
     /// [`SERVER_DONE`].
     pub flags: u8,
     /// One of [`owner`].
     pub owner: u8,
-    /// Not 0: some unacknowledged ping was defused.
-    pub mixed: u8,
-    /// Not 0: unacknowledged bytes were retransmitted in pieces between any two offsets.
-    pub pieces: u8,
-    /// Not 0: the next committed segment replaced others, of which the server may hold any; where
-    /// frames begin after it is unknown.
-    pub doubted: u8,
+    pub _pad: [u8; 3],
     /// Not 0: out-of-order segments have passed, and are kept ([`crate::held`]).
     pub held: u8,
     /// Not 0: the client's segments may pass only as [`Flow::pass_unread`] or [`Flow::is_gone`] says: bits of
@@ -203,7 +200,7 @@ pub struct Flow {
     pub hidden: u8,
     /// Number of [traces](crate::trail) of unacknowledged headers.
     pub traces: u16,
-    /// Trail that holds them: its number plus 1, or 0.
+    /// Trail that holds them: its number plus 1, or 0 if they are in [`Flow::ring`].
     pub trail: u16,
     /// One of [`mod@limited`].
     pub limited: u8,
@@ -212,7 +209,7 @@ pub struct Flow {
     pub near_scale: u8,
     /// Number of the next trace.
     pub next_trace: u32,
-    /// Sequence number from which on each header is traced.
+    /// Sequence number from which on each unacknowledged header is traced.
     pub traced_from: u32,
     /// Oldest acceptable acknowledgement in a client's segment.
     pub oldest_ack: u32,
@@ -260,8 +257,16 @@ pub struct Flow {
     pub split_frames: u64,
     /// Frames of either side with a header that violates RFC 6455.
     pub violations: u64,
-    /// Unacknowledged segments with headers, a ring.
-    pub checkpoints: [Checkpoint; CHECKPOINTS],
+    /// Traces of unacknowledged headers, unless they are in a trail.
+    pub ring: [Trace; RING],
+    /// End of the latest segment with a header, or what the server has acknowledged.
+    pub provisional: u32,
+    /// End of the bytes that replaced others, when [`REPLACED`].
+    pub replaced: u32,
+    /// Unacknowledged bytes among which pings were defused.
+    pub defused_pings: Interval,
+    /// Spare, as large as what programs before schema 15 kept here.
+    pub _spare: [u32; 28],
     /// The pings of this connection.
     pub window: RateWindow,
     /// End of being over the limit, ns of CLOCK_MONOTONIC; 0 for never.
@@ -314,22 +319,14 @@ pub enum Action {
     Pass = 0,
     /// Walk it from the cursor.
     Walk = 1,
-    /// Walk it again from a checkpoint.
+    /// Walk it again.
     Rewalk = 2,
     /// It starts past the cursor.
     Gap = 3,
-    /// It has provisional headers, but no checkpoint to judge them from.
-    NoCheckpoint = 4,
+    /// It has provisional headers that are not traced.
+    Untraced = 4,
     /// The flow is unsynced: search for frames.
     Search = 5,
-}
-
-/// Result of [`Flow::plan`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    pub action: Action,
-    /// Checkpoint that a rewalk starts from, counted from the oldest.
-    pub checkpoint: u8,
 }
 
 /// Result of an acknowledgement.
@@ -359,9 +356,10 @@ impl Flow {
         self.server_high = server_next;
         self.client_ack = server_next;
         self.oldest_ack = server_next.wrapping_sub(BEFORE_FLOW);
-        self.traced_from = client_next;
         self.state = state::OPEN;
         self.flags = flags;
+        self.format = LEDGER;
+        self.trace_anew();
         self.held = 0;
         self.hidden = 0;
         self.limited = limited::NEVER;
@@ -388,7 +386,6 @@ impl Flow {
         self.client.mark = mark;
         self.client.flags = FROM_CLIENT | RECORDS;
         self.server.flags = RECORDS;
-        self.traced_from = self.client.next;
     }
 
     /// Take over how the connection began.
@@ -416,6 +413,13 @@ impl Flow {
         !after(ack, self.server_high) && !before(ack, self.oldest_ack)
     }
 
+    /// Check whether data at `seq` is further from what the server has acknowledged than any window reaches:
+    /// the server discards it.
+    #[inline(always)]
+    pub const fn is_out_of_reach(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.acked) as i32 > FURTHEST_DATA as i32
+    }
+
     /// Take over the acknowledgement of a client's credible segment.
     /// Plain words, written by this side only.
     #[inline(always)]
@@ -436,26 +440,19 @@ impl Flow {
 
     /// Plan the treatment of the client's segment of `len` payload bytes at `seq`. Changes nothing.
     #[inline(always)]
-    pub fn plan(&self, seq: u32, len: u32) -> Plan {
+    pub fn plan(&self, seq: u32, len: u32) -> Action {
         let cursor = self.client.resume();
         let end = seq.wrapping_add(len);
-        let plan = |action| Plan { action, checkpoint: 0 };
         if self.state == state::UNSYNCED {
-            return plan(Action::Search);
+            return Action::Search;
         }
         if after(seq, cursor) {
-            return plan(Action::Gap);
+            return Action::Gap;
         }
-        if self.kept > 0 && before(seq, self.provisional_end()) && after(end, self.acked) {
-            return self.plan_rewalk(seq, end);
+        if before(later(seq, self.acked), self.provisional) && after(end, self.acked) {
+            return if self.may_repeat(seq, end) { Action::Rewalk } else { Action::Untraced };
         }
-        if !after(end, cursor) {
-            return plan(Action::Pass);
-        }
-        // A segment that fills a hole must not be inside a merged checkpoint.
-        let hole = self.flags & HOLE != 0 || after(seq, self.high);
-        let full = hole && self.kept >= CHECKPOINTS as u8;
-        plan(if full { Action::NoCheckpoint } else { Action::Walk })
+        if after(end, cursor) { Action::Walk } else { Action::Pass }
     }
 
     /// Record that the segment of `len` payload bytes at `seq` passes.
@@ -482,22 +479,20 @@ impl Flow {
         self.pings_in += walk.pings as u64;
         self.pongs_in += walk.pongs as u64;
         self.defused += walk.pings.wrapping_sub(passed) as u64;
-        self.mixed |= (passed < walk.pings) as u8;
         self.violations += walk.violations as u64;
         self.coalesced_segments += walk.coalesces() as u64;
         self.split_headers += walk.splits_header(before_walk) as u64;
         self.split_frames += walk.splits_frame() as u64;
-        self.keep(before_walk, walk, passed);
-        let wrong = self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST));
-        if wrong | (self.doubted != 0) {
+        self.keep(walk, passed);
+        if self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
             self.lose_step();
         }
     }
 
-    /// [`Flow::commit`] of a walk from `start` that [`Walk::only`] or [`Walk::only_record`] finished: touches no
+    /// [`Flow::commit`] of a walk that [`Walk::only`] or [`Walk::only_record`] finished: touches no
     /// more of the flow than that can change.
     #[inline(always)]
-    pub fn commit_one(&mut self, start: &Tracker, walk: &Walk, passed: u32) {
+    pub fn commit_one(&mut self, walk: &Walk, passed: u32) {
         self.let_through(walk.base(), walk.len());
         self.flags &= !GAP;
         (self.client.mark, self.client.next) = (walk.tracker.mark, walk.tracker.next);
@@ -509,11 +504,9 @@ impl Flow {
         }
         if passed < walk.pings {
             self.defused += 1;
-            self.mixed = 1;
         }
-        self.keep(start, walk, passed);
-        let wrong = self.is_uncertain() && walk.claims_more_than(LONGEST);
-        if wrong | (self.doubted != 0) {
+        self.keep(walk, passed);
+        if self.is_uncertain() && walk.claims_more_than(LONGEST) {
             self.lose_step();
         }
     }
@@ -528,7 +521,10 @@ impl Flow {
         if !before(ack, self.hole) {
             self.flags &= !HOLE;
         }
-        self.forget(ack);
+        // Otherwise programs of an earlier schema have not let go of it yet.
+        if self.format == LEDGER {
+            self.forget(ack);
+        }
         let closed = self.state == state::CLOSED;
         // An end would forget that the flow is out of sync, and any segment may have said where it is.
         let ends = self.state != state::UNSYNCED && self.flags & FIN_SEEN != 0;
@@ -548,10 +544,8 @@ impl Flow {
     #[inline(always)]
     pub fn lose_step(&mut self) {
         self.state = state::UNSYNCED;
-        self.doubted = 0;
         self.unsynced_total += 1;
         self.candidate = Candidate::default();
-        self.kept = 0;
         self.trace_anew();
         self.held = 0;
         self.flags &= !GAP;
@@ -649,8 +643,7 @@ impl Flow {
         self.high = next;
         self.state = state::OPEN;
         self.may_hide(true);
-        self.flags = self.flags & !(GAP | HOLE | REWOUND) | JOINED;
-        self.kept = 0;
+        self.flags = self.flags & !(GAP | HOLE) | JOINED;
         self.trace_anew();
         self.held = 0;
     }

@@ -7,7 +7,7 @@
 //! 1. [`frame`] decodes one WebSocket frame header and names its violations.
 //! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
 //! 3. [`flow`] is the state of one connection: acknowledged and provisional bytes, and pings.
-//!    [`checkpoint`] judges retransmissions, [`held`] out-of-order segments, and [`heartbeat`]
+//!    [`ledger`] judges retransmissions, [`held`] out-of-order segments, and [`heartbeat`]
 //!    matches pongs with their pings.
 //! 4. [`search`] finds frames in a stream whose beginning was not seen.
 //! 5. [`window`] decides whether a ping is over the limit.
@@ -20,7 +20,6 @@
 //! packets.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
-pub mod checkpoint;
 pub mod chunks;
 pub mod flood;
 pub mod flow;
@@ -28,6 +27,7 @@ pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod heartbeat;
+pub mod ledger;
 pub mod maps;
 pub mod offer;
 pub mod out_of_order;

@@ -30,7 +30,7 @@ pub use self::{
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 14;
+pub const SCHEMA_VERSION: u32 = 15;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {

@@ -16,11 +16,11 @@
 //! pass, or its filler does not. Ranges past a later gap stay as they are, and wait for its filler.
 
 use crate::{
-    checkpoint::{CHECKPOINTS, MERGED},
-    flow::{Flow, REWOUND, state},
+    flow::{Flow, state},
     frame::SHORTEST_MASKED,
+    ledger::FEWEST,
     maps::FlowKey,
-    seq::{after, before},
+    seq::before,
     tracker::{Tracker, Walk},
     trail::TOGETHER,
 };
@@ -370,51 +370,28 @@ impl Flow {
     /// Check whether out-of-order segments may pass: it is certain where the flow's frames are.
     #[inline(always)]
     pub fn may_hold(&self) -> bool {
-        self.state == state::OPEN && !self.is_uncertain() && self.flags & REWOUND == 0
+        self.state == state::OPEN && !self.is_uncertain()
     }
 
     /// Let the segment at `seq` pass, with which the copy is of `len` bytes.
-    /// `false` if the flow has changed meanwhile, or the trail may have no room for all its frames.
+    /// `false` if the flow has changed meanwhile, or there may be no room for all its frames.
     #[inline(always)]
     pub fn hold(&mut self, seq: u32, len: u32) -> bool {
         let gap = seq.wrapping_sub(self.client.resume());
         let behind = gap.wrapping_sub(1) < REACH && !before(seq, self.high);
-        let fits = most_traces(len + LONGEST_FILLER) <= self.trail_room();
+        // Without a trail the latest traces give way.
+        let fits = self.trail == 0 || most_traces(len + LONGEST_FILLER) <= self.room();
         let holds = behind & fits & self.may_hold();
         self.held |= holds as u8;
         holds
     }
 
-    /// Decide whether the filler of the gap before `first` in `region` may pass, with its number of
-    /// `traces`.
-    /// Not if it skips a part of the gap (payload) while too many segments are unacknowledged: the
-    /// missing part would later be inside a merged checkpoint. And not if the trail may lack room
-    /// before the server has acknowledged earlier bytes.
+    /// Check whether the filler of a gap before `region` may pass, with its number of `traces`: not if
+    /// there may be no room for all of the region's before the server has acknowledged earlier bytes.
+    /// Without a trail those may give way, but not the filler's: it may skip a part of the gap.
     #[inline(always)]
-    pub fn may_fill(&self, walk: &Walk, region: &Region, first: u32, traces: u32) -> bool {
-        let skips = before(walk.end(), first) & (self.kept as usize + 2 > CHECKPOINTS);
-        let fits = traces + most_traces(region.len) <= self.trail_room();
-        !skips & fits
-    }
-
-    /// Record the committed filler.
-    /// If it overlaps the region it must not be retransmitted in parts: the server may hold either
-    /// version of the overlap.
-    #[inline(always)]
-    pub fn filled(&mut self, overlaps: bool) {
-        if overlaps {
-            self.newest().flags |= MERGED;
-        }
-    }
-
-    /// Commit a kept segment after `walk` went through it from the flow's tracker.
-    #[inline(always)]
-    pub fn commit_cut(&mut self, walk: &Walk, ragged: bool) {
-        let before = self.client;
-        let progress = after(walk.tracker.resume(), before.resume());
-        self.commit(&before, walk, walk.pings);
-        if ragged & progress {
-            self.newest().flags |= MERGED;
-        }
+    pub const fn may_fill(&self, region: &Region, traces: u32) -> bool {
+        let most = if self.trail == 0 { FEWEST + 1 } else { traces + most_traces(region.len) };
+        most <= self.room()
     }
 }

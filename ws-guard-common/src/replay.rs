@@ -6,14 +6,17 @@
 
 mod out_of_order;
 
+use std::mem;
+
 use crate::{
-    flow::{self, Action, Flow, Rewalk},
+    flow::{self, Action, Flow},
     frame::{Header, PING_TO_PONG, Violation, Violations},
+    ledger::{Interval, RING},
     out_of_order::Held,
     record::Record,
-    seq::after,
+    seq::later,
     tracker::{Segment, Step, Tracker, Walk},
-    trail::{TRACES, Trace, Trail},
+    trail::{Trace, Traces, Trail, give_way, is_worth_pruning},
 };
 
 /// Budget for a client's pings: a source's limit, or none for a capture.
@@ -58,8 +61,10 @@ impl Budget for Unlimited {
 pub enum Reason {
     /// It is past the cursor.
     Gap,
-    /// It has provisional headers, but no checkpoint to judge them from.
-    NoCheckpoint,
+    /// It is past any window: [`Flow::is_out_of_reach`].
+    OutOfReach,
+    /// It has provisional headers that are not traced, or more headers than there is room to trace.
+    Untraced,
     /// Its frames differ from the first transmission.
     Changed,
     /// A walk reached unreadable bytes.
@@ -99,16 +104,22 @@ pub struct Replay {
     pub mode: Mode,
     /// [`Flow::is_settled`]; the caller has the clock.
     pub settled: bool,
+    /// Set: nothing has passed for [`flow::STALLED_NS`].
+    pub silent: bool,
     /// The client's violations by kind; a frame may count under several.
     pub by_kind: [u64; Violation::COUNT],
     /// The client's headers since the caller last took them, each once.
     pub headers: Vec<SeenHeader>,
     /// The same of TLS records.
     pub records: Vec<SeenRecord>,
+    /// Not set: the trails that the flow may take belong to others.
+    pub has_trail: bool,
     /// Trail of unacknowledged frames.
     trail: Box<Trail>,
     /// Traces of the current walk.
     traces: Vec<Trace>,
+    /// The flow needs a trail for the current segment, and has none.
+    many: bool,
     /// Out-of-order segments, while [`Flow::held`].
     held: Box<Held>,
 }
@@ -145,11 +156,14 @@ impl Replay {
             flow,
             mode,
             settled: false,
+            silent: false,
             by_kind,
             headers: Vec::new(),
             records: Vec::new(),
+            has_trail: true,
             trail: Box::default(),
             traces: Vec::new(),
+            many: false,
             held: Box::default(),
         }
     }
@@ -157,46 +171,44 @@ impl Replay {
     /// Handle a client's segment.
     /// Pings over the budget are rewritten in `payload`, unless the segment is dropped.
     pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
-        let plan = self.flow.plan(seq, payload.len() as u32);
-        let fast = plan.action == Action::Walk && self.is_fast_path(seq, payload);
-        if !fast && plan.action != Action::Pass {
-            self.begin_trail();
+        if self.mode == Mode::Guard && self.flow.is_out_of_reach(seq) {
+            return Verdict::Drop(Reason::OutOfReach);
         }
-        match plan.action {
+        let plan = self.flow.plan(seq, payload.len() as u32);
+        let fast = plan == Action::Walk && self.is_fast_path(seq, payload);
+        match plan {
+            Action::Pass => {}
+            Action::Gap => self.make_room(u32::MAX),
+            _ if fast && self.flow.room() > 0 => {}
+            _ if fast => self.make_room(0),
+            _ => self.make_room(payload.len() as u32),
+        }
+        match plan {
             Action::Pass => self.let_through(seq, payload),
-            Action::Walk => self.walk(self.flow.client, seq, payload, budget),
-            Action::Rewalk => match self.flow.checkpoint(plan.checkpoint) {
-                Some(start) => self.rewalk(start, Some(plan.checkpoint), seq, payload, budget),
-                None => self.unless_observing(Reason::NoCheckpoint),
+            Action::Walk => self.walk(self.flow.client, false, seq, payload, budget),
+            Action::Rewalk => match self.stood_at(seq) {
+                Some(start) => self.rewalk(start, seq, payload, budget),
+                None => self.refuse(Reason::Untraced, seq, payload.len()),
             },
             Action::Gap => {
                 self.flow.gaps += 1;
                 self.flow.flags |= flow::GAP;
                 match self.mode {
-                    Mode::Guard => self.keep(seq, payload, budget),
+                    Mode::Guard => self.keep_bytes(seq, payload, budget),
                     Mode::Observe => Verdict::Pass,
                 }
             }
-            Action::NoCheckpoint => match self.trail.stood_at(&self.flow, seq) {
-                Some(start) => self.rewalk(start, None, seq, payload, budget),
-                None => self.unless_observing(Reason::NoCheckpoint),
-            },
+            Action::Untraced => self.refuse(Reason::Untraced, seq, payload.len()),
             Action::Search => self.search(seq, payload, budget),
         }
     }
 
     /// Take over the server's acknowledgement of the client's bytes up to `ack`.
     pub fn acknowledge(&mut self, ack: u32) -> flow::Acknowledged {
-        let news = after(ack, self.flow.acked);
-        let outcome = self.flow.acknowledge(ack);
-        if news && self.flow.kept == 0 {
-            self.flow.trail = 0;
-        }
-        outcome
+        self.flow.acknowledge(ack)
     }
 
-    /// Check whether the segment takes the fast path, which leaves a trace only on an existing
-    /// trail.
+    /// Check whether the segment takes the fast path, with one header.
     fn is_fast_path(&self, seq: u32, payload: &mut [u8]) -> bool {
         let start = self.flow.client;
         let mut walk = Walk::new(start, &start, seq, payload.len() as u32);
@@ -204,12 +216,51 @@ impl Replay {
         self.flow.held == 0 && walk.only(&segment) != 0
     }
 
-    /// Begin the flow's trail.
-    fn begin_trail(&mut self) {
-        if self.flow.trail == 0 {
-            self.flow.trail = 1;
-            self.flow.trace_anew();
+    /// Make room for the traces of a segment of `len` bytes: drop acknowledged ones, or move all to a
+    /// trail.
+    fn make_room(&mut self, len: u32) {
+        let flow = &mut self.flow;
+        let (first, count) = (flow.first_trace(), flow.traces as u32);
+        let is_short =
+            flow.needs_trail(len) || flow.trail != 0 && is_worth_pruning(&self.trail, flow);
+        if is_short {
+            let acked = match flow.trail {
+                0 => flow.before(first, count, flow.acked),
+                _ => self.trail.before(first, count, flow.acked),
+            };
+            let latest = first.wrapping_add(acked).wrapping_sub(1);
+            let latest = match flow.trail {
+                0 => flow.trace(latest).seq,
+                _ => self.trail.trace(latest).seq,
+            };
+            flow.drop_traces(acked, latest);
         }
+        if self.has_trail && flow.needs_trail(len) {
+            for number in 0..flow.traces as u32 {
+                let number = flow.first_trace().wrapping_add(number);
+                self.trail.put(number, *flow.trace(number));
+            }
+            flow.trail = 1;
+        }
+        self.many = self.flow.needs_trail(len);
+    }
+
+    /// Tracker of the stream at the segment's first unacknowledged byte.
+    fn stood_at(&self, seq: u32) -> Option<Tracker> {
+        let from = later(seq, self.flow.acked);
+        match self.flow.trail {
+            0 => self.flow.stood_at(from),
+            _ => self.trail.stood_at(&self.flow, from),
+        }
+    }
+
+    /// Check whether a walk through old bytes found the traced headers.
+    fn is_same(&self, walk: &Walk) -> bool {
+        self.flow.is_reached(walk)
+            || match self.flow.trail {
+                0 => self.flow.knows(&walk.tracker),
+                _ => self.trail.knows(&self.flow, &walk.tracker),
+            }
     }
 
     fn let_through(&mut self, seq: u32, payload: &[u8]) -> Verdict {
@@ -225,124 +276,124 @@ impl Replay {
         }
     }
 
-    /// Walk new bytes, and commit the result.
+    /// The same of a retransmission. If the client would stall, its flow goes out of sync.
+    fn refuse(&mut self, reason: Reason, seq: u32, len: usize) -> Verdict {
+        let stalls = self.silent && self.flow.waits_for(seq, seq.wrapping_add(len as u32));
+        if stalls && self.mode == Mode::Guard {
+            self.flow.lose_step();
+        }
+        self.unless_observing(reason)
+    }
+
+    /// Walk new bytes from `start`, and commit the result.
     fn walk(
         &mut self,
         start: Tracker,
+        replaces: bool,
         seq: u32,
         payload: &mut [u8],
         budget: &mut impl Budget,
     ) -> Verdict {
-        let known = self.flow.client;
-        let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
-        let passed = match self.run(&mut walk, payload, budget) {
+        let mut walk = Walk::new(start, &start, seq, payload.len() as u32);
+        let passed = match self.run(&mut walk, None, payload, budget) {
             Ok(passed) => passed,
             Err(reason) => return self.unless_observing(reason),
         };
         let first = self.reached(&walk.tracker);
+        if replaces {
+            self.flow.set_back(&start);
+        }
+        let traces = self.shortened(&start, walk.end());
         self.flow.commit(&start, &walk, passed);
-        self.keep_traces(payload.len() as u32);
-        self.follow(&walk, first);
+        if replaces {
+            self.flow.replaced_to(walk.end(), true);
+        }
+        self.keep(&traces);
+        self.follow(first);
         Verdict::Pass
     }
 
-    /// Keep the traces of a committed walk.
-    fn keep_traces(&mut self, len: u32) {
-        if self.flow.needs_trace(len) {
-            self.begin_trail();
+    /// Traces of a walk from `start` to `end`, before it is committed, shortened to the room for them.
+    fn shortened(&mut self, start: &Tracker, end: u32) -> Vec<Trace> {
+        let mut traces = mem::take(&mut self.traces);
+        let counts = (traces.len() as u32, self.flow.room());
+        if counts.0 <= counts.1 && !self.many {
+            return traces;
         }
+        let mut left = [Trace::default(); RING];
+        for (number, trace) in traces.iter().enumerate() {
+            left[number.min(RING - 1)] = *trace;
+        }
+        let count = self.flow.shorten(&mut left, counts, self.many, start, end);
+        traces.truncate(count as usize);
+        traces.copy_from_slice(&left[..count as usize]);
+        traces
+    }
+
+    /// Keep the [shortened](Self::shortened) traces of a committed walk.
+    fn keep(&mut self, traces: &[Trace]) {
         if self.flow.trail == 0 {
-            self.traces.clear();
+            let mut left = [Trace::default(); RING];
+            left[..traces.len()].copy_from_slice(traces);
+            self.flow.trace_all(&left, traces.len() as u32);
+            return;
         }
-        let count = self.traces.len() as u32;
-        let first = self.traces.first().map(|trace| trace.seq);
-        for (number, trace) in self.traces.drain(..).enumerate() {
-            self.trail.put(self.flow.next_trace.wrapping_add(number as u32), trace);
+        let mut at = self.flow.next_trace;
+        if self.flow.take_traces(traces.len() as u32) {
+            at = at.wrapping_sub(1);
+            give_way(&mut *self.trail, at, self.flow.client.flags);
         }
-        match (count, first) {
-            (1, Some(seq)) => self.flow.take_one(seq),
-            _ => self.flow.take_traces(count),
+        for (number, trace) in traces.iter().enumerate() {
+            self.trail.put(at.wrapping_add(number as u32), *trace);
         }
     }
 
-    /// Check whether there is room for the current walk's traces, after dropping acknowledged ones.
-    fn has_room(&mut self) -> bool {
-        let (first, count) = (self.flow.first_trace(), self.flow.traces as u32);
-        if count > TRACES / 2 {
-            let acked = self.trail.before(first, count, self.flow.acked);
-            let latest = self.trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
-            self.flow.drop_traces(acked, latest);
-        }
-        self.traces.len() as u32 <= self.flow.trail_room()
-    }
-
-    /// Walk a retransmission: the same verdict as before, if the bytes are the same.
-    /// `start` is the tracker at that checkpoint or on the trail.
+    /// Walk a retransmission from `start`: the same verdict as before, if the headers are the same.
     fn rewalk(
         &mut self,
         start: Tracker,
-        checkpoint: Option<u8>,
         seq: u32,
         payload: &mut [u8],
         budget: &mut impl Budget,
     ) -> Verdict {
         let known = self.flow.client;
-        let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
-        dry.budget = Walk::UNLIMITED;
-        dry.begins_at(&known);
-        let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
-        if dry.run(&mut segment) != Step::Done {
-            return self.unless_observing(Reason::Unreadable);
-        }
-        if !dry.agrees(&segment, &known) {
-            return self.unless_observing(Reason::Changed);
-        }
-        let reaches = self.flow.is_reached(&dry) || self.trail.knows(&self.flow, &dry.tracker);
-        let is_known = self.flow.is_proven() && reaches;
-        let judged = match checkpoint {
-            Some(number) => {
-                let facts = (is_known as u8 * flow::KNOWN) | (self.settled as u8 * flow::SETTLED);
-                self.flow.rewalk_budget(number, &dry, facts)
-            }
-            None if is_known => Rewalk::Known,
-            None => Rewalk::Refuse,
-        };
-        let old_budget = match judged {
-            Rewalk::Same(passed) => passed,
-            Rewalk::Known => self.flow.old_pings(),
-            Rewalk::New => {
-                let before = self.flow.rewindable();
-                self.flow.rewind(checkpoint.unwrap_or(0), true);
-                let verdict = self.walk(start, seq, payload, budget);
-                self.flow.undo_rewind(&before);
-                return verdict;
-            }
-            Rewalk::Refuse => return self.unless_observing(Reason::Changed),
-        };
         let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
-        walk.old_budget = old_budget;
         walk.begins_at(&known);
-        let passed = match self.run(&mut walk, payload, budget) {
+        let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
+        let agrees = walk.agrees(&segment, &known);
+        if self.settled && self.flow.is_covered_by(seq, walk.end()) {
+            let mut dry = walk;
+            dry.budget = Walk::UNLIMITED;
+            if dry.run(&mut segment) != Step::Done {
+                return self.unless_observing(Reason::Unreadable);
+            }
+            if !self.is_same(&dry) || dry.joined && !agrees {
+                return self.walk(start, true, seq, payload, budget);
+            }
+        }
+        walk.defused = match self.mode {
+            Mode::Guard => self.flow.defused_pings,
+            Mode::Observe => Interval::default(),
+        };
+        let passed = match self.run(&mut walk, Some(agrees), payload, budget) {
             Ok(passed) => passed,
+            Err(Reason::Changed) => return self.refuse(Reason::Changed, seq, payload.len()),
             Err(reason) => return self.unless_observing(reason),
         };
         let first = self.reached(&walk.tracker);
-        match (judged, checkpoint) {
-            (Rewalk::Same(_), Some(number)) => {
-                self.flow.rewalked(number, &known, &walk, passed);
-            }
-            _ => self.flow.repeated(&known, &walk, passed),
-        }
-        self.keep_traces(payload.len() as u32);
-        self.let_through(seq, payload);
-        self.follow(&walk, first);
+        let traces = self.shortened(&known, walk.end());
+        self.flow.repeated(&known, &walk, passed);
+        self.keep(&traces);
+        self.follow(first);
         Verdict::Pass
     }
 
-    /// Walk to the end of the segment, and return how many of its new pings passed.
+    /// Walk to the end of the segment, and return how many of its new pings passed. `again`: of a
+    /// retransmission, whether it [agrees](Walk::agrees) with the split header.
     fn run(
         &mut self,
         walk: &mut Walk,
+        again: Option<bool>,
         payload: &mut [u8],
         budget: &mut impl Budget,
     ) -> Result<u32, Reason> {
@@ -365,9 +416,9 @@ impl Replay {
                 }
             }
         }
-        let judged = match self.has_room() {
-            true => self.judge(walk, &came, budget),
-            false => Err(Reason::NoCheckpoint),
+        let judged = match again {
+            Some(agrees) if !self.is_same(walk) || walk.joined && !agrees => Err(Reason::Changed),
+            _ => self.judge(walk, &came, budget),
         };
         let whole = match judged {
             Ok(whole) => whole,
@@ -399,7 +450,7 @@ impl Replay {
         let mut search = self.flow.search(seq, payload.len() as u32);
         search.run(&Payload { bytes: payload, rewrite: false, seen: None });
         if self.flow.searched(&search) {
-            return self.walk(self.flow.client, seq, payload, budget);
+            return self.walk(self.flow.client, false, seq, payload, budget);
         }
         Verdict::Pass
     }

@@ -42,13 +42,15 @@ pub const GUESSED: u8 = 1 << 5;
 
 /// In a [`crate::trail::Trace`] only: the top bit of the header's length, which has no meaning, is set.
 pub(crate) const TOP_SET: u8 = 1 << 7;
+/// Above these flags, in a trace only: the header's frame has 2³¹ strides, times two more bits.
+pub(crate) const FAR: u32 = 1 << 9;
 
 /// Position in one direction of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tracker {
-    /// Strides of the frame beyond `next`, for frames longer than one.
-    /// Saturates: a frame of 2⁶² bytes does not end.
+    /// Strides of the frame beyond `next`, for frames longer than one. Of 2³² and more the upper bits are
+    /// not kept, but for one: a frame of 2⁶² bytes does not end.
     pub beyond: u32,
     /// Hash of all headers so far, including positions and lengths, with a secret start: two
     /// trackers of one connection with the same mark have passed the same headers.

@@ -1,23 +1,23 @@
-//! Trail: positions of all frames that the server has not acknowledged.
+//! Traces of headers, and trails: shared room for those of a flow that has many in flight.
 //!
 //! A sender may cut retransmissions differently: the path's MTU has shrunk, or segments merged
 //! before the guard are cut again after it. Such a segment may begin and end anywhere. It may pass
 //! if all headers in it are those received first, at the same positions; any mixture of old and new
-//! bytes in the server then has the same frames. Checkpoints are the trackers between segments
-//! ([`crate::checkpoint`]); the trail gives them everywhere in between.
+//! bytes in the server then has the same frames ([`crate::ledger`]). Traces tell where the stream
+//! stood at any position.
 //!
 //! A trail is a ring of [`Trace`]s. The flow records which of them are valid, so that traces of an
 //! uncommitted walk do not count.
 
 use crate::{
-    checkpoint::{CHECKPOINTS, REPLACES, UNPROVEN},
     flow::Flow,
     frame::{self, MAX_HEADER},
+    ledger::RING,
     maps::FlowKey,
     record,
     seq::before,
     tracker::{
-        FROM_CLIENT, RECORDS_BIT, RSV1_AGREED, STRIDE_BITS, TOP_SET, Tracker, Walk, mark_after,
+        FAR, FROM_CLIENT, RECORDS_BIT, RSV1_AGREED, STRIDE_BITS, TOP_SET, Tracker, mark_after,
     },
 };
 
@@ -27,8 +27,6 @@ pub const TRACES: u32 = 1 << TRACES_BITS;
 const TRACES_BITS: u32 = 12;
 /// Maximum of headers of the common kind in one trace.
 pub const TOGETHER: u32 = 3;
-/// Length up to which a segment is not cut on its way: with one header it needs no trace.
-pub const SHORT: u32 = 256;
 /// Maximum of flows with a trail, a power of two.
 pub const TRAILS: u32 = 256;
 /// Time without an acknowledgement by the server after which a trail may be taken for another flow,
@@ -39,10 +37,12 @@ pub const IDLE_NS: u64 = 60_000_000_000;
 /// each other.
 ///
 /// ```text
-///  31 30 29       23      16 15       8 7        0
-/// ┌─────┬──────────┬────────┬──────────┬──────────┐
-/// │  0  │          │ flags  │  second  │  first   │  one header
-/// ├─────┼──────────┴──┬─────┴───────┬──┴──────────┤
+///  31 30 29  26 25 24 23   16 15       8 7        0
+/// ┌─────┬────┬───┬───┬──────┬──────────┬──────────┐
+/// │  0  │    │far│ 0 │flags │  second  │  first   │  one header
+/// ├─────┼────┴───┼───┼──────┼──────────┴──────────┤
+/// │  0  │ silent │ 1 │flags │ silent, lower bits  │  vague: its position alone
+/// ├─────┼────────┴───┴┬─────┴───────┬─────────────┤
 /// │count│    first    │   second    │    third    │  a number of FIRST and a length each
 /// └─────┴─────────────┴─────────────┴─────────────┘
 /// ```
@@ -63,6 +63,10 @@ const FIRST: u64 = u64::from_le_bytes([0xC1, 0x81, 0x82, 0xC2, 0x88, 0x89, 0x8A,
 const SHORT_BITS: u32 = 10;
 /// Shift of their count.
 const COUNT_AT: u32 = 3 * SHORT_BITS;
+/// Shift of the bit of a trace whose headers, and others up to the next trace, are not kept.
+const VAGUE_AT: u32 = 24;
+/// Maximum of bytes that such a trace can tell, see [`Trace::silent`].
+const LONGEST_VAGUE: u32 = (1 << 21) - 1;
 /// Mask of all three.
 const HEADERS: u32 = (1 << COUNT_AT) - 1;
 
@@ -87,6 +91,53 @@ impl Trace {
         let [first, second, third] = words;
         let headers = short(first) << (2 * SHORT_BITS) | short(second) << SHORT_BITS | short(third);
         count << COUNT_AT | headers
+    }
+
+    /// Trace of its position alone, in a stream with these `flags`: of the headers from it on only
+    /// the next trace's and those after it are known, and that none is between `end` and that one.
+    #[inline(always)]
+    pub const fn vague(&self, flags: u8, end: u32) -> Trace {
+        let Trace { seq, mark, word } = self.head(flags);
+        let silent = end.wrapping_sub(seq);
+        // Without a branch, as below.
+        let far =
+            (((LONGEST_VAGUE as u64).wrapping_sub(silent as u64) >> 63) as u32).wrapping_neg();
+        let silent = (silent & !far) | (LONGEST_VAGUE & far);
+        let silent = silent & 0xFFFF | silent >> 16 << (VAGUE_AT + 1);
+        Trace { seq, mark, word: word & 0xFF_0000 | 1 << VAGUE_AT | silent }
+    }
+
+    /// Number of bytes from a [vague](Trace::vague) trace to where no header begins before the next
+    /// trace's; [`LONGEST_VAGUE`] where that is unknown.
+    #[inline(always)]
+    const fn silent(&self) -> u32 {
+        self.word & 0xFFFF | self.word >> (VAGUE_AT + 1) << 16
+    }
+
+    /// Sequence number from which on no header begins before the next trace's.
+    #[inline(always)]
+    pub const fn until(&self, flags: u8) -> u32 {
+        let (mut last, mut i) = (*self, 1);
+        while i < TOGETHER {
+            last = if last.goes_on() != 0 { last.rest() } else { last };
+            i += 1;
+        }
+        let last = last.head(flags);
+        let len = if last.is_vague() != 0 { last.silent() } else { last.header() };
+        last.seq.wrapping_add(len)
+    }
+
+    /// 1 if it is [vague](Trace::vague), otherwise 0.
+    #[inline(always)]
+    const fn is_vague(&self) -> u32 {
+        (self.word >> COUNT_AT).wrapping_sub(1) >> 31 & self.word >> VAGUE_AT
+    }
+
+    /// Strides of its frame that [`Tracker::beyond`] does not tell.
+    #[inline(always)]
+    const fn untold(&self) -> u64 {
+        let far = ((self.word >> 16) / FAR) & 3;
+        (far.saturating_sub(1) as u64) << 31
     }
 
     /// 1 if other headers follow in the same trace, otherwise 0.
@@ -212,36 +263,67 @@ impl Default for Trail {
     }
 }
 
-/// Slot of an [owner](crate::out_of_order::owner)'s trail, shared with others.
+/// Number of trails that a flow may take, a power of two: none is left for it only where others have
+/// all of them.
+pub const CHOICE: u32 = 4;
+
+/// Trail number `i` of those that an [owner](crate::out_of_order::owner) may take, shared with others.
 #[inline(always)]
-pub const fn slot(owner: u64) -> u32 {
-    (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - TRAILS.trailing_zeros())
+pub const fn slot(owner: u64, i: u32) -> u32 {
+    let hash = (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32;
+    hash >> (32 - TRAILS.trailing_zeros()) ^ i & (CHOICE - 1)
 }
 
 /// Index of the second byte of a record's version, which has no meaning and is not kept.
 const MINOR: u32 = 2;
 
 impl Trail {
-    /// Trace number `i` of the flow's life.
+    /// [`stood_at`] for a flow whose traces are here.
     #[inline(always)]
-    pub fn trace(&self, i: u32) -> &Trace {
+    pub fn stood_at(&self, flow: &Flow, seq: u32) -> Option<Tracker> {
+        stood_at(self, flow, seq)
+    }
+
+    /// [`knows`] for a flow whose traces are here.
+    #[inline(always)]
+    pub fn knows(&self, flow: &Flow, tracker: &Tracker) -> bool {
+        knows(self, flow, tracker)
+    }
+}
+
+impl Traces for Trail {
+    const BITS: u32 = TRACES_BITS;
+
+    #[inline(always)]
+    fn trace(&self, i: u32) -> &Trace {
         &self.traces[(i & (TRACES - 1)) as usize]
     }
 
-    /// Keep a trace under that number.
     #[inline(always)]
-    pub fn put(&mut self, i: u32, trace: Trace) {
+    fn put(&mut self, i: u32, trace: Trace) {
         self.traces[(i & (TRACES - 1)) as usize] = trace;
     }
+}
+
+/// Ring of a flow's traces: in the flow, or in its trail.
+pub trait Traces {
+    /// Binary logarithm of their maximum number.
+    const BITS: u32;
+
+    /// Trace number `i`, modulo their maximum number.
+    fn trace(&self, i: u32) -> &Trace;
+
+    /// Keep a trace under that number.
+    fn put(&mut self, i: u32, trace: Trace);
 
     /// Number of the flow's `count` traces, from number `first` on, that begin before `seq`.
     #[inline(always)]
-    pub fn before(&self, first: u32, count: u32, seq: u32) -> u32 {
+    fn before(&self, first: u32, count: u32, seq: u32) -> u32 {
         let mut found = 0u32;
         let mut i = 0;
         // Without a branch: the kernel's verifier would follow both sides.
-        while i <= TRACES_BITS {
-            let step = TRACES >> i;
+        while i <= Self::BITS {
+            let step = (1u32 << Self::BITS) >> i;
             let last = found.wrapping_add(step).wrapping_sub(1);
             let earlier = self.trace(first.wrapping_add(last)).seq.wrapping_sub(seq) >> 31;
             let counts = last.wrapping_sub(count) >> 31;
@@ -250,86 +332,121 @@ impl Trail {
         }
         found
     }
+}
 
-    /// The headers around `seq`.
-    #[inline(always)]
-    fn place(&self, flow: &Flow, seq: u32) -> Place {
-        let (first, count) = (flow.first_trace(), flow.traces as u32);
-        let earlier = self.before(first, count, seq);
-        let mut last = *self.trace(first.wrapping_add(earlier).wrapping_sub(1));
-        let mut i = 1;
-        while i < TOGETHER {
-            let rest = last.rest();
-            last = if last.goes_on() != 0 && before(rest.seq, seq) { rest } else { last };
-            i += 1;
-        }
-        let within = earlier > 0 && last.goes_on() != 0;
-        let next = match (within, earlier < count) {
-            (true, _) => last.rest().head(flow.client.flags),
-            (_, true) => self.trace(first.wrapping_add(earlier)).head(flow.client.flags),
-            _ => Trace::new(&flow.client, 0),
+/// Check whether a trail is worth being searched for acknowledged traces: it is half full, and has at
+/// least as many of them as a flow has room for; or the oldest is far behind.
+#[inline(always)]
+pub fn is_worth_pruning(trail: &Trail, flow: &Flow) -> bool {
+    let first = flow.first_trace();
+    let enough = trail.trace(first.wrapping_add(RING as u32)).seq;
+    let crowded = flow.traces as u32 > TRACES / 2 && before(enough, flow.acked);
+    crowded || flow.traces > 1 && is_aged(trail.trace(first).seq, flow.acked)
+}
+
+/// Distance of two traces in bytes from which on the older one has to go.
+const AGE: u32 = 1 << 28;
+
+/// Check whether a trace at `seq` is so far before `now` that it might soon be taken for one after it.
+#[inline(always)]
+pub const fn is_aged(seq: u32, now: u32) -> bool {
+    let age = now.wrapping_sub(seq);
+    age > AGE && age < 1 << 31
+}
+
+/// Make room for another trace under number `i`, the latest: the one before it says where headers begin
+/// that are not kept, in a stream with these `flags`.
+#[inline(always)]
+pub fn give_way(traces: &mut impl Traces, i: u32, flags: u8) {
+    let until = traces.trace(i).until(flags);
+    let last = traces.trace(i.wrapping_sub(1)).vague(flags, until);
+    traces.put(i.wrapping_sub(1), last);
+}
+
+/// The headers around `seq`.
+#[inline(always)]
+fn place(traces: &impl Traces, flow: &Flow, seq: u32) -> Place {
+    let (first, count) = (flow.first_trace(), flow.traces as u32);
+    let earlier = traces.before(first, count, seq);
+    let mut last = *traces.trace(first.wrapping_add(earlier).wrapping_sub(1));
+    let mut i = 1;
+    while i < TOGETHER {
+        let rest = last.rest();
+        last = if last.goes_on() != 0 && before(rest.seq, seq) { rest } else { last };
+        i += 1;
+    }
+    let within = earlier > 0 && last.goes_on() != 0;
+    let next = match (within, earlier < count) {
+        (true, _) => last.rest().head(flow.client.flags),
+        (_, true) => traces.trace(first.wrapping_add(earlier)).head(flow.client.flags),
+        _ => Trace::new(&flow.client, 0),
+    };
+    let last = last.head(flow.client.flags);
+    let behind = earlier + !within as u32;
+    Place { last, earlier, next, traced: within || earlier < count, behind }
+}
+
+/// Tracker of the flow's stream at `seq`, a byte that the server has yet to acknowledge.
+#[inline(always)]
+pub fn stood_at(traces: &impl Traces, flow: &Flow, seq: u32) -> Option<Tracker> {
+    if before(seq, flow.traced_from) {
+        return None;
+    }
+    let Place { last, earlier, next, traced, .. } = place(traces, flow, seq);
+    let have = seq.wrapping_sub(last.seq);
+    let silent = last.silent();
+    let is_silent = have >= silent && silent != LONGEST_VAGUE || seq == next.seq;
+    if earlier > 0 && last.is_vague() != 0 && !is_silent {
+        return None;
+    }
+    if earlier > 0 && last.is_vague() == 0 && have < last.header() {
+        let beyond = if traced { 0 } else { flow.client.beyond as u64 + last.untold() };
+        return Some(cut_at(&last, have, distance(last.seq, next.seq, beyond)));
+    }
+    if traced {
+        let flags = next.flags() & !TOP_SET;
+        return Some(Tracker { mark: next.mark, ..Tracker::new(next.seq, flags) });
+    }
+    Some(shortened(&flow.client, seq))
+}
+
+/// Check whether `tracker`, reached by a walk, is one that the flow's stream had, after the
+/// same headers.
+#[inline(always)]
+pub fn knows(traces: &impl Traces, flow: &Flow, tracker: &Tracker) -> bool {
+    let Place { next: trace, traced, behind, .. } = place(traces, flow, tracker.next);
+    if !traced || tracker.beyond != 0 {
+        return false;
+    }
+    let (next, beyond) = match behind < flow.traces as u32 {
+        true => (traces.trace(flow.first_trace().wrapping_add(behind)).seq, 0),
+        false => (flow.client.next, flow.client.beyond as u64 + trace.untold()),
+    };
+    let distance = distance(trace.seq, next, beyond);
+    // Without a branch, as above.
+    let header = trace.header();
+    let flags = ((trace.flags() ^ tracker.flags) & !TOP_SET) as u32;
+    let mut apart = (trace.seq ^ tracker.next) | (trace.mark ^ tracker.mark) | flags;
+    apart |= trace.is_vague() * tracker.carried as u32;
+    let mut i = 0u32;
+    while i < MAX_HEADER as u32 {
+        let carried = i.wrapping_sub(tracker.carried as u32) >> 31;
+        let says_nothing = (i == MINOR) as u32 & (trace.flags() >> RECORDS_BIT) as u32;
+        let byte = match tracker.carry.get(i as usize) {
+            Some(byte) => *byte,
+            None => 0,
         };
-        let last = last.head(flow.client.flags);
-        let behind = earlier + !within as u32;
-        Place { last, earlier, next, traced: within || earlier < count, behind }
+        let differs = (byte ^ trace.byte(i, header, distance)) as u32;
+        apart |= differs * (carried & (says_nothing ^ 1));
+        i += 1;
     }
-
-    /// Tracker of the flow's stream at `seq`, a byte that the server has yet to acknowledge.
-    #[inline(always)]
-    pub fn stood_at(&self, flow: &Flow, seq: u32) -> Option<Tracker> {
-        if flow.traces == 0 || before(seq, flow.traced_from) {
-            return None;
-        }
-        let Place { last, earlier, next, traced, .. } = self.place(flow, seq);
-        let have = seq.wrapping_sub(last.seq);
-        if earlier > 0 && have < last.header() {
-            let beyond = if traced { 0 } else { flow.client.beyond };
-            return Some(cut_at(&last, have, distance(last.seq, next.seq, beyond)));
-        }
-        if traced {
-            let flags = next.flags() & !TOP_SET;
-            return Some(Tracker { mark: next.mark, ..Tracker::new(next.seq, flags) });
-        }
-        Some(shortened(&flow.client, seq))
-    }
-
-    /// Check whether `tracker`, reached by a walk, is one that the flow's stream had, after the
-    /// same headers.
-    #[inline(always)]
-    pub fn knows(&self, flow: &Flow, tracker: &Tracker) -> bool {
-        let Place { next: trace, traced, behind, .. } = self.place(flow, tracker.next);
-        if !traced || tracker.beyond != 0 {
-            return false;
-        }
-        let (next, beyond) = match behind < flow.traces as u32 {
-            true => (self.trace(flow.first_trace().wrapping_add(behind)).seq, 0),
-            false => (flow.client.next, flow.client.beyond),
-        };
-        let distance = distance(trace.seq, next, beyond);
-        // Without a branch, as above.
-        let header = trace.header();
-        let flags = ((trace.flags() ^ tracker.flags) & !TOP_SET) as u32;
-        let mut apart = (trace.seq ^ tracker.next) | (trace.mark ^ tracker.mark) | flags;
-        let mut i = 0u32;
-        while i < MAX_HEADER as u32 {
-            let carried = i.wrapping_sub(tracker.carried as u32) >> 31;
-            let says_nothing = (i == MINOR) as u32 & (trace.flags() >> RECORDS_BIT) as u32;
-            let byte = match tracker.carry.get(i as usize) {
-                Some(byte) => *byte,
-                None => 0,
-            };
-            let differs = (byte ^ trace.byte(i, header, distance)) as u32;
-            apart |= differs * (carried & (says_nothing ^ 1));
-            i += 1;
-        }
-        apart == 0
-    }
+    apart == 0
 }
 
 /// Distance from a header to the next one, with `beyond` [strides](Tracker::beyond).
 #[inline(always)]
-const fn distance(from: u32, to: u32, beyond: u32) -> u64 {
-    to.wrapping_sub(from) as u64 + ((beyond as u64) << STRIDE_BITS)
+const fn distance(from: u32, to: u32, beyond: u64) -> u64 {
+    to.wrapping_sub(from) as u64 + (beyond << STRIDE_BITS)
 }
 
 /// Tracker after the first `have` bytes of a header, with the next one at that distance.
@@ -365,85 +482,4 @@ fn shortened(client: &Tracker, seq: u32) -> Tracker {
     }
     tracker.carried = if have < client.carried as u32 { have as u8 } else { client.carried };
     tracker
-}
-
-impl Flow {
-    /// Number of the oldest valid trace.
-    #[inline(always)]
-    pub const fn first_trace(&self) -> u32 {
-        self.next_trace.wrapping_sub(self.traces as u32)
-    }
-
-    /// Room for further traces.
-    #[inline(always)]
-    pub const fn trail_room(&self) -> u32 {
-        TRACES - self.traces as u32
-    }
-
-    /// Invalidate all traces: the stream is traced from its current position on.
-    #[inline(always)]
-    pub fn trace_anew(&mut self) {
-        self.traces = 0;
-        self.traced_from = self.client.next;
-    }
-
-    /// Validate `count` traces of a committed walk.
-    /// If there was no room for them, all become invalid.
-    #[inline(always)]
-    pub fn take_traces(&mut self, count: u32) {
-        let fits = count <= self.trail_room();
-        self.traces = if fits { self.traces + count as u16 } else { 0 };
-        self.next_trace = self.next_trace.wrapping_add(count);
-        self.traced_from = if fits { self.traced_from } else { self.client.next };
-    }
-
-    /// Check whether a committed segment of `len` bytes with one header leaves a trace.
-    #[inline(always)]
-    pub const fn needs_trace(&self, len: u32) -> bool {
-        self.trail != 0 || self.is_crowded() || len > SHORT
-    }
-
-    /// The same for one that is yet to be committed.
-    #[inline(always)]
-    pub const fn will_need_trace(&self, len: u32) -> bool {
-        self.trail != 0 || self.kept + 1 >= CHECKPOINTS as u8 || len > SHORT
-    }
-
-    /// Validate the one trace of such a segment, of a header at `seq`.
-    #[inline(always)]
-    pub fn take_one(&mut self, seq: u32) {
-        self.take_traces(1);
-        self.traced_from = if self.traces == 1 { seq } else { self.traced_from };
-    }
-
-    /// Drop the traces of `count` acknowledged headers, except the latest, which begins at `seq`
-    /// and may not be acknowledged to its end.
-    #[inline(always)]
-    pub fn drop_traces(&mut self, count: u32, seq: u32) {
-        if count > 1 && count <= self.traces as u32 {
-            self.traces -= (count - 1) as u16;
-            self.traced_from = seq;
-        }
-    }
-
-    /// Check whether the passed bytes are the followed ones: no other bytes have replaced any, and
-    /// none may have, unproven.
-    #[inline(always)]
-    pub fn is_proven(&self) -> bool {
-        let mut doubts = 0;
-        let mut i = 0u32;
-        while i < CHECKPOINTS as u32 {
-            let at = (self.oldest as u32).wrapping_add(i) & (CHECKPOINTS as u32 - 1);
-            let counts = i.wrapping_sub(self.kept as u32) >> 31;
-            doubts |= self.checkpoints[at as usize].flags * counts;
-            i += 1;
-        }
-        doubts & (UNPROVEN | REPLACES) == 0
-    }
-
-    /// Check whether the walk reaches the stream's current position, or continues from it.
-    #[inline(always)]
-    pub fn is_reached(&self, walk: &Walk) -> bool {
-        walk.joined || walk.tracker == self.client
-    }
 }

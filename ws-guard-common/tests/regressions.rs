@@ -1,12 +1,11 @@
 //! One fixture for each error that the property tests found.
 
 use ws_guard_common::{
-    flow::{
-        Acknowledged, CHECKPOINTS, FIN_SEEN, Flow, OLDEST_ACK, Reset, SERVER_DONE, hidden, state,
-    },
+    flow::{Acknowledged, FIN_SEEN, OLDEST_ACK, Reset, SERVER_DONE, hidden, state},
+    ledger::RING,
     maps::{Beginning, FAR, Old},
     replay::{Mode, Reason, Replay, Verdict},
-    tracker::{Step, Walk},
+    trail::TRACES,
     window::{Rate, RateWindow},
 };
 use ws_guard_oracle::guard::Allowance;
@@ -71,7 +70,7 @@ fn a_segment_may_come_again_in_pieces() {
     replay.acknowledge(300);
     pass(&mut replay, 300, &both[300..]);
     replay.acknowledge(500);
-    assert_eq!((replay.flow.frames_in, replay.flow.kept), (2, 0));
+    assert_eq!((replay.flow.frames_in, replay.flow.traces), (2, 0));
 }
 
 #[test]
@@ -106,7 +105,7 @@ fn what_fills_a_hole_in_the_payload_is_let_through() {
         pass(&mut replay, seq, &ping);
         seq += 6;
     }
-    assert_eq!((replay.flow.kept as usize, replay.flow.frames_in), (CHECKPOINTS, 21));
+    assert_eq!((replay.flow.traces, replay.flow.frames_in), (21, 21));
     replay.acknowledge(100);
     pass(&mut replay, 100, &[0; 50]);
     replay.acknowledge(seq);
@@ -144,18 +143,19 @@ fn a_header_that_was_cut_may_come_again_whole() {
 fn a_hole_and_a_full_ring_may_come_with_one_segment() {
     let mut replay = guarded();
     let ping = [0x89, 0x80, 0, 0, 0, 0];
-    for number in 0..CHECKPOINTS as u32 - 1 {
+    for number in 0..RING as u32 - 1 {
         pass(&mut replay, number * 6, &ping);
     }
-    pass(&mut replay, 42, &message(192)[..100]);
-    // 142 to 192 is lost on the way to the guard.
+    let at = 6 * (RING as u32 - 1);
+    pass(&mut replay, at, &message(192)[..100]);
+    // Its second half is lost on the way to the guard.
     let mut next = vec![0; 50];
     next.extend(ping);
-    pass(&mut replay, 192, &next);
-    replay.acknowledge(142);
-    pass(&mut replay, 142, &[0; 50]);
-    pass(&mut replay, 192, &next);
-    assert_eq!(replay.flow.frames_in, CHECKPOINTS as u64 + 1);
+    pass(&mut replay, at + 150, &next);
+    replay.acknowledge(at + 100);
+    pass(&mut replay, at + 100, &[0; 50]);
+    pass(&mut replay, at + 150, &next);
+    assert_eq!(replay.flow.frames_in, RING as u64 + 1);
 }
 
 /// The acknowledgement of data that waits in a queue is old when it arrives, by all that the server
@@ -369,28 +369,176 @@ fn headers_that_are_skipped_at_once_count_as_steps() {
     assert_eq!(verdict, Verdict::Drop(Reason::Unreadable));
 }
 
+/// A guarded connection whose slot of the trails belongs to another one.
+fn without_trail() -> Replay {
+    let mut replay = guarded();
+    replay.has_trail = false;
+    replay
+}
+
 #[test]
-fn what_is_taken_back_of_a_merged_checkpoint_is_what_it_got() {
-    let ping = [0x89, 0x80, 0, 0, 0, 0];
-    let mut flow = Flow::default();
-    flow.open(0, 0, 0, 1);
-    let commit = |flow: &mut Flow, pings: usize, passed: u32| {
-        let (start, payload) = (flow.client, ping.repeat(pings));
-        let mut walk = Walk::new(start, &start, start.next, payload.len() as u32);
-        walk.budget = Walk::UNLIMITED;
-        assert_eq!(walk.run(&mut &payload[..]), Step::Done);
-        flow.commit(&start, &walk, passed);
-    };
-    for _ in 0..CHECKPOINTS {
-        commit(&mut flow, 1, 1);
+fn without_a_trail_a_segment_of_many_frames_comes_again_whole() {
+    let mut replay = without_trail();
+    let frames = [0x81, 0x81, 0, 0, 0, 0, 9].repeat(200);
+    let end = frames.len() as u32;
+    for _ in 0..2 {
+        pass(&mut replay, 0, &frames);
     }
-    let newest = |flow: &Flow| flow.checkpoints[CHECKPOINTS - 1];
-    // Three of four pass.
-    commit(&mut flow, 4, 4);
-    flow.take_back(1, 1);
-    assert_eq!((newest(&flow).pings, newest(&flow).passed), (5, 4));
-    // Whatever follows is behind one that did not.
-    commit(&mut flow, 6, 6);
-    flow.take_back(2, 2);
-    assert_eq!((newest(&flow).pings, newest(&flow).passed), (11, 4));
+    pass(&mut replay, end, &frames);
+    pass(&mut replay, 0, &frames.repeat(2));
+    pass(&mut replay, end, &frames);
+    let mut other = frames.clone();
+    other[700] = 0x82;
+    for (seq, payload) in [(0, &other[..]), (0, &frames[..700]), (700, &frames[700..])] {
+        let verdict = replay.client(seq, &mut payload.to_vec(), &mut Allowance::new(0));
+        assert!(matches!(verdict, Verdict::Drop(_)), "{} bytes at {seq}", payload.len());
+    }
+    assert_eq!(replay.flow.frames_in, 400);
+}
+
+/// In the flow without a trail, or in a full trail.
+#[test]
+fn what_has_no_room_comes_again_with_what_was_before() {
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    for (mut replay, room) in [(without_trail(), RING as u32), (guarded(), TRACES)] {
+        let count = room + 4;
+        for number in 0..count {
+            pass(&mut replay, 6 * number, &ping);
+        }
+        let first = room.saturating_sub(20);
+        for from in (first..room - 1).chain([0, count - 1]) {
+            pass(&mut replay, 6 * from, &ping.repeat((count - from) as usize));
+        }
+        let mut other = ping.repeat(8);
+        other[6 * 6 + 1] = 0x81;
+        let verdict = replay.client(6 * (count - 8), &mut other, &mut Allowance::new(0));
+        assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{room}");
+        // It is not known where these began.
+        for from in room - 1..count - 1 {
+            let verdict = replay.client(6 * from, &mut ping.to_vec(), &mut Allowance::new(0));
+            assert_eq!(verdict, Verdict::Drop(Reason::Untraced), "{from} of {room}");
+        }
+        replay.acknowledge(6 * count - 6);
+        pass(&mut replay, 6 * count - 6, &ping);
+        assert_eq!(replay.flow.frames_in, count.into());
+    }
+}
+
+/// Without room for all, a segment of many frames keeps the place of its first.
+#[test]
+fn a_full_trail_keeps_a_segment_of_many_frames_whole() {
+    let mut replay = guarded();
+    let frame = [0x81, 0x81, 0, 0, 0, 0, 9];
+    for number in 0..TRACES - 1 {
+        pass(&mut replay, 7 * number, &frame);
+    }
+    let (seq, many) = (7 * (TRACES - 1), frame.repeat(30));
+    for _ in 0..2 {
+        pass(&mut replay, seq, &many);
+    }
+    for (from, part) in [(seq, &many[..70]), (seq + 70, &many[70..])] {
+        let verdict = replay.client(from, &mut part.to_vec(), &mut Allowance::new(0));
+        assert!(matches!(verdict, Verdict::Drop(_)), "{} bytes at {from}", part.len());
+    }
+    replay.acknowledge(seq);
+    pass(&mut replay, seq + many.len() as u32, &frame);
+    assert_eq!(replay.flow.frames_in, u64::from(TRACES) + 30);
+}
+
+/// A header with the longest of lengths, and the others that end in the same place of the sequence space.
+#[test]
+fn lengths_that_are_strides_apart_are_different() {
+    for more in [1 << 30, 1 << 31, 3 << 30, 1 << 32, 1 << 62] {
+        let header = |length: u64| [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+        let mut replay = guarded();
+        pass(&mut replay, 0, &header(70_000 + more));
+        let verdict = replay.client(0, &mut header(70_000), &mut Allowance::new(0));
+        assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{more:#x}");
+        pass(&mut replay, 0, &header(70_000 + more));
+    }
+}
+
+/// Headers past any window, which the server discards, would take the cursor around the sequence space.
+#[test]
+fn no_header_is_followed_past_any_window() {
+    let mut replay = guarded();
+    let length = 900_u64 << 20;
+    let header = [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+    pass(&mut replay, 0, &header);
+    let next = replay.flow.client.next;
+    let verdict = replay.client(next, &mut header.clone(), &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::OutOfReach));
+    replay.acknowledge(next - 1000);
+    pass(&mut replay, next, &header);
+}
+
+/// A client that has a header in flight at any time, over more than the sequence space.
+#[test]
+fn traces_of_the_lap_before_are_gone() {
+    for has_trail in [true, false] {
+        let mut replay = guarded();
+        replay.has_trail = has_trail;
+        let length = 60_u64 << 20;
+        let header = [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+        let ping = [0x89, 0x80, 0, 0, 0, 0];
+        // More than the flow has room for, and then never all acknowledged.
+        for number in 0..=RING as u32 {
+            pass(&mut replay, 6 * number, &[0x81, 0x80, 0, 0, 0, 0]);
+        }
+        for number in 0..100 {
+            let next = replay.flow.client.next;
+            assert_eq!(replay.flow.trail != 0, has_trail, "{number}");
+            pass(&mut replay, next, &header);
+            pass(&mut replay, next, &header);
+            let verdict = replay.client(next, &mut ping.to_vec(), &mut Allowance::new(0));
+            assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{number}");
+            replay.acknowledge(next + 1);
+            assert!(number < 10 || replay.flow.traces < 8, "{number}: {}", replay.flow.traces);
+        }
+    }
+}
+
+/// Pings between the first and the last that was defused are defused again; those around them pass.
+#[test]
+fn a_ping_comes_again_as_it_passed_however_it_is_cut() {
+    let mut replay = guarded();
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    let mut send = |seq: u32, pings: usize, allowed: u32| {
+        let mut payload = ping.repeat(pings);
+        let verdict = replay.client(seq, &mut payload, &mut Allowance::new(allowed));
+        assert_eq!(verdict, Verdict::Pass);
+        payload.chunks(6).map(|ping| ping[0] == 0x89).collect::<Vec<_>>()
+    };
+    assert_eq!(send(0, 4, 2), [true, true, false, false]);
+    assert_eq!(send(24, 2, 2), [true, true]);
+    assert_eq!(send(0, 6, 0), [true, true, false, false, true, true]);
+    assert_eq!(send(6, 2, 0), [true, false]);
+    assert_eq!(send(18, 3, 0), [false, true, true]);
+}
+
+/// What was in flight at an upgrade cannot be judged; all that follows can.
+#[test]
+fn a_flow_of_programs_with_checkpoints_goes_on_without_those() {
+    for (checkpoints, verdict) in [(1, Verdict::Drop(Reason::Untraced)), (0, Verdict::Pass)] {
+        let mut replay = guarded();
+        pass(&mut replay, 0, &message(192)[..100]);
+        if checkpoints == 0 {
+            replay.acknowledge(100);
+        }
+        // As they left it; where the ledger is now were others' bytes.
+        replay.flow.format = checkpoints << 8 | 7;
+        replay.flow.provisional = 0x8000_0000;
+        replay.flow.traced_from = replay.flow.client.next;
+        replay.flow.traces = 0;
+        replay.flow.adopt();
+        let again = replay.client(0, &mut message(192)[..100].to_vec(), &mut Allowance::new(0));
+        assert_eq!(again, verdict);
+        pass(&mut replay, 100, &message(192)[100..]);
+        pass(&mut replay, 100, &message(192)[100..]);
+        pass(&mut replay, 200, &message(192));
+        pass(&mut replay, 200, &message(192));
+        replay.acknowledge(300);
+        pass(&mut replay, 250, &message(192)[50..]);
+        assert_eq!((replay.flow.frames_in, replay.flow.state), (2, state::OPEN));
+    }
 }

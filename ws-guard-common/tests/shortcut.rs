@@ -3,6 +3,7 @@
 use ws_guard_common::{
     flow::{self, Flow},
     frame::{Header, Violations},
+    ledger::Interval,
     tracker::{
         FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Segment, Step, Tracker,
         Walk,
@@ -89,17 +90,13 @@ fn commits_alike(random: &mut fastrand::Rng, start: &Tracker, walk: &Walk) {
     let mut flow = Flow { generation: random.u32(..), ..Flow::default() };
     flow.open(start.next, 1, random.u8(..), 0);
     flow.client = *start;
-    (flow.oldest, flow.kept) = (random.u8(0..8), random.u8(0..=flow::CHECKPOINTS as u8));
     flow.high = start.next.wrapping_add(random.u32(0..3)).wrapping_sub(1);
-    flow.doubted = (random.u8(0..10) == 0).into();
-    flow.mixed = random.u8(0..2);
-    let newest =
-        &mut flow.checkpoints[usize::from(flow.oldest + flow.kept + 7) % flow::CHECKPOINTS];
-    (newest.pings, newest.passed) = (3, random.u16(0..=3));
+    let len = random.u32(0..3) * 100;
+    flow.defused_pings = Interval { from: start.next.wrapping_sub(len + random.u32(0..2)), len };
     assert_eq!(flow.client.between(), Some(*start));
     let (mut whole, mut one) = (flow, flow);
     whole.commit(start, walk, walk.pings);
-    one.commit_one(start, walk, walk.pings);
+    one.commit_one(walk, walk.pings);
     assert_eq!(format!("{one:?}"), format!("{whole:?}"), "from {flow:?}");
     assert!(flow.client.is_still(start) && !one.client.is_still(start));
     if walk.pings == 0 {
@@ -107,15 +104,18 @@ fn commits_alike(random: &mut fastrand::Rng, start: &Tracker, walk: &Walk) {
     }
     // Taken for one over the limit, at once or afterwards.
     let (mut defused, mut passed) = (flow, whole);
-    defused.commit_one(start, walk, 0);
+    defused.commit_one(walk, 0);
     let came_to = format!("{defused:?}");
-    passed.take_back(1, 1);
+    passed.take_back(1, start.next, walk.end());
     if passed.state == flow::state::OPEN {
         assert_eq!(came_to, format!("{passed:?}"), "from {flow:?}");
     }
-    // And the other way round, except that it still counts as mixed.
-    defused.give_back();
-    defused.mixed = whole.mixed;
+    // And the other way round, except for pings between it and an earlier one that was defused.
+    defused.give_back(start.next, walk.end());
+    let (now, known) = (defused.defused_pings, whole.defused_pings);
+    assert!(now.has(start.next) == 0 && known.has(start.next) == 0);
+    assert!(known.len == 0 || now.from == known.from && now.len >= known.len);
+    defused.defused_pings = known;
     if whole.state == flow::state::OPEN {
         assert_eq!(format!("{defused:?}"), format!("{whole:?}"), "from {flow:?}");
     }

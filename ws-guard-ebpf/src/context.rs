@@ -61,7 +61,7 @@ impl<'a> Context<'a> {
     pub fn enforces(&self) -> bool {
         let action = match self.policy.rules {
             0 => self.policy.action,
-            _ => rules::action_for(self),
+            _ => rules::action_for(),
         };
         action >= self.policy.least_action()
     }
@@ -96,10 +96,10 @@ pub enum Outcome {
     Drop,
     /// Finished; the flow has yet to take over the result in this CPU's state.
     Walked,
-    /// The same, from a checkpoint.
+    /// The same, of bytes that came before.
     Rewalked,
-    /// The flow was set back before these bytes: walk them as new ones.
-    Rewound,
+    /// Walk these bytes as new ones.
+    New,
 }
 
 impl From<Verdict> for Outcome {

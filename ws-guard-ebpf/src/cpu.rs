@@ -7,20 +7,23 @@ use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use ws_guard_common::{
     chunks::Chunks,
     flood::Counts,
-    flow::Rewindable,
     frame::{Header, Violation, opcode},
     handshake::HeadScanner,
+    ledger::RING,
     maps::{Digest, Policy},
     record::Record,
     search::Search,
     tracker::{SPRINT, Seen, Tracker, Walk},
+    trail::Trace,
 };
 
 /// State that changes in a loop, or that one program part leaves for another.
 #[repr(C)]
 pub struct State {
     pub walk: Walk,
-    /// The flow's tracker when the walk began.
+    /// The flow's tracker when the walk began...
+    pub known: Tracker,
+    /// ...and the one behind which all bytes are new.
     pub start: Tracker,
     /// Result of the walk's last step.
     pub step: u32,
@@ -62,30 +65,37 @@ pub struct Counted {
     pub record_max: u16,
 }
 
-/// Trail that this CPU has entered.
+/// Traces of the current walk.
 #[repr(C)]
 pub struct Traces {
-    /// Its number plus 1, or 0.
+    /// Trail that this CPU has entered: its number plus 1, or 0 if the flow has its traces itself.
     pub trail: u32,
-    /// Number of its next trace, room for traces, and traces left by the current walk.
+    /// Number of the next trace, room for traces, and traces left by the current walk.
     pub next: u32,
     pub room: u32,
     pub left: u32,
+    /// Not 0: the flow needs a trail, and has none.
+    pub many: u32,
     /// Not 0: the walk is a dry run, and leaves no traces.
     pub looks: u32,
+    /// Those of a flow without a trail; what exceeds them is in the last place.
+    pub kept: [Trace; RING],
 }
 
 /// Walk of a retransmission.
 #[repr(C)]
 pub struct Rewind {
-    /// Its checkpoint, counted from the oldest...
-    pub checkpoint: u32,
-    /// ...and the tracker there.
+    /// Tracker at its first unacknowledged byte.
     pub from: Tracker,
-    /// Not 0: the flow was rewound for this segment...
-    pub rewound: u32,
-    /// ...and was this before.
-    pub before: Rewindable,
+    /// Not 0: it has the same bytes as the header that was split at the cursor.
+    pub agrees: u32,
+    /// Not 0: its bytes replace all unacknowledged ones...
+    pub replaces: u32,
+    /// ...of which the server is known to hold none...
+    pub settled: u32,
+    /// ...as long as the server has acknowledged no more, and nothing else has passed: [`Flow::last_ns`].
+    pub acked: u32,
+    pub last_ns: u64,
 }
 
 /// Copy of out-of-order segments that this CPU has entered.
@@ -202,16 +212,6 @@ pub fn state() -> Option<&'static mut State> {
 pub fn resume() -> Option<&'static mut State> {
     // SAFETY: as in `state`; its previous user has returned.
     STATE.get_ptr_mut(0).map(|state| unsafe { &mut *state })
-}
-
-/// Set the checkpoint for the walk of a retransmission.
-/// Not an argument: the verifier would check the whole function once for each.
-#[inline(always)]
-pub fn from_checkpoint(checkpoint: u8) {
-    if let Some(state) = STATE.get_ptr_mut(0) {
-        // SAFETY: this CPU's element.
-        unsafe { (*state).rewind.checkpoint = checkpoint.into() };
-    }
 }
 
 /// Note a rewritten byte, `offset` bytes behind the start of the TCP header.

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
-    flow::{self, Action, Flow, Plan, Reset},
+    flow::{self, Action, Flow, LEDGER, Reset},
     maps::{Beginning, Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN, Old},
     seq::{after, before, later},
     tracker::Walk,
@@ -39,9 +39,8 @@ use crate::{
         commit::{commit, count_walk, recommit, settle},
         fast_path::{self, came_to},
         heartbeat, midstream, out_of_order,
-        retransmit::{self, again},
-        tls,
-        trail::{self, TRAIL},
+        retransmit::{again, refuse},
+        tls, trail,
         walk::Walker,
     },
 };
@@ -156,6 +155,9 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
         let empty = segment.len == 0 && segment.flags & FIN == 0;
         return if empty { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
+    }
+    if segment.len != 0 && flow.is_out_of_reach(segment.seq) {
+        return context.drop(Counter::DroppedForged);
     }
     flow.hear(segment.ack);
     flow.offers(segment.seq, segment.window);
@@ -347,8 +349,11 @@ fn data<P: Packet>(
 ) -> Verdict {
     let segment = context.segment;
     servers::in_place(Side::Client, segment.seq, flow.high);
+    if flow.format != LEDGER {
+        adopt(flow);
+    }
     let plan = flow.plan(segment.seq, segment.len);
-    match plan.action {
+    match plan {
         Action::Pass => {
             if after(segment.seq, flow.high) {
                 note(context, flow, Noted::Hole);
@@ -385,15 +390,15 @@ fn data<P: Packet>(
         }
         _ => {}
     }
-    if flow.held != 0 && !matches!(plan.action, Action::Gap) && !out_of_order::enter(context, flow)
-    {
+    let is_gap = matches!(plan, Action::Gap);
+    if flow.held != 0 && !is_gap && !out_of_order::enter(context, flow) {
         return context.drop(Counter::DroppedGap);
     }
-    let verdict = match trail::enter(context.now) {
+    let len = if is_gap { u32::MAX } else { segment.len };
+    let verdict = match trail::enter(context.now, len) {
         true => stream(context, flow, plan, payload),
-        false => context.drop(Counter::DroppedNoCheckpoint),
+        false => context.drop(Counter::DroppedUntraced),
     };
-    retransmit::undo(flow);
     trail::leave();
     out_of_order::leave(flow);
     verdict
@@ -407,26 +412,20 @@ fn data<P: Packet>(
 fn stream<P: Packet>(
     context: &Context,
     flow: &mut Flow,
-    plan: Plan,
+    plan: Action,
     payload: &impl Fn(&Segment) -> P,
 ) -> Verdict {
-    let mut outcome = match plan.action {
-        Action::Rewalk | Action::NoCheckpoint => {
-            let on_trail = plan.action as u8 == Action::NoCheckpoint as u8;
-            if on_trail && !trail::finds(context.segment.seq) {
-                return context.drop(Counter::DroppedNoCheckpoint);
-            }
-            cpu::from_checkpoint(if on_trail { TRAIL } else { plan.checkpoint });
-            again(context, flow, payload)
-        }
+    let mut outcome = match plan {
+        Action::Rewalk => again(context, flow, payload),
+        Action::Untraced => return refuse(context, flow, Counter::DroppedUntraced),
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
         Action::Gap => return context.drop(Counter::DroppedGap),
         Action::Search => midstream::search(context, flow, payload),
-        Action::Walk | Action::Pass => Outcome::Rewound,
+        Action::Walk | Action::Pass => Outcome::New,
     };
     // Called only here: two of these on top of each other need too much stack, and two calls double
     // the verifier's work.
-    if matches!(outcome, Outcome::Rewound) {
+    if matches!(outcome, Outcome::New) {
         outcome = first(context, flow, payload);
     }
     let rewalked = match outcome {
@@ -450,7 +449,6 @@ fn stream<P: Packet>(
     let was_over = flow.is_over_limit(context.now);
     let over = context.limits_classes() && frame_limits::charge(context, flow);
     let verdict = if over { Verdict::Drop } else { settle(context, flow, payload) };
-    // After `settle`, which corrects the newest checkpoint: the filler's.
     out_of_order::follow(context, flow);
     if !was_over && flow.is_over_limit(context.now) && pace::refuses_first(context.now) {
         return Verdict::Drop;
@@ -460,6 +458,13 @@ fn stream<P: Packet>(
     }
     heartbeat::client_walked(&payload(context.segment), flow);
     Verdict::Pass
+}
+
+/// Take over a flow from programs of an earlier schema.
+#[cold]
+#[inline(never)]
+fn adopt(flow: &mut Flow) {
+    locked(flow, |flow| flow.adopt());
 }
 
 /// Record of a segment that is not walked.
@@ -495,7 +500,8 @@ fn first<P: Packet>(
     let Some(state) = cpu::state() else {
         return Outcome::Pass;
     };
-    state.start = flow.client;
+    state.known = flow.client;
+    state.start = if state.rewind.replaces == 0 { state.known } else { state.rewind.from };
     state.traces.left = 0;
     state.walk = Walk::new(state.start, &state.start, context.segment.seq, context.segment.len);
     state.small_as(context.policy);

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use fastrand::Rng;
 use ws_guard_common::{
-    flow::SETTLED_NS,
+    flow::{SETTLED_NS, STALLED_NS},
     replay::{Reason, Verdict},
 };
 
@@ -92,7 +92,8 @@ pub struct Transfer<'a, G> {
     owes: Option<Time>,
     owed: u32,
     downloaded: usize,
-    now: Time,
+    /// Milliseconds since its beginning.
+    pub now: Time,
     passed: Time,
     /// Segments that the guard dropped, by reason.
     pub dropped: BTreeMap<Reason, u64>,
@@ -138,6 +139,9 @@ impl<'a, G: Guard> Transfer<'a, G> {
                 (had, since) = (self.receiver.stream.len(), self.now);
             }
             self.pause = self.pause.max(self.now - since);
+            if self.sender.is_done() {
+                break;
+            }
             self.now = self.next_time();
             if self.now > BAD {
                 for mangling in [&mut self.before.mangling, &mut self.behind.mangling] {
@@ -218,6 +222,9 @@ impl<'a, G: Guard> Transfer<'a, G> {
             }
             if self.now - self.passed > SETTLED_NS / 1_000_000 {
                 self.guard.rest();
+            }
+            if self.now - self.passed > STALLED_NS / 1_000_000 {
+                self.guard.fall_silent();
             }
             match self.guard.client(piece.seq, &mut piece.bytes, true) {
                 Verdict::Pass => self.leave_guard(rng, piece),

@@ -36,8 +36,8 @@ pub enum Counter {
     DroppedThrottled,
     /// Segments past the cursor that were dropped.
     DroppedGap,
-    /// Segments dropped because there is no checkpoint to judge their provisional headers from.
-    DroppedNoCheckpoint,
+    /// Segments dropped because their provisional headers are not traced, or there is no room to trace more.
+    DroppedUntraced,
     /// Retransmissions dropped because their frames differ from the first transmission.
     DroppedChanged,
     /// Segments dropped because their payload could not be read, or was changed by two CPUs at once.
@@ -57,7 +57,7 @@ pub enum Counter {
     DroppedFragment,
     /// Packets whose headers hide the port.
     DroppedHeaders,
-    /// Segments walked again from a checkpoint.
+    /// Segments of unacknowledged bytes walked again.
     Rewalked,
     /// Segments past the cursor.
     Gaps,

@@ -2,14 +2,18 @@
 
 use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
-    flow::CHECKPOINTS,
     out_of_order::{Held, Look, Range, place},
     tracker::{Step, Tracker, Walk},
 };
 
 impl Replay {
     /// Keep a segment past the cursor.
-    pub(super) fn keep(&mut self, seq: u32, payload: &[u8], budget: &mut impl Budget) -> Verdict {
+    pub(super) fn keep_bytes(
+        &mut self,
+        seq: u32,
+        payload: &[u8],
+        budget: &mut impl Budget,
+    ) -> Verdict {
         let held = &mut *self.held;
         if self.flow.held == 0 {
             held.region.clear();
@@ -60,8 +64,8 @@ impl Replay {
         if !is_same(&self.held, walk.base(), came) {
             return Err(Reason::Changed);
         }
-        if !self.flow.may_fill(walk, region, first.begin, self.traces.len() as u32) {
-            return Err(Reason::NoCheckpoint);
+        if !self.flow.may_fill(region, self.traces.len() as u32) {
+            return Err(Reason::Untraced);
         }
         let kept = self.look(walk, first);
         if kept == Look::FAILED {
@@ -98,11 +102,10 @@ impl Replay {
 
     /// Commit the copy after the filler, up to the next gap, if the committed `walk` was that.
     /// `first` is the range that it [reached](Self::reached).
-    pub(super) fn follow(&mut self, walk: &Walk, first: Option<Range>) {
+    pub(super) fn follow(&mut self, first: Option<Range>) {
         let Some(mut range) = first else {
             return;
         };
-        self.flow.filled(self.held.region.overlap(walk) > 0);
         while range.is_reached(&self.flow.client) {
             self.commit_range(range);
             range = self.held.region.next(range.begin);
@@ -113,7 +116,6 @@ impl Replay {
 
     /// Commit the segments of a range.
     fn commit_range(&mut self, range: Range) {
-        let ragged = self.held.region.ragged != 0;
         let mut begin = range.begin;
         while begin != range.end() {
             let len = self.held.region.cut(begin, range.end());
@@ -121,10 +123,11 @@ impl Replay {
             let mut walk = Walk::new(start, &start, begin, len).unbounded();
             let (headers, records) = (self.headers.len(), self.records.len());
             let done = self.run_kept(&mut walk, true) == Step::Done;
-            debug_assert!(done && self.flow.kept as usize <= CHECKPOINTS);
+            debug_assert!(done);
             self.count_kinds(headers, records);
-            self.flow.commit_cut(&walk, ragged);
-            self.keep_traces(0);
+            let traces = self.shortened(&start, walk.end());
+            self.flow.commit(&start, &walk, walk.pings);
+            self.keep(&traces);
             begin = begin.wrapping_add(len);
         }
     }

@@ -1,10 +1,11 @@
 //! Walk of a [`Tracker`] through one segment.
 use super::{
-    FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RECORDS_BIT, RSV1_AGREED, STRIDE,
+    FAR, FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RECORDS_BIT, RSV1_AGREED, STRIDE,
     STRIDE_BITS, Seen, Segment, TOP_SET, Tracker, mark_after,
 };
 use crate::{
     frame::{self, Header, Violation, Violations, opcode},
+    ledger::Interval,
     record::{self, Record},
 };
 
@@ -58,6 +59,13 @@ const fn most_steps(flags: u8, len: u32) -> u32 {
     len / shortest + MORE_STEPS
 }
 
+/// 1 if there are more pings than a budget has, otherwise 0. Without a branch: the kernel's verifier
+/// would follow both sides of each ping.
+#[inline(always)]
+const fn exceeds(pings: u32, budget: u32) -> u32 {
+    ((budget as u64).wrapping_sub(pings as u64) >> 63) as u32
+}
+
 /// Walk through one segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
@@ -75,16 +83,20 @@ pub struct Walk {
     fresh_complete: u32,
     /// Mark of the stream there.
     fresh_mark: u32,
-    /// Number of already counted pings that pass again; the others are defused again.
+    fresh_beyond: u32,
+    /// Already counted pings that are defused again.
+    pub defused: Interval,
+    /// Number of already counted pings that may pass again; those after them are defused.
     pub old_budget: u32,
+    old_pings: u32,
     /// Number of new pings that may pass; the others are defused. [`Walk::ASK`] until it is known.
     pub budget: u32,
     /// The walk reached the flow's own tracker: what came before was the same.
     pub joined: bool,
     /// The segment ends inside the masking key of a header that is otherwise whole and new.
     pub cuts_key: bool,
-    /// Pings already counted earlier.
-    pub old_pings: u32,
+    /// Sequence number after the first byte of the latest ping that passes.
+    passed_to: u32,
     /// Frames that begin here for the first time, by their first byte.
     pub frames: u32,
     /// PING frames among them.
@@ -118,11 +130,14 @@ impl Walk {
             fresh_begin: known.next.wrapping_add((known.carried != 0) as u32),
             fresh_complete: known.next,
             fresh_mark: known.mark,
-            old_budget: 0,
+            fresh_beyond: known.beyond,
+            defused: Interval { from: 0, len: 0 },
+            old_budget: Self::UNLIMITED,
+            old_pings: 0,
             budget: Self::ASK,
             joined: false,
             cuts_key: false,
-            old_pings: 0,
+            passed_to: known.next.wrapping_add((known.carried != 0) as u32),
             frames: 0,
             pings: 0,
             pongs: 0,
@@ -216,8 +231,11 @@ impl Walk {
     pub fn step<S: Segment>(&mut self, segment: &mut S) -> Step {
         let at = self.at();
         if self.tracker.carried == 0 {
-            self.joined |=
-                (self.tracker.next == self.fresh_complete) & (self.tracker.mark == self.fresh_mark);
+            // Lengths that are strides apart have the same place and mark.
+            let apart = (self.tracker.next ^ self.fresh_complete)
+                | (self.tracker.mark ^ self.fresh_mark)
+                | (self.tracker.beyond ^ self.fresh_beyond);
+            self.joined |= apart == 0;
         }
         if at >= self.len {
             return Step::Done;
@@ -314,7 +332,9 @@ impl Walk {
                     break;
                 }
                 pings += 1;
-                if pings > self.budget {
+                let over = exceeds(pings, self.budget);
+                self.passes(next, over);
+                if over != 0 {
                     segment.defuse(at);
                 }
             }
@@ -417,8 +437,8 @@ impl Walk {
         word
     }
 
-    /// Check whether this walk, if it joined `known`, has the same bytes as the header that was
-    /// split there.
+    /// Check whether the segment has the same bytes as the header that was split at `known`. Before
+    /// the walk, which may defuse it; and only of one that [joins](Walk::joined) `known` in the end.
     #[inline(always)]
     pub fn agrees<S: Segment>(&self, segment: &S, known: &Tracker) -> bool {
         let at = known.next.wrapping_sub(self.base);
@@ -431,7 +451,20 @@ impl Walk {
             same &= !both || segment.u8_at(place) == Some(known.carry[i as usize]);
             i += 1;
         }
-        same || !self.joined
+        same
+    }
+
+    /// Sequence number from which on no new ping passes.
+    #[inline(always)]
+    pub const fn passed_to(&self) -> u32 {
+        self.passed_to
+    }
+
+    /// Record that the ping at `seq` passes, unless it is `over` its budget.
+    #[inline(always)]
+    const fn passes(&mut self, seq: u32, over: u32) {
+        let to = seq.wrapping_add(1);
+        self.passed_to ^= (self.passed_to ^ to) & over.wrapping_sub(1);
     }
 
     /// Walk to the end of the segment, or to a ping without a budget.
@@ -452,19 +485,17 @@ impl Walk {
         let is_frame = (self.tracker.flags >> RECORDS_BIT & 1).wrapping_sub(1);
         let opcode = first & frame::OPCODE & is_frame;
         if opcode == opcode::PING {
-            if fresh {
-                if self.budget == Self::ASK {
-                    return false;
-                }
-                self.pings += 1;
-                if self.pings > self.budget {
-                    segment.defuse(at);
-                }
-            } else {
-                self.old_pings += 1;
-                if self.old_pings > self.old_budget {
-                    segment.defuse(at);
-                }
+            if fresh && self.budget == Self::ASK {
+                return false;
+            }
+            let (new, next) = (fresh as u32, self.tracker.next);
+            self.pings += new;
+            self.old_pings += new ^ 1;
+            let old = exceeds(self.old_pings, self.old_budget) | self.defused.has(next);
+            let over = new & exceeds(self.pings, self.budget) | (new ^ 1) & old;
+            self.passes(next, over);
+            if over != 0 {
+                segment.defuse(at);
             }
         }
         self.frames += fresh as u32;
@@ -498,11 +529,16 @@ impl Walk {
         // split that, and the end of a frame must not be before it. (1 or 0, without a branch.)
         let gone = low.wrapping_sub(header.len() as u64) >> 63;
         let strides = (total >> STRIDE_BITS) - gone;
-        // The lower 32 bits of the length show in the position of the next header.
+        // The lower 30 bits of the length show in the position of the next header, and the next two in the
+        // strides beyond it.
         let high = (header.payload_len >> 32) as u32;
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second, high);
-        self.tracker.beyond = if strides > u32::MAX as u64 { u32::MAX } else { strides as u32 };
+        let endless = ((strides >> 32).wrapping_neg() >> 63) as u32;
+        self.tracker.beyond = strides as u32 | endless << 31;
+        let far = (strides >> 31) as u32;
+        // At most 3: of the longest frame it is 4.
+        self.seen.flags |= (far - (far >> 2)) * FAR;
         let near = low + (gone << STRIDE_BITS);
         self.tracker.next = self.tracker.next.wrapping_add(near as u32);
         self.tracker.carried = 0;

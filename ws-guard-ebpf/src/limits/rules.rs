@@ -7,12 +7,12 @@ use ws_guard_common::{
 };
 
 use crate::{
-    context::Context,
     limits::{
         at_hand,
         sources::{Entry, find},
     },
-    maps::RULES,
+    maps::{self, FLOWS, RULES},
+    packet,
 };
 
 /// Longest rule that covers the client.
@@ -25,16 +25,38 @@ pub(super) fn rule(client: &Client, policy: &Policy) -> Option<&'static Rule> {
     RULES.get(&Key::new(Network::ALL_BITS, Network::of(&client.address)))
 }
 
-/// [`action`] for the client's connections over the limit.
+/// [`action`] for the current client's connections over the limit.
 /// Too slow for every packet: call it only before something is done.
+#[inline(always)]
+pub fn action_for() -> u8 {
+    ws_guard_action_for() as u8
+}
+
+/// [`action_for`], as a global function: the verifier checks it once, on its own.
 #[inline(never)]
-pub fn action_for(context: &Context) -> u8 {
-    let (client, policy) = (context.client(), context.policy);
-    if let Some(source) = find(context.source()) {
-        source.refresh(client, policy);
-        return source.action();
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_action_for() -> u32 {
+    let Some(segment) = packet::segment() else {
+        return action::OBSERVE.into();
+    };
+    let account = match FLOWS.get_ptr(&segment.key) {
+        // SAFETY: a part of a map value, which stays mapped while a program runs.
+        Some(flow) => unsafe { &raw const (*flow).account },
+        None => match packet::account() {
+            Some(peer) => &raw const *peer,
+            None => return action::OBSERVE.into(),
+        },
+    };
+    // SAFETY: as above, and only read here.
+    let account = unsafe { &*account };
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
+        return action::OBSERVE.into();
+    };
+    if let Some(source) = find(&account.source) {
+        source.refresh(&account.client, policy);
+        return source.action().into();
     }
-    ruled(client, policy)
+    ruled(&account.client, policy).into()
 }
 
 /// Decide again how to treat the current connection, which is over the limit, after a policy or a
@@ -44,7 +66,7 @@ pub fn judge_again(now: u64) {
     ws_guard_judge_again(now);
 }
 
-/// [`judge_again`], as a global function: the verifier checks it once, on its own.
+/// [`judge_again`], as a global function, too.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_judge_again(now: u64) -> u32 {

@@ -5,6 +5,7 @@ use ws_guard_common::{
     flow::{self, Flow},
     maps::Counter,
     tracker::{Tracker, Walk},
+    verifier::forget,
 };
 
 use crate::{
@@ -15,73 +16,82 @@ use crate::{
     packet::{Packet, Segment},
     report::{self, Side},
     servers,
-    stream::{trail::TRAIL, walk::Walker},
+    stream::{trail, walk::Walker},
 };
 
 /// Commit a walk of new bytes.
 #[inline(never)]
 pub fn commit(context: &Context, flow: &mut Flow) -> bool {
-    take_over(context, flow, |_, _| true, Flow::commit)
+    take_over(context, flow, |flow, state, passed| {
+        let replaces = state.rewind.replaces != 0;
+        if replaces {
+            flow.set_back(&state.start);
+        }
+        flow.commit(&state.start, &state.walk, passed);
+        if replaces {
+            flow.replaced_to(state.walk.end(), state.rewind.settled != 0);
+        }
+    })
 }
 
-/// Commit a walk from a checkpoint.
+/// Commit a walk through bytes that came before.
 #[cold]
 #[inline(never)]
 pub fn recommit(context: &Context, flow: &mut Flow) -> bool {
-    let checkpoint = cpu::resume().map_or(0, |state| state.rewind.checkpoint as u8);
-    take_over(
-        context,
-        flow,
-        // An acknowledgement on another CPU may have moved the checkpoints up.
-        |flow, state| checkpoint == TRAIL || flow.starts_at(checkpoint, &state.rewind.from),
-        |flow, known, walk, passed| {
-            flow.let_through(walk.base(), walk.len());
-            match checkpoint {
-                TRAIL => flow.repeated(known, walk, passed),
-                checkpoint => flow.rewalked(checkpoint, known, walk, passed),
-            }
-        },
-    )
+    take_over(context, flow, |flow, state, passed| {
+        flow.repeated(&state.known, &state.walk, passed);
+    })
 }
 
-/// Commit the walk with `take`, if the flow is where it was when the walk began and `valid` holds;
-/// and find the number of new pings that the budget and the connection's own limit let pass.
+/// Commit the walk with `take`, if the flow is where it was when the walk began; and find the number
+/// of new pings that the budget and the connection's own limit let pass.
 #[inline(always)]
 fn take_over(
     context: &Context,
     flow: &mut Flow,
-    valid: impl FnOnce(&Flow, &State) -> bool,
-    take: impl FnOnce(&mut Flow, &Tracker, &Walk, u32),
+    take: impl FnOnce(&mut Flow, &State, u32),
 ) -> bool {
     let Some(state) = cpu::resume() else {
         return false;
     };
-    let walk = &state.walk;
-    let pings = walk.pings;
-    let passed = if pings < walk.budget { pings } else { walk.budget };
-    let (mut committed, mut lost) = (false, false);
+    let pings = state.walk.pings;
+    let passed = if pings < state.walk.budget { pings } else { state.walk.budget };
+    state.counted.passed = passed;
+    trail::shorten(flow, state);
+    let (mut committed, mut lost, mut latest) = (false, false, trail::Latest::default());
     locked(flow, |flow| {
         // Segments that another CPU keeps out of order meanwhile are not judged yet.
         let judged = (flow.held == 0) | (state.gap.copy != 0);
-        // Traces beyond the room are retransmitted in pieces, or after the server has acknowledged
-        // others. The same for untraced headers, where another CPU has begun a trail meanwhile.
-        let untraced = (state.traces.trail == 0) & (flow.trail == 0);
-        let fits = untraced | (state.traces.trail != 0) & (state.traces.left <= state.traces.room);
-        let stands =
-            judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
-        if stands && valid(flow, state) {
-            take(flow, &state.start, walk, passed);
-            flow.take_traces(state.traces.left);
+        // Another CPU has begun a trail meanwhile.
+        let elsewhere = (state.traces.trail == 0) & (flow.trail != 0);
+        let stands = judged
+            & !elsewhere
+            & (flow.client == state.known)
+            & (flow.state == flow::state::OPEN)
+            & still_replaces(flow, state);
+        if stands {
+            take(flow, state, passed);
+            latest = trail::take(flow, state);
             flow.last_ns = context.now;
             lost = flow.state != flow::state::OPEN;
             committed = true;
         }
     });
-    state.counted.passed = passed;
+    if committed {
+        trail::complete(state, latest);
+    }
     if lost {
         report::count(Counter::FlowsUnsynced);
     }
     committed
+}
+
+/// Check that nothing has passed and been acknowledged since the walk's bytes were found to replace all others.
+#[inline(always)]
+fn still_replaces(flow: &Flow, state: &State) -> bool {
+    let covers = flow.is_covered_by(state.walk.base(), state.walk.end());
+    let still = (flow.acked == state.rewind.acked) & (flow.last_ns == state.rewind.last_ns);
+    (state.rewind.replaces == 0) | (covers & still)
 }
 
 /// Charge the source for a committed segment's pings, and fix the packet.
@@ -115,8 +125,20 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
     let charged = answer & charge::KEPT;
     let kept = if charged < passed { charged } else { passed };
     if kept < passed {
-        take_back(flow, passed - kept, pings - kept);
-        walker.state.counted.passed = kept;
+        // The walk passed more than the charge allows: repeat it with the known number.
+        let state = &mut *walker.state;
+        let (start, known) = (state.start, state.walk.tracker);
+        state.walk = Walk::new(start, &known, segment.seq, segment.len);
+        state.walk.old_budget = kept;
+        state.walk.budget = 0;
+        let drops = forget(answer & charge::DROP, segment.seq) != 0;
+        walker.packet.only_look(drops);
+        walker.run_on();
+        let state = &mut *walker.state;
+        let first = state.start.next.wrapping_add((state.start.carried != 0) as u32);
+        let from = if kept == 0 { first } else { state.walk.passed_to() };
+        take_back(flow, passed - kept, from, state.walk.end());
+        state.counted.passed = kept;
     }
     if kept == pings {
         return true;
@@ -125,23 +147,14 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
         return false;
     }
     report::add(Counter::Defused, (pings - kept) as u64);
-    let state = &mut *walker.state;
-    if kept < state.walk.budget {
-        // The walk passed more than the charge allows: repeat it with the known number.
-        let known = state.walk.tracker;
-        state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
-        state.walk.old_budget = kept;
-        state.walk.budget = 0;
-        walker.run_on();
-    }
     true
 }
 
 /// Correct the flow: fewer pings pass than were committed.
 #[inline(always)]
-pub fn take_back(flow: &mut Flow, pings: u32, over: u32) {
+pub fn take_back(flow: &mut Flow, pings: u32, from: u32, to: u32) {
     locked(flow, |flow| {
-        flow.take_back(pings, over);
+        flow.take_back(pings, from, to);
     });
 }
 

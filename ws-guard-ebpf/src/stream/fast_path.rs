@@ -11,6 +11,7 @@ use ws_guard_common::{
     record::{self, Record},
     source::millis,
     tracker::{Tracker, Walk},
+    trail::Trace,
     window::Rate,
 };
 
@@ -71,14 +72,19 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     let enforces = context.policy.action != action::OBSERVE;
     let (mut fits, mut passed) = (0, walk.pings);
     let mut committed = false;
-    // Before the commit: no other CPU may read the trail without this header.
-    let traces = flow.will_need_trace(context.segment.len);
-    if traces && !trail::enter(context.now) {
-        return came_to::NOTHING;
+    let trace = Trace::new(&start, word);
+    let (enters, mut trail) = (flow.trail != 0 || flow.room() == 0, 0);
+    if enters {
+        let Some(entered) = trail::enter_one(context.now) else {
+            return came_to::NOTHING;
+        };
+        trail = entered;
     }
+    let mut latest = trail::Latest::default();
     locked(flow, |flow| {
         let mut stands =
             (flow.held == 0) & flow.client.is_still(&start) & (flow.state == state::OPEN);
+        stands &= if trail == 0 { flow.trail == 0 } else { true };
         if LIMITS && stands {
             let (limits, mut window) = (&context.policy.class_limits, flow.classes);
             // The slow path charges what is over a limit.
@@ -99,21 +105,25 @@ pub fn pass<P: Packet, const LIMITS: bool>(
                     + kept * came_to::FITS_CONNECTION
                     + defused * came_to::DEFUSED;
             }
-            flow.commit_one(&start, &walk, passed);
+            flow.commit_one(&walk, passed);
             flow.last_ns = context.now;
             committed = true;
-            if !traces && flow.trail != 0 {
-                // Another CPU has begun one meanwhile.
-                flow.trace_anew();
+            if trail == 0 {
+                flow.trace_one(trace);
+            } else {
+                latest = trail::take_in(flow, trail, 1);
             }
         }
     });
-    if !committed {
+    if enters {
+        // Before this CPU leaves it: no other one may read the trail without this header.
+        if committed && trail != 0 {
+            trail::put_latest(trace, latest);
+        }
         trail::leave();
-        return came_to::NOTHING;
     }
-    if traces {
-        trail::trace_one(&start, word, walk.tracker.next);
+    if !committed {
+        return came_to::NOTHING;
     }
     count(&walk, &start, &classes);
     let at = start.next.wrapping_sub(context.segment.seq);
@@ -173,7 +183,7 @@ pub fn ping<P: Packet>(
     let at = ping >> came_to::AT;
     let passes = answer & (charge::KEPT | charge::OBSERVED) != 0;
     if passes == (ping & came_to::DEFUSED != 0) {
-        correct(flow, passes);
+        correct(flow, context.segment, at, passes);
     }
     if passes {
         payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS, flow);
@@ -195,12 +205,13 @@ pub fn ping<P: Packet>(
 
 /// Correct the flow, which took the one ping for one that is passed on, or is not.
 #[inline(never)]
-fn correct(flow: &mut Flow, passes: bool) {
+fn correct(flow: &mut Flow, segment: &Segment, at: u32, passes: bool) {
+    let (from, end) = (segment.seq.wrapping_add(at), segment.seq.wrapping_add(segment.len));
     locked(flow, |flow| {
         if passes {
-            flow.give_back();
+            flow.give_back(from, end);
         } else {
-            flow.take_back(1, 1);
+            flow.take_back(1, from, end);
         }
     });
 }

@@ -28,6 +28,18 @@ use crate::{
     tables,
 };
 
+/// Put a flow out of sync whose segments can be judged no more.
+#[cold]
+#[inline(always)]
+pub fn lose(flow: &mut Flow) {
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.lose_step(),
+    );
+    report::count(Counter::FlowsUnsynced);
+}
+
 /// Record a server's data on a connection without a flow, after it opened none.
 ///
 /// Only if it looks like WebSocket. On a TLS port: only if the segment begins with a record of
@@ -122,6 +134,7 @@ pub fn open(context: &Context) -> bool {
     // The client of one that is older than the guard cannot have prepared for it.
     flow.may_hide(pending_upgrades::server_high().is_some());
     flow.acked = known.acked;
+    flow.trace_anew();
     flow.oldest_ack = known.server_high.wrapping_sub(flow::OLDEST_ACK);
     let joined = tables::insert_flow(context);
     if joined {
@@ -166,7 +179,7 @@ pub fn search<P: Packet>(
     );
     if found {
         report::count(Counter::FlowsResynced);
-        return Outcome::Rewound;
+        return Outcome::New;
     }
     // What cannot be followed cannot be defused either.
     if !unread::admits(context.now, passed) || flow.is_over_limit(context.now) {

@@ -5,7 +5,7 @@
 //! - [`fast_path`]: new bytes in which exactly one frame or record begins;
 //! - [`walk`]: new bytes with any number of frames, driven by `bpf_loop`;
 //! - [`retransmit`]: bytes that the server has not acknowledged, compared with what passed before
-//!   by the flow's checkpoints or its [`trail`] of frame headers;
+//!   by the flow's traces of frame headers, or those in its [`trail`];
 //! - [`out_of_order`]: segments past the cursor, which pass and are judged once the gap is filled.
 //!
 //! [`midstream`] finds the frames of connections older than the guard. [`tls`] follows records

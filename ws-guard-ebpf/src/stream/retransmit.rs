@@ -1,107 +1,110 @@
-//! Retransmissions of unacknowledged bytes: look, judge, walk again.
+//! Retransmissions of unacknowledged bytes: walk them again, and compare.
 
 use ws_guard_common::{
-    flow::{self, Flow, Rewalk},
+    flow::{self, Flow},
+    ledger::Interval,
     maps::{Counter, LIMITS_CLASSES},
-    tracker::{Step, Tracker, Walk},
+    seq::later,
+    tracker::{Step, Walk},
 };
 
 use crate::{
-    context::{Context, Outcome, finished, run_out},
+    context::{Context, Outcome, Verdict, run_out},
     cpu,
-    maps::locked,
     packet::{Packet, Segment},
     report,
-    stream::{
-        trail::{self, TRAIL},
-        walk::Walker,
-    },
+    stream::{midstream, out_of_order, trail, walk::Walker},
 };
 
-/// Handle a retransmission of unacknowledged bytes: look, judge, walk again.
+/// Handle a retransmission of unacknowledged bytes.
 #[inline(always)]
 pub fn again<P: Packet>(
     context: &Context,
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
+    if !trail::finds(later(context.segment.seq, flow.acked)) {
+        return refuse(context, flow, Counter::DroppedUntraced).into();
+    }
     report::count(Counter::Rewalked);
-    if !look(context, flow, payload) {
-        return context.drop(Counter::DroppedChanged).into();
+    if !prepare(context, flow, payload) {
+        return Outcome::Pass;
     }
-    match judge(context, flow) {
-        Outcome::Rewalked => rewalk(context, flow, payload),
-        outcome => outcome,
+    // Evidence that the server holds nothing of it: other bytes count as new.
+    if covers(context, flow) && differs(context, flow, payload) {
+        return Outcome::New;
     }
+    rewalk(context, flow, payload)
 }
 
-/// Walk from the checkpoint in a dry run, before it is known what may pass.
-/// `false` when the bytes differ from the carried part of a split header, or cannot be read.
+/// Check whether nothing has passed for long, and the segment replaces all that is not acknowledged. The
+/// commit checks once more what that rests on.
+#[inline(always)]
+fn covers(context: &Context, flow: &Flow) -> bool {
+    let Some(state) = cpu::resume() else {
+        return false;
+    };
+    (state.rewind.acked, state.rewind.last_ns) = (flow.acked, flow.last_ns);
+    let segment = context.segment;
+    let silent = context.now.saturating_sub(state.rewind.last_ns) > flow::SETTLED_NS;
+    silent && flow.is_covered_by(segment.seq, segment.seq.wrapping_add(segment.len))
+}
+
+/// Drop a retransmission that cannot be judged. If the client would stall, its flow goes out of sync.
 #[cold]
 #[inline(never)]
-fn look<P: Packet>(context: &Context, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
+pub fn refuse(context: &Context, flow: &mut Flow, reason: Counter) -> Verdict {
+    let segment = context.segment;
+    let waits = flow.waits_for(segment.seq, segment.seq.wrapping_add(segment.len));
+    let silent = context.now.saturating_sub(flow.last_ns) > flow::STALLED_NS;
+    if waits && silent && context.enforces() {
+        midstream::lose(flow);
+    }
+    context.drop(reason)
+}
+
+/// Prepare the walk of a retransmission from the tracker at its first unacknowledged byte.
+#[cold]
+#[inline(never)]
+fn prepare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let Some(state) = cpu::state() else {
         return false;
     };
-    if state.rewind.checkpoint != TRAIL.into() {
-        let Some(from) = flow.checkpoint(state.rewind.checkpoint as u8) else {
-            return false;
-        };
-        state.rewind.from = from;
-    }
-    state.start = flow.client;
-    state.walk =
-        Walk::new(state.rewind.from, &state.start, context.segment.seq, context.segment.len);
+    (state.known, state.start) = (flow.client, flow.client);
+    let segment = context.segment;
+    state.walk = Walk::new(state.rewind.from, &state.known, segment.seq, segment.len);
+    state.walk.begins_at(&state.known);
+    let is_split = state.known.carried != 0;
+    let agrees = !is_split || state.walk.agrees(&payload(segment), &state.known);
+    state.rewind.agrees = agrees as u32;
+    true
+}
+
+/// Check in a dry run whether it has other headers than before. If so, they are to be walked as new
+/// ones.
+#[cold]
+#[inline(never)]
+fn differs<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> bool {
+    let Some(state) = cpu::resume() else {
+        return false;
+    };
     state.walk.budget = Walk::UNLIMITED;
-    state.walk.begins_at(&state.start);
     state.traces.looks = 1;
     let mut walker = Walker { state, packet: payload(context.segment) };
     walker.packet.only_look(true);
-    matches!(walker.run_on(), Step::Done)
-        && walker.state.walk.agrees(&walker.packet, &walker.state.start)
-}
-
-/// Decide what of the retransmission may pass, and set the state for the walk that follows.
-#[cold]
-#[inline(never)]
-fn judge(context: &Context, flow: &mut Flow) -> Outcome {
-    let Some(state) = cpu::resume() else {
-        return Outcome::Pass;
-    };
+    let done = matches!(walker.run_on(), Step::Done);
+    let state = walker.state;
     state.traces.looks = 0;
-    let (checkpoint, from) = (state.rewind.checkpoint as u8, state.rewind.from);
-    let settled = context.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
-    let known = trail::knows();
-    state.rewind.before = flow.rewindable();
-    let judged = match checkpoint {
-        TRAIL if known => Rewalk::Known,
-        TRAIL => Rewalk::Refuse,
-        checkpoint => {
-            let facts = (known as u8 * flow::KNOWN) | (settled as u8 * flow::SETTLED);
-            flow.rewalk_budget(checkpoint, &state.walk, facts)
-        }
-    };
-    let old_budget = match judged {
-        Rewalk::Known => {
-            state.rewind.checkpoint = TRAIL.into();
-            if context.enforces() { flow.old_pings() } else { Walk::UNLIMITED }
-        }
-        Rewalk::Refuse => return context.drop(Counter::DroppedChanged).into(),
-        Rewalk::New if rewind(context, flow, &state.start, checkpoint, &from) => {
-            state.rewind.rewound = 1;
-            return Outcome::Rewound;
-        }
-        Rewalk::New => return context.drop(Counter::DroppedUnreadable).into(),
-        Rewalk::Same(passed) if context.enforces() => passed,
-        Rewalk::Same(_) => Walk::UNLIMITED,
-    };
-    state.walk = Walk::new(from, &state.start, context.segment.seq, context.segment.len);
-    state.walk.old_budget = old_budget;
-    state.walk.begins_at(&state.start);
-    Outcome::Rewalked
+    let differs = done && !trail::knows(state);
+    state.rewind.replaces = differs as u32;
+    state.rewind.settled = flow.is_settled(context.now) as u32;
+    state.walk =
+        Walk::new(state.rewind.from, &state.known, context.segment.seq, context.segment.len);
+    state.walk.begins_at(&state.known);
+    differs
 }
 
-/// Walk it again, now that it is known what may pass.
+/// Walk it again: pings that were defused are defused again. Refused if it has other headers.
 #[cold]
 #[inline(never)]
 fn rewalk<P: Packet>(
@@ -112,41 +115,17 @@ fn rewalk<P: Packet>(
     let Some(state) = cpu::resume() else {
         return Outcome::Pass;
     };
+    state.walk.defused = if context.enforces() { flow.defused_pings } else { Interval::default() };
     state.small_as(context.policy);
     let mut walker = Walker { state, packet: payload(context.segment) };
     walker.packet.classify(context.policy.flags & LIMITS_CLASSES);
     let step = walker.run_on();
-    finished(context, run_out(context, flow, &mut walker, step), Outcome::Rewalked)
-}
-
-/// Set the flow back to a checkpoint: other bytes replace those after it.
-#[inline(always)]
-fn rewind(
-    context: &Context,
-    flow: &mut Flow,
-    known: &Tracker,
-    checkpoint: u8,
-    from: &Tracker,
-) -> bool {
-    let settled = flow.is_settled(context.now);
-    locked(flow, |flow| {
-        let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
-        if unchanged {
-            flow.rewind(checkpoint, settled);
-        }
-        unchanged
-    })
-}
-
-/// Undo the rewind of a segment that was not committed in the end.
-#[cold]
-#[inline(never)]
-pub fn undo(flow: &mut Flow) {
-    let Some(state) = cpu::resume() else {
-        return;
-    };
-    if state.rewind.rewound != 0 {
-        state.rewind.rewound = 0;
-        locked(flow, |flow| flow.undo_rewind(&state.rewind.before));
+    if !run_out(context, flow, &mut walker, step) {
+        return context.drop(Counter::DroppedUnreadable).into();
     }
+    if !trail::knows(walker.state) {
+        out_of_order::uncount();
+        return refuse(context, flow, Counter::DroppedChanged).into();
+    }
+    Outcome::Rewalked
 }

@@ -1,18 +1,24 @@
-//! Trail of unacknowledged frame headers, [`ws_guard_common::trail`].
+//! Traces of unacknowledged frame headers, [`ws_guard_common::ledger`] and
+//! [`ws_guard_common::trail`].
 //!
-//! A program that walks data of a flow with a trail has [entered](enter) it: one CPU at a time,
-//! because traces count only once the walk is committed. Where another CPU has entered it, the
-//! segment is dropped, and TCP retransmits it. A flow has a trail from the first segment with more
-//! than one header, or with more segments in flight than it has checkpoints for, until the server
+//! A flow has its traces itself, as long as there is room for them; a walk leaves them in this CPU's
+//! state, and its commit moves them to the flow. A program that walks data of a flow with a trail has
+//! [entered](enter) that: one CPU at a time, because traces count only once the walk is committed.
+//! Where another CPU has entered it, the segment is dropped, and TCP retransmits it. A flow has a
+//! trail from the first segment that may have more headers than there is room for until the server
 //! has acknowledged everything.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
+use core::{
+    hint::black_box,
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg},
+};
 
 use ws_guard_common::{
     flow::Flow,
+    ledger::RING,
     out_of_order,
-    tracker::Tracker,
-    trail::{self, Trace, Trail},
+    tracker::FROM_CLIENT,
+    trail::{self, Trace, Traces, Trail},
 };
 
 use crate::{
@@ -20,9 +26,6 @@ use crate::{
     maps::{FLOWS, TRAILS as MAP, locked},
     packet, report,
 };
-
-/// Checkpoint number for a walk that begins on the trail.
-pub const TRAIL: u8 = u8::MAX;
 
 /// This CPU's state and the trail that it has entered, if any.
 #[inline(always)]
@@ -69,51 +72,64 @@ fn flow() -> Option<&'static mut Flow> {
     Some(unsafe { &mut *flow })
 }
 
-/// Enter the current flow's trail, or one for it from now on. `false` where another CPU has it.
-///
-/// Without a free trail, the flow has only its checkpoints.
+/// Prepare the traces of a walk through a segment of `len` bytes. `false` where another CPU has the
+/// flow's trail.
 #[inline(always)]
-pub fn enter(now: u64) -> bool {
-    ws_guard_trail_enter(now) != 0
+pub fn enter(now: u64, len: u32) -> bool {
+    ws_guard_trail_enter(now, len) != 0
+}
+
+/// The same for a segment of one header: the number of the trail plus 1, 0 where the flow has the traces
+/// itself.
+#[inline(always)]
+pub fn enter_one(now: u64) -> Option<u32> {
+    ws_guard_trail_enter(now, 0).checked_sub(1)
 }
 
 /// [`enter`], as a global function, like those below: the verifier checks each once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
+extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
     let (Some(state), Some(segment), Some(flow)) = (cpu::resume(), packet::segment(), flow())
     else {
         return 0;
     };
     (state.traces.trail, state.traces.left, state.traces.looks) = (0, 0, 0);
+    state.rewind.replaces = 0;
     if let Some(counters) = report::counters() {
         // For a walk that is not committed.
         state.violations = counters.violations_in;
     }
-    let owner = out_of_order::owner(&segment.key, flow.generation);
+    if flow.needs_trail(len) {
+        ws_guard_ring_prune();
+    }
+    state.traces.many = flow.needs_trail(len) as u32;
     let own = flow.trail as u32;
-    let index = if own != 0 { own - 1 } else { trail::slot(owner) };
-    if own == 0 && is_anothers(index, owner, now) {
-        // Not entered: its own flow's segments would be dropped meanwhile.
+    if own == 0 && state.traces.many == 0 {
         return 1;
     }
-    let Some(trail) = alone(index) else {
-        return (own == 0) as u32;
+    let owner = out_of_order::owner(&segment.key, flow.generation);
+    let number = if own != 0 { own } else { find(owner, now) };
+    if number == 0 {
+        return 1;
+    }
+    let index = number - 1;
+    let Some(trail) = (if own != 0 { alone(index) } else { mine(index) }) else {
+        return 0;
     };
-    let others = is_anothers(index, owner, now);
-    if others || own == 0 || trail.owner != owner {
-        // A new trail, or none any more: nothing is traced yet.
-        let number = if others { 0 } else { (index + 1) as u16 };
+    if own != 0 && trail.owner != owner {
+        // It has none any more: nothing can be judged that has passed.
         locked(
             flow,
             #[inline(always)]
             |flow| {
-                flow.trail = number;
-                flow.trace_anew();
+                if flow.trail == own as u16 {
+                    flow.trail = 0;
+                    flow.lose_traces();
+                }
             },
         );
-    }
-    if others {
+        state.traces.many = flow.needs_trail(len) as u32;
         release(trail);
         return 1;
     }
@@ -121,12 +137,80 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
         (trail.owner, trail.acked, trail.last_ns) = (owner, flow.acked, now);
         trail.key = segment.key;
     }
-    state.traces.trail = index + 1;
-    if flow.traces as u32 > trail::TRACES / 2 {
+    if own == 0
+        && !locked(
+            flow,
+            #[inline(always)]
+            |flow| move_to(flow, trail, index),
+        )
+    {
+        release(trail);
+        return 0;
+    }
+    (state.traces.trail, state.traces.many) = (number, 0);
+    if trail::is_worth_pruning(trail, flow) {
         prune(flow, trail);
     }
     (state.traces.next, state.traces.room) = (flow.next_trace, flow.trail_room());
-    1
+    1 + number
+}
+
+/// Acquire one of the trails that the flow may take, and return its number plus 1; 0 where others have
+/// all of them.
+#[inline(always)]
+fn find(owner: u64, now: u64) -> u32 {
+    let mut i = 0;
+    while i < trail::CHOICE {
+        let found = ws_guard_trail_acquire(owner, now, i);
+        if found != 0 {
+            return found;
+        }
+        i += 1;
+    }
+    0
+}
+
+/// Acquire number `i` of the trails that the flow may take, unless another one needs it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_acquire(owner: u64, now: u64, i: u32) -> u32 {
+    let index = trail::slot(owner, i);
+    // First not entered: its own flow's segments would be dropped meanwhile.
+    if is_anothers(index, owner, now) {
+        return 0;
+    }
+    let Some(trail) = alone(index) else {
+        return 0;
+    };
+    if is_anothers(index, owner, now) {
+        release(trail);
+        return 0;
+    }
+    index + 1
+}
+
+/// Return the trail of that number, which this CPU has acquired.
+#[inline(always)]
+fn mine(index: u32) -> Option<&'static mut Trail> {
+    // SAFETY: as in `alone`.
+    MAP.get_ptr_mut(index).map(|trail| unsafe { &mut *trail })
+}
+
+/// Move the traces of a flow to the trail of that number. `false` where it has one by now.
+#[inline(always)]
+fn move_to(flow: &mut Flow, trail: &mut Trail, index: u32) -> bool {
+    let is_first = flow.trail == 0;
+    if is_first {
+        let first = flow.first_trace();
+        let mut i = 0;
+        // Those that count and all others: a branch for each would be followed to both sides.
+        while i < RING as u32 {
+            trail.put(first.wrapping_add(i), *flow.trace(first.wrapping_add(i)));
+            i += 1;
+        }
+        flow.trail = (index + 1) as u16;
+    }
+    is_first
 }
 
 /// Check whether the trail of that number belongs to another flow that needs it.
@@ -139,28 +223,28 @@ fn is_anothers(index: u32, owner: u64, now: u64) -> bool {
     // them enters the trail and checks again.
     let trail = unsafe { &*trail };
     let idle = now.saturating_sub(trail.last_ns) > trail::IDLE_NS;
-    trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail)
+    trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail, index)
 }
 
-/// Check whether the trail's flow is gone, or everything of it is acknowledged and in order: more than one
-/// range of it is kept only with a trail.
+/// Check whether the trail's flow is gone, has another one, or needs none any more: everything of it is
+/// acknowledged and in order.
 #[inline(always)]
-fn is_over(trail: &Trail) -> bool {
+fn is_over(trail: &Trail, index: u32) -> bool {
     let Some(flow) = FLOWS.get_ptr(&trail.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
-    let (generation, kept, held) = unsafe { ((*flow).generation, (*flow).kept, (*flow).held) };
-    kept == 0 && held == 0 || out_of_order::owner(&trail.key, generation) != trail.owner
+    let (generation, own, held) = unsafe { ((*flow).generation, (*flow).trail, (*flow).held) };
+    let has_it = own as u32 == index + 1 || own == 0 && held != 0;
+    !has_it || out_of_order::owner(&trail.key, generation) != trail.owner
 }
 
-/// Make room for traces: drop the acknowledged ones.
-#[cold]
+/// Make room for traces in a trail or a flow: drop the acknowledged ones.
 #[inline(always)]
-fn prune(flow: &mut Flow, trail: &Trail) {
+fn prune(flow: &mut Flow, traces: &impl Traces) {
     let (first, count) = (flow.first_trace(), flow.traces as u32);
-    let acked = trail.before(first, count, flow.acked);
-    let latest = trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
+    let acked = traces.before(first, count, flow.acked);
+    let latest = traces.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
     locked(
         flow,
         #[inline(always)]
@@ -170,6 +254,28 @@ fn prune(flow: &mut Flow, trail: &Trail) {
             }
         },
     );
+}
+
+/// Make room for traces in the flow.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_ring_prune() -> u32 {
+    let Some(flow) = flow() else {
+        return 0;
+    };
+    let (first, count) = (flow.first_trace(), flow.traces as u32);
+    let acked = flow.before(first, count, flow.acked);
+    let latest = flow.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            if (flow.first_trace() == first) & (flow.trail == 0) {
+                flow.drop_traces(acked, latest);
+            }
+        },
+    );
+    0
 }
 
 /// Leave the trail.
@@ -204,26 +310,34 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
         return 0;
     };
     let seen = if kept != 0 { &state.gap.walk.seen } else { &state.walk.seen };
+    // The server's frames need none.
+    let traced = seen.flags & FROM_CLIENT as u32 != 0 && state.traces.looks == 0;
     let trace = seen.trace();
     if (kept | state.traces.looks) == 0 {
         state.counted.beats.note(seen, state.walk.base());
     }
     let seen = if kept != 0 { &mut state.gap.walk.seen } else { &mut state.walk.seen };
     seen.count = 0;
-    if state.traces.looks == 0 {
+    if traced {
         keep(trace);
     }
     0
 }
 
-/// Keep this trace, if a trail is entered.
+/// Keep this trace for the commit: in this CPU's state, and in the trail as far as there is room.
 /// In line: the callers have no stack frame left for one more.
 #[inline(always)]
 fn keep(trace: Trace) {
-    if let Some((state, trail)) = entered() {
-        if state.traces.left < state.traces.room {
-            trail.put(state.traces.next.wrapping_add(state.traces.left), trace);
-        }
+    if let Some((state, trail)) = entered()
+        && state.traces.left < state.traces.room
+    {
+        trail.put(state.traces.next.wrapping_add(state.traces.left), trace);
+    }
+    if let Some(state) = cpu::resume() {
+        let last = RING as u32 - 1;
+        let at = if state.traces.left < last { state.traces.left } else { last };
+        // Masked where the verifier sees it.
+        state.traces.kept[black_box(at) as usize & (RING - 1)] = trace;
         state.traces.left = state.traces.left.wrapping_add(1);
     }
 }
@@ -236,45 +350,125 @@ pub fn looks(looks: bool) {
     }
 }
 
-/// Trace a committed segment with one header in the [entered](enter) trail, and leave that. If
-/// another CPU was faster, all traces become invalid.
-#[inline(always)]
-pub fn trace_one(start: &Tracker, word: u16, next: u32) {
-    let trace = Trace::new(start, word);
-    ws_guard_trace(trace.seq, trace.mark, trace.word);
-    ws_guard_trace_one(start.next, next);
+/// Place of a committed segment's latest trace in the [entered](enter) trail.
+#[derive(Clone, Copy, Default)]
+pub struct Latest {
+    /// Its number.
+    at: u32,
+    /// Whether it takes another one's place there.
+    full: bool,
 }
 
-/// Keep this trace.
+/// Commit `count` traces in the trail of that number plus 1, under the flow's lock.
+#[inline(always)]
+pub fn take_in(flow: &mut Flow, trail: u32, count: u32) -> Latest {
+    // An acknowledgement may have freed it meanwhile.
+    flow.trail = trail as u16;
+    let full = flow.take_traces(count);
+    Latest { at: flow.next_trace.wrapping_sub(1), full }
+}
+
+/// Put the trace of a committed segment into the entered trail.
+#[inline(always)]
+pub fn put_latest(trace: Trace, Latest { at, full }: Latest) {
+    ws_guard_trail_put(trace.seq, trace.mark, trace.word, at, full.into());
+}
+
+/// [`put_latest`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
-    keep(Trace { seq, mark, word });
+extern "C" fn ws_guard_trail_put(seq: u32, mark: u32, word: u32, at: u32, full: u32) -> u32 {
+    if let (Some((_, trail)), Some(flow)) = (entered(), flow()) {
+        if full != 0 {
+            trail::give_way(trail, at, flow.client.flags);
+        }
+        trail.put(at, Trace { seq, mark, word });
+    }
     0
 }
 
-/// Validate the one trace, of a header at `seq`, if the flow's next header is at `next`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_trace_one(seq: u32, next: u32) -> u32 {
-    let (Some(flow), traced) = (flow(), entered().is_some()) else {
-        return 0;
-    };
-    locked(
-        flow,
-        #[inline(always)]
-        |flow| {
-            if traced && flow.trail != 0 && flow.client.next == next {
-                flow.take_one(seq);
-            } else {
-                flow.trace_anew();
-            }
-        },
-    );
-    ws_guard_trail_leave()
+/// Room for the walk's traces.
+#[inline(always)]
+fn room(flow: &Flow, state: &State) -> u32 {
+    match (state.traces.trail, state.rewind.replaces) {
+        (0, 0) => flow.room(),
+        // Bytes that replace all others have all of it.
+        (0, _) => RING as u32,
+        _ => state.traces.room,
+    }
 }
 
-/// Restore the stream's state at `seq` into [`State::from`], if it was traced there.
+/// Shorten the walk's traces to the room for them.
+#[inline(always)]
+pub fn shorten(flow: &Flow, state: &State) {
+    let room = room(flow, state);
+    if state.traces.left > room || state.traces.many != 0 {
+        ws_guard_trail_shorten(room, 0);
+    }
+}
+
+/// Shorten those of the walk through the copy.
+#[inline(always)]
+pub fn shorten_kept(flow: &Flow, state: &State) {
+    ws_guard_trail_shorten(room(flow, state), 1);
+}
+
+/// Shorten the traces of the walk, or of the walk through the copy.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_shorten(room: u32, kept: u32) -> u32 {
+    if let (Some(state), Some(flow)) = (cpu::resume(), flow()) {
+        let (counts, many) = ((state.traces.left, room), state.traces.many != 0);
+        let (start, end) = match kept {
+            0 => (&state.start, state.walk.end()),
+            _ => (&state.gap.start, state.gap.walk.end()),
+        };
+        let count = flow.shorten(&mut state.traces.kept, counts, many, start, end);
+        if count < state.traces.left {
+            state.traces.left = count;
+            replace();
+        }
+    }
+    0
+}
+
+/// Replace the traces in the entered trail with those that are left of them: one or two.
+#[inline(always)]
+fn replace() {
+    if let Some((state, trail)) = entered() {
+        let mut i = 0;
+        while i < 2 {
+            if i < state.traces.room {
+                trail.put(state.traces.next.wrapping_add(i), state.traces.kept[i as usize]);
+            }
+            i += 1;
+        }
+    }
+}
+
+/// Commit the traces of a walk that is committed, under the flow's lock; [`complete`] is to follow.
+#[inline(always)]
+pub fn take(flow: &mut Flow, state: &State) -> Latest {
+    if state.traces.trail == 0 {
+        flow.trace_all(&state.traces.kept, state.traces.left);
+        return Latest::default();
+    }
+    if state.traces.left == 0 {
+        // The flow may need none any more.
+        return Latest::default();
+    }
+    take_in(flow, state.traces.trail, state.traces.left)
+}
+
+/// Put the one trace of a committed walk into a trail that was full before.
+#[inline(always)]
+pub fn complete(state: &State, latest: Latest) {
+    if state.traces.trail != 0 && state.traces.room == 0 && state.traces.left == 1 {
+        put_latest(state.traces.kept[0], latest);
+    }
+}
+
+/// Restore the stream's state at `seq` into this CPU's, if it was traced there.
 #[inline(always)]
 pub fn finds(seq: u32) -> bool {
     ws_guard_trail_finds(seq) != 0
@@ -284,10 +478,14 @@ pub fn finds(seq: u32) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_finds(seq: u32) -> u32 {
-    let (Some((state, trail)), Some(flow)) = (entered(), flow()) else {
+    let (Some(state), Some(flow)) = (cpu::resume(), flow()) else {
         return 0;
     };
-    match trail.stood_at(flow, seq) {
+    let found = match entered() {
+        Some((_, trail)) => trail.stood_at(flow, seq),
+        None => flow.stood_at(seq),
+    };
+    match found {
         Some(tracker) => {
             state.rewind.from = tracker;
             1
@@ -298,17 +496,24 @@ extern "C" fn ws_guard_trail_finds(seq: u32) -> u32 {
 
 /// Check whether all old headers in the walk's segment are the traced ones.
 #[inline(always)]
-pub fn knows() -> bool {
-    ws_guard_trail_knows() != 0
+pub fn knows(state: &State) -> bool {
+    match state.walk.joined {
+        true => state.rewind.agrees != 0,
+        false => ws_guard_trail_knows() != 0,
+    }
 }
 
-/// [`knows`].
+/// [`knows`] for a walk that ends before the stream's current position, or in its split header.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_knows() -> u32 {
-    let (Some((state, trail)), Some(flow)) = (entered(), flow()) else {
+    let (Some(state), Some(flow)) = (cpu::resume(), flow()) else {
         return 0;
     };
-    let reached = flow.is_reached(&state.walk) || trail.knows(flow, &state.walk.tracker);
-    (reached && flow.is_proven()) as u32
+    let tracker = &state.walk.tracker;
+    let known = match entered() {
+        Some((_, trail)) => trail.knows(flow, tracker),
+        None => flow.knows(tracker),
+    };
+    (known || *tracker == flow.client) as u32
 }

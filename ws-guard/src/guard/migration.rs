@@ -52,7 +52,8 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 /// ping's time has been replaced by [`ws_guard_common::flow::Flow::ended`], which no such time
 /// equals, and by `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the
 /// heartbeats of all servers together remain unread. [`name::MIDSTREAM`] is new, and replaces
-/// `STRANGERS`.
+/// `STRANGERS`. Schema 15 has traces in [`name::FLOWS`] where checkpoints were:
+/// [`ws_guard_common::flow::Flow::adopt`].
 const CHANGES: [Change; 7] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },

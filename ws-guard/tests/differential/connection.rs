@@ -12,7 +12,7 @@ use ws_guard_common::{
     out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
     seq::{after, before, later},
-    trail,
+    trail::{self, Traces},
 };
 use ws_guard_oracle::cases::one_in;
 use ws_guard_testkit::packets::{self, Checksum, Packet, REQUEST, checksum_is_right, flag};
@@ -162,7 +162,7 @@ impl Connection {
     /// Return its slot for a copy of bytes behind a gap, and that of its trail.
     pub fn slots(&self) -> (u32, u32) {
         let owner = out_of_order::owner(&self.key(), self.host.flow.generation);
-        (out_of_order::slot(owner) & (out_of_order::SLOTS - 1), trail::slot(owner))
+        (out_of_order::slot(owner) & (out_of_order::SLOTS - 1), trail::slot(owner, 0))
     }
 
     fn offset(&self, seq: u32) -> i32 {
@@ -319,7 +319,7 @@ impl Connection {
             return Verdict::Pass;
         }
         let now = Instant::now();
-        if !self.rested && now - self.latest > PROMPT {
+        if now - self.latest > PROMPT {
             self.abandoned = Some(Abandoned::Stalled);
         }
         host.settled = self.rested;
@@ -427,8 +427,9 @@ impl Connection {
 
     /// Let time pass without events.
     pub fn rest(&mut self, kernel: &mut Kernel) -> Result<()> {
-        if self.host.mode == Mode::Observe {
-            // Segments that pass unjudged do not advance the guard's clock.
+        // Segments that pass unjudged do not advance the guard's clock. And after another rest the flow would be
+        // taken for one that stalls.
+        if self.host.mode == Mode::Observe || self.rested {
             return Ok(());
         }
         self.history.push("rest".to_owned());
@@ -485,9 +486,13 @@ fn figures(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
 
 /// Return the state of a flow: everything that decides about the next segment.
 fn standing(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
-    let kept = (0..flow.kept).map(|i| flow.oldest.wrapping_add(i) as usize % flow::CHECKPOINTS);
-    let checkpoints: Vec<_> = kept.map(|at| flow.checkpoints[at]).collect();
+    let traces: Vec<_> = match flow.trail {
+        0 => (0..flow.traces.into())
+            .map(|i| *flow.trace(flow.first_trace().wrapping_add(i)))
+            .collect(),
+        _ => Vec::new(),
+    };
     let places = [flow.acked, flow.high, flow.server_high, flow.client_ack];
     let hole = flow.flags & flow::HOLE != 0;
-    (flow.client, flow.flags, places, hole.then_some(flow.hole), checkpoints)
+    (flow.client, flow.flags, places, hole.then_some(flow.hole), traces)
 }

@@ -99,7 +99,7 @@ fn filled() -> Vec<Case> {
             .client_at(0, &*burst)
             .defused(&[180])
             .counts(&[(Gaps, 1), (Frames, 32), (Pings, 31), (Defused, 1), (Rewalked, 1)]),
-        case("more segments than there are checkpoints")
+        case("many segments behind a gap")
             .open()
             .client_at(GAP, pings(1))
             .client_at(GAP + 6, pings(1))

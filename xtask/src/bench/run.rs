@@ -1,7 +1,6 @@
 //! One run of one row: set the scene, warm up, measure, and prove the work.
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
-    checkpoint::CHECKPOINTS,
     flood::CLASSES,
     heartbeat::{WORDS, digest},
     maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
@@ -28,8 +27,10 @@ pub const OVER: usize = 8;
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
 unsafe impl Pod for Patch {}
 
-/// Runs between acknowledgements, few enough for each segment's checkpoint.
-const BATCH: u32 = CHECKPOINTS as u32 - 1;
+/// Runs between acknowledgements, few enough for a flow's own traces of one header each.
+const BATCH: u32 = 7;
+/// Traces of the segment with the most headers that are not of the common kind.
+const MOST_TRACES: u32 = 240;
 /// Length of a segment that is kept behind a gap.
 const PIECE: usize = 1024;
 /// The map that holds the [`Patch`].
@@ -377,8 +378,8 @@ fn prove(
     // The flow's state when each of the runs was new to it.
     if row.counts(Counter::Frames) || row.counts(Counter::Pings) {
         ensure!(flow.client.next == end.seq, "the flow's cursor did not follow");
-        let crowded = flow.kept as usize == CHECKPOINTS;
-        ensure!(crowded != row.acknowledged, "{} checkpoints are left", flow.kept);
+        let crowded = u32::from(flow.traces) > BATCH * MOST_TRACES;
+        ensure!(crowded != row.acknowledged, "{} traces are left", flow.traces);
     } else if row.counts(Counter::FramesOut) {
         ensure!(flow.server.next == end.seq, "the flow's cursor did not follow");
     } else if row.acknowledges > 0 {

@@ -16,7 +16,6 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::{self, Flow, SERVER_DONE},
-    maps::Counter,
     out_of_order::{self, Held, Look, SLOTS},
     tracker::Walk,
     verifier::forget,
@@ -29,7 +28,7 @@ use crate::{
     maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
-    stream::commit::count,
+    stream::{commit::count, midstream, trail},
 };
 
 /// This CPU's state and the copy that it has entered, if any.
@@ -81,26 +80,14 @@ pub fn enter(context: &Context, flow: &mut Flow) -> bool {
     }
     if slot.owner != owner {
         if flow.held != 0 && flow.held != STOLEN {
-            lose(flow);
+            // An earlier schema's programs kept it after a takeover had read it; no segment would pass.
+            midstream::lose(flow);
         }
         release(slot);
         return false;
     }
     state.gap.copy = index + 1;
     true
-}
-
-/// Put a flow out of sync whose copy is gone: an earlier schema's programs kept it after a takeover had read it.
-/// No segment would pass otherwise.
-#[cold]
-#[inline(always)]
-fn lose(flow: &mut Flow) {
-    locked(
-        flow,
-        #[inline(always)]
-        |flow| flow.lose_step(),
-    );
-    report::count(Counter::FlowsUnsynced);
 }
 
 /// Silence after which a connection that one side has ended gives its copy to another one, ns...
@@ -235,7 +222,7 @@ fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment
     let Some((state, slot)) = entered() else {
         return REFUSED;
     };
-    if !flow.may_fill(&state.walk, &slot.region, state.gap.first, state.traces.left) {
+    if !flow.may_fill(&slot.region, state.traces.left) {
         return REFUSED;
     }
     (state.gap.reached, state.gap.whole) = (1, (overlap > 0) as u32);
@@ -311,7 +298,7 @@ pub fn follow(context: &Context, flow: &mut Flow) {
     if cpu::resume().is_none_or(|state| state.gap.copy == 0 || state.gap.reached == 0) {
         return;
     }
-    fill(flow);
+    fill();
     let mut cuts = Cuts { context, flow };
     if begin_cut(cuts.flow) {
         let turn: unsafe extern "C" fn(u32, *mut Cuts) -> c_long = cut_turn;
@@ -324,15 +311,13 @@ pub fn follow(context: &Context, flow: &mut Flow) {
     locked(cuts.flow, |flow| flow.held &= rest);
 }
 
-/// Update flow and state after the filler's commit.
+/// Update the state after the filler's commit.
 #[inline(never)]
-fn fill(flow: &mut Flow) {
+fn fill() {
     if let Some((state, _)) = entered() {
         // Before the first range.
         state.gap.cut = state.gap.first.wrapping_sub(1);
         state.gap.until = state.gap.cut;
-        let overlaps = copy::overlap() > 0;
-        locked(flow, |flow| flow.filled(overlaps));
     }
 }
 
@@ -374,18 +359,21 @@ fn begin_cut(flow: &Flow) -> bool {
 /// Commit the walk through a segment. `false` when the flow is out of sync.
 #[inline(never)]
 fn end_cut(context: &Context, flow: &mut Flow) -> bool {
-    let Some((state, slot)) = entered() else {
+    let Some(state) = cpu::resume() else {
         return false;
     };
-    let ragged = slot.region.ragged != 0;
+    trail::shorten_kept(flow, state);
+    let mut latest = trail::Latest::default();
     let follows = locked(
         flow,
         #[inline(always)]
         |flow| {
-            let follows = (flow.held != 0) & (flow.client == state.gap.start);
+            // Another CPU has begun a trail meanwhile.
+            let elsewhere = (state.traces.trail == 0) & (flow.trail != 0);
+            let follows = (flow.held != 0) & !elsewhere & (flow.client == state.gap.start);
             if follows {
-                flow.commit_cut(&state.gap.walk, ragged);
-                flow.take_traces(state.traces.left);
+                flow.commit(&state.gap.start, &state.gap.walk, state.gap.walk.pings);
+                latest = trail::take(flow, state);
             }
             follows
         },
@@ -393,6 +381,7 @@ fn end_cut(context: &Context, flow: &mut Flow) -> bool {
     if !follows {
         return false;
     }
+    trail::complete(state, latest);
     if state.gap.walk.tracker.resume() != state.gap.start.resume() {
         count(context, &state.gap.walk, &state.gap.start);
     }
