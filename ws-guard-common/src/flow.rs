@@ -142,6 +142,9 @@ pub const HIDDEN: u32 = 1 << 20;
 /// Longest frame of a server that is believed where the flow may have been opened by text in an answer: in a
 /// longer one many pongs would be hidden.
 pub const LONGEST_UNSEEN: u32 = 64 * 1024;
+/// Distance of the furthest frames that are found out of sync, from what the server has acknowledged: what passes
+/// unread until then, and a segment.
+const FURTHEST_FOUND: i32 = 2 * 0xFFFF + UNREAD as i32;
 /// Pongs without a ping of such a client that are taken for a server's own (RFC 6455, 5.5.3).
 const SPARE_PONGS: u64 = 8;
 /// Silence of a server with room to send after which it has nothing to send, ms.
@@ -556,8 +559,11 @@ impl Flow {
         let room = self.shut.offers(seq, room);
         // Nor may it where its 101 may have been text: its pongs are not recognised then.
         let room = room && (hidden || !self.may_be_http());
+        // What is behind a gap cannot be answered before the gap is filled.
+        let behind = if after(seq, self.acked) { self.high.wrapping_sub(self.acked) } else { 0 };
+        let behind = if behind >> 31 == 0 { behind } else { 0 };
         if room && (taken || quiet) {
-            self.unread = if told { self.unread } else { 0 };
+            self.unread = if told { self.unread } else { behind };
             self.unread_high = self.server_high;
             self.unread_witnessed = self.witnessed;
             self.unread_ms = now;
@@ -609,12 +615,17 @@ impl Flow {
     /// where they begin.
     #[inline(always)]
     pub fn searched(&mut self, search: &Search) -> bool {
-        let Some(next) = search.proven() else {
-            self.candidate = search.known();
-            return false;
-        };
-        self.join(next);
-        true
+        match search.proven() {
+            // Further on there are bytes that have not passed, and in their place any frames.
+            Some(next) if next.wrapping_sub(self.acked) as i32 <= FURTHEST_FOUND => {
+                self.join(next);
+                true
+            }
+            _ => {
+                self.candidate = search.known();
+                false
+            }
+        }
     }
 
     /// Pick up the client's frames midstream, from sequence number `next` on.

@@ -11,7 +11,7 @@
 //!
 //! Other bytes count as new only with evidence that the server holds nothing unacknowledged in
 //! order: [`Flow::is_settled`]. A client whose retransmission cannot be judged would stall, so that its
-//! flow goes out of sync once nothing has passed for [`STALLED_NS`].
+//! flow goes out of sync once nothing has passed for [`STALLED_NS`], unless much is behind it.
 //!
 //! The flow has room for [`RING`] traces; with more headers in flight they are in a
 //! [trail](crate::trail). Where that is full, or the flow has none and needs it, a segment with many
@@ -20,7 +20,7 @@
 //! not known.
 
 use crate::{
-    flow::{Flow, LEDGER, REPLACED, state},
+    flow::{Flow, LEDGER, REPLACED, UNREAD, state},
     frame::SHORTEST_MASKED,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
@@ -132,9 +132,22 @@ impl Flow {
 
     /// Check whether the segment from `seq` to `end` has the byte that the server waits for. If it is refused
     /// while nothing else passes, it comes again and again, and the client stalls.
+    ///
+    /// Not if the server may hold more than [`UNREAD`] bytes behind it: in another frame's payload pings may have
+    /// passed, and it would read them all at once.
     #[inline(always)]
-    pub fn waits_for(&self, seq: u32, end: u32) -> bool {
-        !after(seq, self.acked) && after(end, self.acked)
+    pub fn is_stuck_at(&self, seq: u32, end: u32) -> bool {
+        let waits = !after(seq, self.acked) && after(end, self.acked);
+        let few = self.high.wrapping_sub(end) as i32 <= UNREAD as i32;
+        waits && few && self.held == 0
+    }
+
+    /// Put a flow out of sync that is [stuck](Flow::is_stuck_at). What has passed counts as unread.
+    #[inline(always)]
+    pub fn give_up(&mut self) {
+        let behind = self.high.wrapping_sub(self.acked);
+        self.lose_step();
+        self.unread = if behind > self.unread { behind } else { self.unread };
     }
 
     /// Check whether the walk reaches the stream's current position, or continues from it.

@@ -188,7 +188,7 @@ impl Replay {
             Action::Walk => self.walk(self.flow.client, false, seq, payload, budget),
             Action::Rewalk => match self.stood_at(seq) {
                 Some(start) => self.rewalk(start, seq, payload, budget),
-                None => self.refuse(Reason::Untraced, seq, payload.len()),
+                None => self.refuse(seq, payload.len()),
             },
             Action::Gap => {
                 self.flow.gaps += 1;
@@ -198,7 +198,7 @@ impl Replay {
                     Mode::Observe => Verdict::Pass,
                 }
             }
-            Action::Untraced => self.refuse(Reason::Untraced, seq, payload.len()),
+            Action::Untraced => self.refuse(seq, payload.len()),
             Action::Search => self.search(seq, payload, budget),
         }
     }
@@ -276,13 +276,13 @@ impl Replay {
         }
     }
 
-    /// The same of a retransmission. If the client would stall, its flow goes out of sync.
-    fn refuse(&mut self, reason: Reason, seq: u32, len: usize) -> Verdict {
-        let stalls = self.silent && self.flow.waits_for(seq, seq.wrapping_add(len as u32));
+    /// Drop a retransmission whose traces are not kept. If the client would stall, its flow goes out of sync.
+    fn refuse(&mut self, seq: u32, len: usize) -> Verdict {
+        let stalls = self.silent && self.flow.is_stuck_at(seq, seq.wrapping_add(len as u32));
         if stalls && self.mode == Mode::Guard {
-            self.flow.lose_step();
+            self.flow.give_up();
         }
-        self.unless_observing(reason)
+        self.unless_observing(Reason::Untraced)
     }
 
     /// Walk new bytes from `start`, and commit the result.
@@ -377,7 +377,6 @@ impl Replay {
         };
         let passed = match self.run(&mut walk, Some(agrees), payload, budget) {
             Ok(passed) => passed,
-            Err(Reason::Changed) => return self.refuse(Reason::Changed, seq, payload.len()),
             Err(reason) => return self.unless_observing(reason),
         };
         let first = self.reached(&walk.tracker);

@@ -388,13 +388,14 @@ fn answered(context: &Context, flow: &mut Flow) -> bool {
         return true;
     };
     let walk = &state.walk;
+    let guessed = walk.tracker.flags & GUESSED != 0;
     // A server followed from its first frame may send long ones, but the client may have made it send what
     // looks like that.
-    let followed = if walk.tracker.flags & GUESSED != 0 { LONGEST } else { u32::MAX >> 2 };
+    let followed = if guessed { LONGEST } else { u32::MAX >> 2 };
     let most = if flow.may_be_http() { LONGEST_UNSEEN } else { followed };
-    let uncertain = flow.is_uncertain() || flow.hidden & hidden::GONE != 0;
+    // So it may behind a gap in the server's stream.
+    let uncertain = flow.is_uncertain() || flow.hidden & hidden::GONE != 0 || guessed;
     if uncertain && (walk.violations > 0 || walk.claims_more_than(most)) {
-        let guessed = walk.tracker.flags & GUESSED != 0;
         if flow.may_be_http() && walk.violations > 0 && flow.frames_out == 0 && !guessed {
             return false;
         }

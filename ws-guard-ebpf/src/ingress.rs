@@ -417,7 +417,7 @@ fn stream<P: Packet>(
 ) -> Verdict {
     let mut outcome = match plan {
         Action::Rewalk => again(context, flow, payload),
-        Action::Untraced => return refuse(context, flow, Counter::DroppedUntraced),
+        Action::Untraced => return refuse(context, flow),
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
         Action::Gap => return context.drop(Counter::DroppedGap),
         Action::Search => midstream::search(context, flow, payload),

@@ -28,18 +28,6 @@ use crate::{
     tables,
 };
 
-/// Put a flow out of sync whose segments can be judged no more.
-#[cold]
-#[inline(always)]
-pub fn lose(flow: &mut Flow) {
-    locked(
-        flow,
-        #[inline(always)]
-        |flow| flow.lose_step(),
-    );
-    report::count(Counter::FlowsUnsynced);
-}
-
 /// Record a server's data on a connection without a flow, after it opened none.
 ///
 /// Only if it looks like WebSocket. On a TLS port: only if the segment begins with a record of
@@ -169,9 +157,6 @@ pub fn search<P: Packet>(
         |flow| {
             if flow.state == flow::state::UNSYNCED {
                 found = flow.searched(search);
-                if !found {
-                    flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
-                }
                 passed = if found { PASSES } else { pass_unread(flow, segment, now_ms) };
                 flow.last_ns = context.now;
             }
@@ -182,11 +167,13 @@ pub fn search<P: Packet>(
         return Outcome::New;
     }
     // What cannot be followed cannot be defused either.
-    if !unread::admits(context.now, passed) || flow.is_over_limit(context.now) {
-        context.drop(Counter::DroppedUnsynced).into()
-    } else {
-        Outcome::Pass
+    let drops = !unread::admits(context.now, passed) || flow.is_over_limit(context.now);
+    if drops && matches!(context.drop(Counter::DroppedUnsynced), Verdict::Drop) {
+        return Verdict::Drop.into();
     }
+    // Only this side writes it.
+    flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
+    Outcome::Pass
 }
 
 /// Check whether a segment of a [hidden](Flow::hidden) client may pass, see [`Flow::pass_unread`], or of one whose

@@ -11,9 +11,10 @@ use ws_guard_common::{
 use crate::{
     context::{Context, Outcome, Verdict, run_out},
     cpu,
+    maps::locked,
     packet::{Packet, Segment},
     report,
-    stream::{midstream, out_of_order, trail, walk::Walker},
+    stream::{out_of_order, trail, walk::Walker},
 };
 
 /// Handle a retransmission of unacknowledged bytes.
@@ -24,7 +25,7 @@ pub fn again<P: Packet>(
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
     if !trail::finds(later(context.segment.seq, flow.acked)) {
-        return refuse(context, flow, Counter::DroppedUntraced).into();
+        return refuse(context, flow).into();
     }
     report::count(Counter::Rewalked);
     if !prepare(context, flow, payload) {
@@ -50,17 +51,22 @@ fn covers(context: &Context, flow: &Flow) -> bool {
     silent && flow.is_covered_by(segment.seq, segment.seq.wrapping_add(segment.len))
 }
 
-/// Drop a retransmission that cannot be judged. If the client would stall, its flow goes out of sync.
+/// Drop a retransmission whose traces are not kept. If the client would stall, its flow goes out of sync.
 #[cold]
 #[inline(never)]
-pub fn refuse(context: &Context, flow: &mut Flow, reason: Counter) -> Verdict {
+pub fn refuse(context: &Context, flow: &mut Flow) -> Verdict {
     let segment = context.segment;
-    let waits = flow.waits_for(segment.seq, segment.seq.wrapping_add(segment.len));
+    let stuck = flow.is_stuck_at(segment.seq, segment.seq.wrapping_add(segment.len));
     let silent = context.now.saturating_sub(flow.last_ns) > flow::STALLED_NS;
-    if waits && silent && context.enforces() {
-        midstream::lose(flow);
+    if stuck && silent && context.enforces() {
+        locked(
+            flow,
+            #[inline(always)]
+            |flow| flow.give_up(),
+        );
+        report::count(Counter::FlowsUnsynced);
     }
-    context.drop(reason)
+    context.drop(Counter::DroppedUntraced)
 }
 
 /// Prepare the walk of a retransmission from the tracker at its first unacknowledged byte.
@@ -125,7 +131,7 @@ fn rewalk<P: Packet>(
     }
     if !trail::knows(walker.state) {
         out_of_order::uncount();
-        return refuse(context, flow, Counter::DroppedChanged).into();
+        return context.drop(Counter::DroppedChanged).into();
     }
     Outcome::Rewalked
 }

@@ -346,10 +346,23 @@ fn out_of_sync() -> Vec<Case> {
             .dropped()
             .leaves(state::UNSYNCED)
             .counts(&[(DroppedUnsynced, 1)]),
-        behind(behind(unsynced("and where none is shut")))
+        (0..2 * PASS)
+            .fold(unsynced("and where none is shut"), |case, number| {
+                let taken = (number + 1) * SEGMENT as i64;
+                later(case).client(payload()).server(taken.max(1000), [])
+            })
             .client(payload())
             .leaves(state::UNSYNCED)
             .counts(&[(DroppedUnsynced, 0)]),
+        (0..=PASS)
+            .fold(unsynced("nor does a silent server answer behind a gap"), |case, number| {
+                later(case).client_at(1008 + number * SEGMENT as i64, payload())
+            })
+            .dropped()
+            .wait(Duration::from_millis(40))
+            .client_at(1000, payload())
+            .leaves(state::UNSYNCED)
+            .counts(&[(DroppedUnsynced, 1)]),
         case("frames that are followed need no window")
             .open()
             .client_at(60_000, [])

@@ -1,4 +1,4 @@
-use super::*;
+use super::{ends::CLOSE, *};
 
 const FIRST: u32 = u32::MAX - 50;
 /// As in the TCP header.
