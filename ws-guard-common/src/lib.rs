@@ -32,6 +32,7 @@ pub mod maps;
 pub mod offer;
 pub mod out_of_order;
 pub mod pace;
+pub mod pages;
 pub mod record;
 #[cfg(feature = "user")]
 pub mod replay;

@@ -106,8 +106,8 @@ pub struct Gap {
     pub whole: u32,
     /// The first range reached.
     pub first: u32,
-    /// Sequence number after the latest segment committed, and after its range.
-    pub cut: u32,
+    /// Sequence number after the latest piece walked, and after its range.
+    pub at: u32,
     pub until: u32,
     /// Number of the next range to compare with.
     pub range: u32,
