@@ -69,12 +69,29 @@ pub const fn place(seq: u32) -> usize {
     (seq & (BYTES - 1)) as usize
 }
 
-/// Length of the piece from `from` on of a range that ends at `until`: up to the page's end.
+/// Length of the piece from `from` on in `range`: to the end of its page, or of a [mesh](mesh).
 #[inline(always)]
-pub const fn piece(from: u32, until: u32) -> u32 {
-    let (left, room) = (until.wrapping_sub(from), PAGE - (from & (PAGE - 1)));
-    choose(earlier(left, room), left, room)
+pub const fn piece(range: &Range, from: u32, mesh: u32) -> u32 {
+    let (left, room) = (range.end().wrapping_sub(from), PAGE - (from & (PAGE - 1)));
+    let within = match from.wrapping_sub(range.begin).checked_rem(mesh) {
+        Some(within) => within,
+        None => 0,
+    };
+    let len = choose(earlier(left, room), left, room);
+    choose(earlier(mesh - within, len), mesh - within, len)
 }
+
+/// Length of meshes, at the ends of which a range is cut besides: those of the filler's `len` bytes, where
+/// the flow has no trail. It keeps the beginning of each piece, and the sender's next segments are
+/// probably as long as the one that it has sent again.
+#[inline(always)]
+pub const fn mesh(len: u32, trail: u32) -> u32 {
+    let none = (trail != 0) as u32 | earlier(len, FINEST);
+    choose(none, 1 << 30, len)
+}
+
+/// The finest mesh: a segment of the smallest size that every path takes, or nearly.
+const FINEST: u32 = 512;
 
 /// Range of kept bytes without a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::{
     flow::{self, Action, Flow},
     frame::{Header, PING_TO_PONG, Violation, Violations},
     ledger::{Interval, RING},
-    out_of_order::Region,
+    out_of_order::{Region, mesh},
     record::Record,
     seq::later,
     tracker::{Segment, Step, Tracker, Walk},
@@ -120,6 +120,8 @@ pub struct Replay {
     region: Region,
     /// ...and the ring of their bytes, for which there are always pages.
     kept: Vec<u8>,
+    /// [Mesh](mesh) of the latest filler.
+    mesh: u32,
 }
 
 /// Complete record header, and its position.
@@ -163,6 +165,7 @@ impl Replay {
             many: false,
             region: Region::default(),
             kept: Vec::new(),
+            mesh: mesh(0, 0),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
-    out_of_order::{BYTES, Look, Range, Region, piece, place},
+    out_of_order::{BYTES, Look, Range, Region, mesh, piece, place},
     tracker::{Step, Tracker, Walk},
 };
 
@@ -67,6 +67,7 @@ impl Replay {
         if !self.flow.may_fill(self.traces.len() as u32) {
             return Err(Reason::NoCheckpoint);
         }
+        self.mesh = mesh(walk.len(), self.flow.trail.into());
         let kept = self.look(walk, first);
         if kept == Look::FAILED {
             return Err(Reason::Gap);
@@ -89,7 +90,7 @@ impl Replay {
         'ranges: while range.is_reached(&tracker) {
             let mut begin = range.begin;
             while begin != range.end() {
-                let mut dry = Walk::new(tracker, &tracker, begin, piece(begin, range.end()));
+                let mut dry = Walk::new(tracker, &tracker, begin, piece(&range, begin, self.mesh));
                 if self.run_kept(&mut dry, false) != Step::Done {
                     pings = Look::FAILED;
                     break 'ranges;
@@ -122,7 +123,7 @@ impl Replay {
     fn commit_range(&mut self, range: Range) {
         let mut begin = range.begin;
         while begin != range.end() {
-            let len = piece(begin, range.end());
+            let len = piece(&range, begin, self.mesh);
             let start = self.flow.client;
             let mut walk = Walk::new(start, &start, begin, len).unbounded();
             let (headers, records) = (self.headers.len(), self.records.len());

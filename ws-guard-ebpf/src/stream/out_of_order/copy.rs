@@ -11,7 +11,7 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     frame::{Header, Violations},
-    out_of_order::{BYTES, RANGES, piece},
+    out_of_order::{BYTES, RANGES, mesh, piece},
     pages::{PAGE, PIECE, PLACES, Page},
     seq::before,
     tracker::{self, Step, Walk},
@@ -227,9 +227,10 @@ extern "C" fn ws_guard_held_reaches(cursor: u32) -> u32 {
     if !first.is_reached(&state.walk.tracker) {
         return 0;
     }
-    let len = piece(first.begin, first.end());
+    state.gap.mesh = mesh(state.walk.len(), state.traces.trail);
+    let len = piece(&first, first.begin, state.gap.mesh);
     state.gap.first = first.begin;
-    (state.gap.at, state.gap.until) = (first.begin.wrapping_add(len), first.end());
+    (state.gap.within, state.gap.at) = (first, first.begin.wrapping_add(len));
     state.gap.start = state.walk.tracker;
     state.gap.walk = Walk::new(state.gap.start, &state.gap.start, first.begin, len);
     1
@@ -265,16 +266,16 @@ extern "C" fn ws_guard_held_piece(cursor: u32) -> u32 {
     let Some((state, slot)) = entered() else {
         return 0;
     };
-    let (mut from, mut until) = (state.gap.at, state.gap.until);
-    if from == until {
-        let next = slot.region.next(from);
-        if next.len == 0 || before(cursor, next.begin) {
+    let (mut from, mut range) = (state.gap.at, state.gap.within);
+    if from == range.end() {
+        range = slot.region.next(from);
+        if range.len == 0 || before(cursor, range.begin) {
             return 0;
         }
-        (from, until) = (next.begin, next.end());
+        from = range.begin;
     }
-    let len = piece(from, until);
-    (state.gap.at, state.gap.until) = (from.wrapping_add(len), until);
+    let len = piece(&range, from, state.gap.mesh);
+    (state.gap.within, state.gap.at) = (range, from.wrapping_add(len));
     (state.gap.from, state.gap.bytes) = (from, len);
     1
 }

@@ -18,7 +18,7 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::{self, Flow, SERVER_DONE},
     maps::Counter,
-    out_of_order::{self, Held, Look, SLOTS},
+    out_of_order::{self, Held, Look, Range, SLOTS},
     tracker::Walk,
     verifier::forget,
 };
@@ -341,7 +341,7 @@ fn fill() {
     if let Some((state, _)) = entered() {
         // Before the first range.
         state.gap.at = state.gap.first.wrapping_sub(1);
-        state.gap.until = state.gap.at;
+        state.gap.within = Range { begin: state.gap.at, len: 0 };
     }
 }
 
