@@ -69,7 +69,7 @@ pub const fn place(seq: u32) -> usize {
     (seq & (BYTES - 1)) as usize
 }
 
-/// Length of the piece from `from` on in `range`: to the end of its page, or of a [mesh](mesh).
+/// Length of the piece from `from` on in `range`: to the end of its page, or of a [`mesh`].
 #[inline(always)]
 pub const fn piece(range: &Range, from: u32, mesh: u32) -> u32 {
     let (left, room) = (range.end().wrapping_sub(from), PAGE - (from & (PAGE - 1)));

@@ -55,7 +55,7 @@ const _: () = {
 /// Place in the ring of the page for the byte with that sequence number.
 #[inline(always)]
 pub const fn place(seq: u32) -> u32 {
-    seq / PAGE & (PLACES as u32 - 1)
+    (seq / PAGE) & (PLACES as u32 - 1)
 }
 
 /// Mask of the places in which the `len` bytes at `seq` are.
@@ -66,7 +66,7 @@ pub const fn mask(seq: u32, len: u32) -> u32 {
     const PLACES: u32 = self::PLACES as u32;
     let some = len.wrapping_neg() >> 31;
     let last = (seq & (PAGE - 1)).wrapping_add(len).wrapping_add(PAGE - 1);
-    let count = last / PAGE & some.wrapping_neg();
+    let count = (last / PAGE) & some.wrapping_neg();
     let count = choose(earlier(count, PLACES), count, PLACES) & (2 * PLACES - 1);
     let (places, first) = ((1 << count) - 1u32, place(seq));
     (places << first | places >> (PLACES - first)) & ((1 << PLACES) - 1)
