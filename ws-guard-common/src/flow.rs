@@ -21,9 +21,11 @@
 //! might acknowledge unseen frames. If that happens all the same, the flow is [`state::UNSYNCED`]
 //! until its stream has proved where frames start.
 
+mod ends;
 mod limits;
 
-pub use crate::ledger::{FLUSHED_NS, SETTLED_NS};
+pub use self::ends::{LINGER_MS, Reset};
+pub use crate::ledger::{FLUSHED_NS, SETTLED_NS, STALLED_NS};
 use crate::{
     flood::ClassWindow,
     ledger::{Interval, RING},
@@ -122,11 +124,9 @@ pub mod hidden {
     pub const CLIENT_FIN: u8 = 1 << 2;
     /// The server may have no such connection any more: [`Flow::is_gone`](super::Flow::is_gone).
     pub const GONE: u8 = 1 << 3;
+    /// All that say how it has ended.
+    pub const ENDS: u8 = SERVER_FIN | CLIENT_FIN | GONE;
 }
-
-/// Time behind a server's FIN, and behind the latest bytes that it has taken since, after which it may have forgotten
-/// the connection, ms: servers do not wait longer for the rest of an upload that they have refused.
-pub const LINGER_MS: u32 = 5000;
 
 /// Value of [`Flow::ended`]. No small number: programs before schema 12 kept the time of a ping there.
 pub const ENDED: u32 = 0xE4DE_D0E5;
@@ -152,8 +152,9 @@ pub const ROOM: u32 = 4096;
 /// Maximum lag of a client's acknowledgement behind its latest, bytes: the largest window that a
 /// client offers. (Linux accepts what is within the largest that it has offered.)
 pub const OLDEST_ACK: u32 = 16 << 20;
-/// Distance of the furthest FIN from what the server waits for: more than windows are large.
-const FURTHEST: u32 = 64 << 20;
+/// Distance of the furthest data from what the server has acknowledged: more than windows are large. All
+/// that the flow remembers is within 2^31 bytes then, the half of sequence numbers that can be compared.
+pub const FURTHEST_DATA: u32 = 1 << 29;
 /// [`OLDEST_ACK`] before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
 /// The value of the flow table.
@@ -294,20 +295,6 @@ pub struct Flow {
     pub classes: ClassWindow,
 }
 
-/// Result of [`Flow::hear_reset`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Reset {
-    /// The server ignores it.
-    Ignored = 0,
-    /// It may be taken, and its sender has not shown to know the connection.
-    Forged = 1,
-    /// The server may take it.
-    Gone = 2,
-    /// The same, and the flow is closed.
-    Closed = 3,
-}
-
 /// Treatment of a client's segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -408,6 +395,13 @@ impl Flow {
     #[inline(always)]
     pub fn is_credible(&self, ack: u32) -> bool {
         !after(ack, self.server_high) && !before(ack, self.oldest_ack)
+    }
+
+    /// Check whether data at `seq` is further from what the server has acknowledged than any window reaches:
+    /// the server discards it.
+    #[inline(always)]
+    pub const fn is_out_of_reach(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.acked) as i32 > FURTHEST_DATA as i32
     }
 
     /// Take over the acknowledgement of a client's credible segment.
@@ -511,7 +505,10 @@ impl Flow {
         if !before(ack, self.hole) {
             self.flags &= !HOLE;
         }
-        self.forget(ack);
+        // Otherwise programs of an earlier schema have not let go of it yet.
+        if self.format == LEDGER {
+            self.forget(ack);
+        }
         let closed = self.state == state::CLOSED;
         // An end would forget that the flow is out of sync, and any segment may have said where it is.
         let ends = self.state != state::UNSYNCED && self.flags & FIN_SEEN != 0;
@@ -685,128 +682,6 @@ impl Flow {
             self.lose_step();
         }
         unseen
-    }
-
-    /// Take over the client's RST at `seq`, with `len` bytes behind it, which acknowledges `ack`: [`Reset`].
-    ///
-    /// The server takes one at its next byte (RFC 5961, 3.2), off path one of 2^32 guesses. Linux takes others too:
-    /// behind bytes that it keeps out of order, a byte earlier once the client has ended its side, and any that
-    /// overlaps the window once the server has closed the connection. Of those a client sends only the ones behind what
-    /// it has sent, and it knows what it is yet to acknowledge.
-    #[inline(always)]
-    pub const fn hear_reset(&mut self, seq: u32, len: u32, ack: u32) -> Reset {
-        let first = self.acked.wrapping_sub(1);
-        if before(seq.wrapping_add(len), first) {
-            return Reset::Ignored;
-        }
-        let near =
-            !before(seq, first) && !after(seq, later(self.high, self.acked).wrapping_add(FAR));
-        let knows = !before(ack, self.client_ack) && !after(ack, self.server_high);
-        if seq != self.acked && !(near && knows) {
-            return Reset::Forged;
-        }
-        self.hidden |= hidden::GONE;
-        if self.client_reset(seq) { Reset::Closed } else { Reset::Gone }
-    }
-
-    /// Take over the client's credible FIN behind the byte at `end`, unless it is too far from what the server waits
-    /// for.
-    #[inline(always)]
-    pub const fn hear_fin(&mut self, end: u32) {
-        if end.wrapping_sub(self.acked).wrapping_add(FURTHEST) <= 2 * FURTHEST {
-            self.fin = end;
-            self.flags |= FIN_SEEN;
-            self.hidden |= hidden::CLIENT_FIN;
-        }
-    }
-
-    /// Take over the server's FIN, or its RST at `seq`, at `now` in ns.
-    ///
-    /// A RST answers a segment that does not belong to a connection (RFC 9293, 3.10.7.4), with that one's numbers, so
-    /// that any may mean that there is none. With the server's next number it is the end.
-    #[inline(always)]
-    pub const fn hear_server_end(&mut self, seq: u32, resets: bool, now: u64) {
-        if resets {
-            self.hidden |= hidden::GONE;
-            self.flags |= if seq == self.server_high { SERVER_DONE } else { 0 };
-        } else {
-            self.hidden |= hidden::SERVER_FIN;
-            self.flags |= SERVER_DONE;
-            self.server_ms = millis(now);
-        }
-    }
-
-    /// Take over the server's segment of `len` bytes that ends at `end`, behind its FIN. With other bytes than those
-    /// that it has sent, and the client has not acknowledged, it is another connection's.
-    #[inline(always)]
-    pub const fn hear_behind_end(&mut self, end: u32, len: u32) {
-        if after(end, self.server_high) || before(end.wrapping_sub(len), self.client_ack) {
-            self.hidden |= hidden::GONE;
-        }
-    }
-
-    /// Check whether the server may have no such connection any more, at `now` in ns: one side has reset it, or both
-    /// have ended it, or the server has, and has taken nothing for [`LINGER_MS`].
-    ///
-    /// Another one may then have begun with these numbers, without a SYN: by a SYN cookie, which comes from the
-    /// numbers alone (RFC 4987, 3.6).
-    #[inline(always)]
-    pub const fn is_gone(&mut self, now: u64) -> bool {
-        const BOTH: u8 = hidden::SERVER_FIN | hidden::CLIENT_FIN;
-        let waited = elapsed_ms(millis(now), self.server_ms) >= LINGER_MS;
-        let ended = self.hidden & hidden::SERVER_FIN != 0 && waited;
-        if ended || self.hidden & BOTH == BOTH {
-            self.hidden |= hidden::GONE;
-        }
-        self.hidden & hidden::GONE != 0
-    }
-
-    /// Handle the client's RST at `seq`.
-    /// It ends the connection only at the server's exact next byte (RFC 5961, 3.2); the server
-    /// ignores any other, and so does the guard.
-    ///
-    /// One that is out of sync goes on: reopened, it would be taken for one that is followed. Even
-    /// at that byte the server may have discarded it, for example for a bad checksum: if more data
-    /// arrives, [`Flow::reopen`].
-    #[inline(always)]
-    pub const fn client_reset(&mut self, seq: u32) -> bool {
-        let ends = seq == self.acked && self.state == state::OPEN;
-        if ends {
-            self.state = state::CLOSED;
-        }
-        ends
-    }
-
-    /// Check whether the flow protects nothing any more, `silent_ns` after the client's last data:
-    /// the server ended the connection, or it has been idle for long. An end by the *client* is not
-    /// enough: see [`Flow::reopen`]. Only used under pressure.
-    #[inline(always)]
-    pub const fn is_over(&self, silent_ns: u64) -> bool {
-        self.has_ended() || silent_ns > IDLE_NS
-    }
-
-    /// Check whether both sides have ended the connection. Where it is out of sync the client's end is
-    /// not known.
-    #[inline(always)]
-    pub const fn has_ended(&self) -> bool {
-        self.state != state::OPEN && self.flags & SERVER_DONE != 0
-    }
-
-    /// Reopen a closed flow at new data, up to `end`.
-    /// Otherwise a RST or FIN that only the guard accepted would let everything pass.
-    /// `false` for old data.
-    #[inline(always)]
-    pub fn reopen(&mut self, end: u32) -> bool {
-        let goes_on = after(end, self.acked);
-        if goes_on {
-            self.state = state::OPEN;
-            self.flags &= !FIN_SEEN;
-            self.ended = 0;
-            if after(self.acked, self.client.resume()) {
-                self.lose_step();
-            }
-        }
-        goes_on
     }
 
     /// Time since the latest payload in either direction, ns.

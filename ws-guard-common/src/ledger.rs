@@ -10,7 +10,8 @@
 //! last of them.
 //!
 //! Other bytes count as new only with evidence that the server holds nothing unacknowledged in
-//! order: [`Flow::is_settled`].
+//! order: [`Flow::is_settled`]. A client whose retransmission cannot be judged would stall, so that its
+//! flow goes out of sync once nothing has passed for [`STALLED_NS`].
 //!
 //! The flow has room for [`RING`] traces; with more headers in flight they are in a
 //! [trail](crate::trail). Where that is full, or the flow has none and needs it, a segment with many
@@ -23,7 +24,7 @@ use crate::{
     frame::SHORTEST_MASKED,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
-    trail::{TOGETHER, TRACES, Trace, Traces, give_way, knows, stood_at},
+    trail::{TOGETHER, TRACES, Trace, Traces, give_way, is_aged, knows, stood_at},
 };
 
 /// Maximum of traces in a flow, a power of two.
@@ -43,6 +44,10 @@ const FEW: u32 = 4;
 pub const SETTLED_NS: u64 = 1_000_000_000;
 /// Time after a segment of the server until those queued before it have arrived, ns.
 pub const FLUSHED_NS: u64 = 100_000_000;
+
+/// Time without a segment that passes after which a retransmission that cannot be judged puts its flow out
+/// of sync, ns: it is the fourth or fifth one of a TCP (RFC 6298, 5.5).
+pub const STALLED_NS: u64 = 3_000_000_000;
 
 /// Range of sequence numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +128,13 @@ impl Flow {
     #[inline(always)]
     pub fn is_covered_by(&self, seq: u32, end: u32) -> bool {
         self.held == 0 && !after(seq, self.acked) && !after(self.high, end)
+    }
+
+    /// Check whether the segment from `seq` to `end` has the byte that the server waits for. If it is refused
+    /// while nothing else passes, it comes again and again, and the client stalls.
+    #[inline(always)]
+    pub fn waits_for(&self, seq: u32, end: u32) -> bool {
+        !after(seq, self.acked) && after(end, self.acked)
     }
 
     /// Check whether the walk reaches the stream's current position, or continues from it.
@@ -214,6 +226,7 @@ impl Flow {
     #[inline(always)]
     pub(crate) fn forget(&mut self, ack: u32) {
         self.defused_pings.forget(ack);
+        self.traced_from = later(self.traced_from, ack);
         if after(self.provisional, ack) {
             return;
         }
@@ -256,6 +269,17 @@ impl Flow {
         self.defused_pings = Interval { from: self.acked, len: self.high.wrapping_sub(self.acked) };
         if self.trail == 0 {
             self.lose_traces();
+        }
+    }
+
+    /// Forget the traces in the flow if the oldest one is too far before `seq`, where another one begins, to be
+    /// compared.
+    #[inline(always)]
+    const fn forget_aged(&mut self, seq: u32) {
+        let oldest = self.ring[self.first_trace() as usize & (RING - 1)].seq;
+        if self.traces != 0 && is_aged(oldest, seq) {
+            self.traces = 0;
+            self.traced_from = seq;
         }
     }
 
@@ -315,6 +339,7 @@ impl Flow {
     /// Keep a trace in the flow. Without room it takes the [latest one's place](give_way).
     #[inline(always)]
     pub fn trace_one(&mut self, trace: Trace) {
+        self.forget_aged(trace.seq);
         let full = (self.traces as usize >= RING) as u32;
         let at = self.next_trace.wrapping_sub(full);
         if full != 0 {
@@ -333,6 +358,10 @@ impl Flow {
         if count == 1 {
             return self.trace_one(left[0]);
         }
+        if count == 0 {
+            return;
+        }
+        self.forget_aged(left[0].seq);
         // Without a branch for each: the kernel's verifier would follow both sides.
         let mut i = 0;
         while i < RING as u32 {

@@ -61,8 +61,10 @@ impl Budget for Unlimited {
 pub enum Reason {
     /// It is past the cursor.
     Gap,
+    /// It is past any window: [`Flow::is_out_of_reach`].
+    OutOfReach,
     /// It has provisional headers that are not traced, or more headers than there is room to trace.
-    NoCheckpoint,
+    Untraced,
     /// Its frames differ from the first transmission.
     Changed,
     /// A walk reached unreadable bytes.
@@ -102,6 +104,8 @@ pub struct Replay {
     pub mode: Mode,
     /// [`Flow::is_settled`]; the caller has the clock.
     pub settled: bool,
+    /// Set: nothing has passed for [`flow::STALLED_NS`].
+    pub silent: bool,
     /// The client's violations by kind; a frame may count under several.
     pub by_kind: [u64; Violation::COUNT],
     /// The client's headers since the caller last took them, each once.
@@ -156,6 +160,7 @@ impl Replay {
             flow,
             mode,
             settled: false,
+            silent: false,
             by_kind,
             headers: Vec::new(),
             records: Vec::new(),
@@ -172,6 +177,9 @@ impl Replay {
     /// Handle a client's segment.
     /// Pings over the budget are rewritten in `payload`, unless the segment is dropped.
     pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
+        if self.mode == Mode::Guard && self.flow.is_out_of_reach(seq) {
+            return Verdict::Drop(Reason::OutOfReach);
+        }
         let plan = self.flow.plan(seq, payload.len() as u32);
         let fast = plan == Action::Walk && self.is_fast_path(seq, payload);
         match plan {
@@ -186,7 +194,7 @@ impl Replay {
             Action::Walk => self.walk(self.flow.client, false, seq, payload, budget),
             Action::Rewalk => match self.stood_at(seq) {
                 Some(start) => self.rewalk(start, seq, payload, budget),
-                None => self.unless_observing(Reason::NoCheckpoint),
+                None => self.refuse(Reason::Untraced, seq, payload.len()),
             },
             Action::Gap => {
                 self.flow.gaps += 1;
@@ -196,7 +204,7 @@ impl Replay {
                     Mode::Observe => Verdict::Pass,
                 }
             }
-            Action::Untraced => self.unless_observing(Reason::NoCheckpoint),
+            Action::Untraced => self.refuse(Reason::Untraced, seq, payload.len()),
             Action::Search => self.search(seq, payload, budget),
         }
     }
@@ -272,6 +280,15 @@ impl Replay {
             Mode::Observe => Verdict::Pass,
             Mode::Guard => Verdict::Drop(reason),
         }
+    }
+
+    /// The same of a retransmission. If the client would stall, its flow goes out of sync.
+    fn refuse(&mut self, reason: Reason, seq: u32, len: usize) -> Verdict {
+        let stalls = self.silent && self.flow.waits_for(seq, seq.wrapping_add(len as u32));
+        if stalls && self.mode == Mode::Guard {
+            self.flow.lose_step();
+        }
+        self.unless_observing(reason)
     }
 
     /// Walk new bytes from `start`, and commit the result.
@@ -366,6 +383,7 @@ impl Replay {
         };
         let passed = match self.run(&mut walk, Some(agrees), payload, budget) {
             Ok(passed) => passed,
+            Err(Reason::Changed) => return self.refuse(Reason::Changed, seq, payload.len()),
             Err(reason) => return self.unless_observing(reason),
         };
         let first = self.reached(&walk.tracker);

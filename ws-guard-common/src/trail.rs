@@ -335,11 +335,23 @@ pub trait Traces {
 }
 
 /// Check whether a trail is worth being searched for acknowledged traces: it is half full, and has at
-/// least as many of them as a flow has room for.
+/// least as many of them as a flow has room for; or the oldest is far behind.
 #[inline(always)]
 pub fn is_worth_pruning(trail: &Trail, flow: &Flow) -> bool {
-    let oldest = trail.trace(flow.first_trace().wrapping_add(RING as u32)).seq;
-    flow.traces as u32 > TRACES / 2 && before(oldest, flow.acked)
+    let first = flow.first_trace();
+    let enough = trail.trace(first.wrapping_add(RING as u32)).seq;
+    let crowded = flow.traces as u32 > TRACES / 2 && before(enough, flow.acked);
+    crowded || flow.traces > 1 && is_aged(trail.trace(first).seq, flow.acked)
+}
+
+/// Distance of two traces in bytes from which on the older one has to go.
+const AGE: u32 = 1 << 28;
+
+/// Check whether a trace at `seq` is so far before `now` that it might soon be taken for one after it.
+#[inline(always)]
+pub const fn is_aged(seq: u32, now: u32) -> bool {
+    let age = now.wrapping_sub(seq);
+    age > AGE && age < 1 << 31
 }
 
 /// Make room for another trace under number `i`, the latest: the one before it says where headers begin

@@ -5,6 +5,7 @@ use ws_guard_common::{
     ledger::RING,
     maps::{Beginning, FAR, Old},
     replay::{Mode, Reason, Replay, Verdict},
+    trail::TRACES,
     window::{Rate, RateWindow},
 };
 use ws_guard_oracle::guard::Allowance;
@@ -395,25 +396,106 @@ fn without_a_trail_a_segment_of_many_frames_comes_again_whole() {
     assert_eq!(replay.flow.frames_in, 400);
 }
 
+/// In the flow without a trail, or in a full trail.
 #[test]
-fn without_a_trail_what_has_no_room_comes_again_with_what_was_before() {
-    let mut replay = without_trail();
+fn what_has_no_room_comes_again_with_what_was_before() {
     let ping = [0x89, 0x80, 0, 0, 0, 0];
-    let count = RING as u32 + 4;
-    for number in 0..count {
-        pass(&mut replay, 6 * number, &ping);
+    for (mut replay, room) in [(without_trail(), RING as u32), (guarded(), TRACES)] {
+        let count = room + 4;
+        for number in 0..count {
+            pass(&mut replay, 6 * number, &ping);
+        }
+        let first = room.saturating_sub(20);
+        for from in (first..room - 1).chain([0, count - 1]) {
+            pass(&mut replay, 6 * from, &ping.repeat((count - from) as usize));
+        }
+        let mut other = ping.repeat(8);
+        other[6 * 6 + 1] = 0x81;
+        let verdict = replay.client(6 * (count - 8), &mut other, &mut Allowance::new(0));
+        assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{room}");
+        // It is not known where these began.
+        for from in room - 1..count - 1 {
+            let verdict = replay.client(6 * from, &mut ping.to_vec(), &mut Allowance::new(0));
+            assert_eq!(verdict, Verdict::Drop(Reason::Untraced), "{from} of {room}");
+        }
+        replay.acknowledge(6 * count - 6);
+        pass(&mut replay, 6 * count - 6, &ping);
+        assert_eq!(replay.flow.frames_in, count.into());
     }
-    for from in (0..RING as u32 - 1).chain([count - 1]) {
-        pass(&mut replay, 6 * from, &ping.repeat((count - from) as usize));
+}
+
+/// Without room for all, a segment of many frames keeps the place of its first.
+#[test]
+fn a_full_trail_keeps_a_segment_of_many_frames_whole() {
+    let mut replay = guarded();
+    let frame = [0x81, 0x81, 0, 0, 0, 0, 9];
+    for number in 0..TRACES - 1 {
+        pass(&mut replay, 7 * number, &frame);
     }
-    // It is not known where these began.
-    for from in RING as u32 - 1..count - 1 {
-        let verdict = replay.client(6 * from, &mut ping.to_vec(), &mut Allowance::new(0));
-        assert_eq!(verdict, Verdict::Drop(Reason::NoCheckpoint), "{from}");
+    let (seq, many) = (7 * (TRACES - 1), frame.repeat(30));
+    for _ in 0..2 {
+        pass(&mut replay, seq, &many);
     }
-    replay.acknowledge(6 * count - 6);
-    pass(&mut replay, 6 * count - 6, &ping);
-    assert_eq!(replay.flow.frames_in, count.into());
+    for (from, part) in [(seq, &many[..70]), (seq + 70, &many[70..])] {
+        let verdict = replay.client(from, &mut part.to_vec(), &mut Allowance::new(0));
+        assert!(matches!(verdict, Verdict::Drop(_)), "{} bytes at {from}", part.len());
+    }
+    replay.acknowledge(seq);
+    pass(&mut replay, seq + many.len() as u32, &frame);
+    assert_eq!(replay.flow.frames_in, u64::from(TRACES) + 30);
+}
+
+/// A header with the longest of lengths, and the others that end in the same place of the sequence space.
+#[test]
+fn lengths_that_are_strides_apart_are_different() {
+    for more in [1 << 30, 1 << 31, 3 << 30, 1 << 32, 1 << 62] {
+        let header = |length: u64| [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+        let mut replay = guarded();
+        pass(&mut replay, 0, &header(70_000 + more));
+        let verdict = replay.client(0, &mut header(70_000), &mut Allowance::new(0));
+        assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{more:#x}");
+        pass(&mut replay, 0, &header(70_000 + more));
+    }
+}
+
+/// Headers past any window, which the server discards, would take the cursor around the sequence space.
+#[test]
+fn no_header_is_followed_past_any_window() {
+    let mut replay = guarded();
+    let length = 900_u64 << 20;
+    let header = [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+    pass(&mut replay, 0, &header);
+    let next = replay.flow.client.next;
+    let verdict = replay.client(next, &mut header.clone(), &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::OutOfReach));
+    replay.acknowledge(next - 1000);
+    pass(&mut replay, next, &header);
+}
+
+/// A client that has a header in flight at any time, over more than the sequence space.
+#[test]
+fn traces_of_the_lap_before_are_gone() {
+    for has_trail in [true, false] {
+        let mut replay = guarded();
+        replay.has_trail = has_trail;
+        let length = 60_u64 << 20;
+        let header = [&[0x82, 0xFF], &length.to_be_bytes()[..], &[0; 4]].concat();
+        let ping = [0x89, 0x80, 0, 0, 0, 0];
+        // More than the flow has room for, and then never all acknowledged.
+        for number in 0..=RING as u32 {
+            pass(&mut replay, 6 * number, &[0x81, 0x80, 0, 0, 0, 0]);
+        }
+        for number in 0..100 {
+            let next = replay.flow.client.next;
+            assert_eq!(replay.flow.trail != 0, has_trail, "{number}");
+            pass(&mut replay, next, &header);
+            pass(&mut replay, next, &header);
+            let verdict = replay.client(next, &mut ping.to_vec(), &mut Allowance::new(0));
+            assert_eq!(verdict, Verdict::Drop(Reason::Changed), "{number}");
+            replay.acknowledge(next + 1);
+            assert!(number < 10 || replay.flow.traces < 8, "{number}: {}", replay.flow.traces);
+        }
+    }
 }
 
 /// Pings between the first and the last that was defused are defused again; those around them pass.
@@ -437,7 +519,7 @@ fn a_ping_comes_again_as_it_passed_however_it_is_cut() {
 /// What was in flight at an upgrade cannot be judged; all that follows can.
 #[test]
 fn a_flow_of_programs_with_checkpoints_goes_on_without_those() {
-    for (checkpoints, verdict) in [(1, Verdict::Drop(Reason::NoCheckpoint)), (0, Verdict::Pass)] {
+    for (checkpoints, verdict) in [(1, Verdict::Drop(Reason::Untraced)), (0, Verdict::Pass)] {
         let mut replay = guarded();
         pass(&mut replay, 0, &message(192)[..100]);
         if checkpoints == 0 {

@@ -92,8 +92,11 @@ pub struct Rewind {
     pub agrees: u32,
     /// Not 0: its bytes replace all unacknowledged ones...
     pub replaces: u32,
-    /// ...of which the server is known to hold none.
+    /// ...of which the server is known to hold none...
     pub settled: u32,
+    /// ...as long as the server has acknowledged no more, and nothing else has passed: [`Flow::last_ns`].
+    pub acked: u32,
+    pub last_ns: u64,
 }
 
 /// Copy of out-of-order segments that this CPU has entered.

@@ -39,7 +39,7 @@ use crate::{
         commit::{commit, count_walk, recommit, settle},
         fast_path::{self, came_to},
         heartbeat, midstream, out_of_order,
-        retransmit::again,
+        retransmit::{again, refuse},
         tls, trail,
         walk::Walker,
     },
@@ -155,6 +155,9 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
         let empty = segment.len == 0 && segment.flags & FIN == 0;
         return if empty { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
+    }
+    if segment.len != 0 && flow.is_out_of_reach(segment.seq) {
+        return context.drop(Counter::DroppedForged);
     }
     flow.hear(segment.ack);
     flow.offers(segment.seq, segment.window);
@@ -394,7 +397,7 @@ fn data<P: Packet>(
     let len = if is_gap { u32::MAX } else { segment.len };
     let verdict = match trail::enter(context.now, len) {
         true => stream(context, flow, plan, payload),
-        false => context.drop(Counter::DroppedNoCheckpoint),
+        false => context.drop(Counter::DroppedUntraced),
     };
     trail::leave();
     out_of_order::leave(flow);
@@ -414,7 +417,7 @@ fn stream<P: Packet>(
 ) -> Verdict {
     let mut outcome = match plan {
         Action::Rewalk => again(context, flow, payload),
-        Action::Untraced => return context.drop(Counter::DroppedNoCheckpoint),
+        Action::Untraced => return refuse(context, flow, Counter::DroppedUntraced),
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
         Action::Gap => return context.drop(Counter::DroppedGap),
         Action::Search => midstream::search(context, flow, payload),

@@ -20,6 +20,9 @@ pub trait Guard {
     /// ([`ws_guard_common::flow::SETTLED_NS`]).
     fn rest(&mut self);
 
+    /// Let that time pass without anything from the server, and without a segment that passes.
+    fn fall_silent(&mut self);
+
     /// Record the number of bytes that the server has sent since the client's frames began.
     fn server_sends(&mut self, _end: u32) {}
 
@@ -52,6 +55,7 @@ impl Guard for OnHost {
     fn client(&mut self, seq: u32, payload: &mut [u8], _taken: bool) -> Verdict {
         let verdict = self.replay.client(seq, payload, &mut self.allowance);
         self.replay.settled &= verdict != Verdict::Pass;
+        self.replay.silent &= verdict != Verdict::Pass;
         verdict
     }
 
@@ -61,6 +65,10 @@ impl Guard for OnHost {
 
     fn rest(&mut self) {
         self.replay.settled = true;
+    }
+
+    fn fall_silent(&mut self) {
+        self.replay.silent = true;
     }
 
     fn server_sends(&mut self, end: u32) {

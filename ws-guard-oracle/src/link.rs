@@ -81,6 +81,9 @@ pub struct Link {
     flying: Vec<(usize, usize)>,
 }
 
+/// Rounds without progress after which nothing has passed for long.
+const PATIENCE: usize = 20;
+
 impl Link {
     /// Create a sender of `stream`, with sequence numbers from `base` on.
     /// Its segments end at `boundaries`.
@@ -121,6 +124,9 @@ impl Link {
             let before = self.receiver.stream.len();
             self.calm_round(rng, guard);
             idle = if self.receiver.stream.len() > before { 0 } else { idle + 1 };
+            if idle == PATIENCE {
+                guard.fall_silent();
+            }
         }
         self.receiver.stream.len() == self.stream.len()
     }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use fastrand::Rng;
 use ws_guard_common::{
-    flow::SETTLED_NS,
+    flow::{SETTLED_NS, STALLED_NS},
     replay::{Reason, Verdict},
 };
 
@@ -222,6 +222,9 @@ impl<'a, G: Guard> Transfer<'a, G> {
             }
             if self.now - self.passed > SETTLED_NS / 1_000_000 {
                 self.guard.rest();
+            }
+            if self.now - self.passed > STALLED_NS / 1_000_000 {
+                self.guard.fall_silent();
             }
             match self.guard.client(piece.seq, &mut piece.bytes, true) {
                 Verdict::Pass => self.leave_guard(rng, piece),

@@ -134,7 +134,7 @@ BOARD = Board(
                         *rates(("wsguard_packets_unparsed_total", "unparsed")),
                         rate_by(
                             "reason",
-                            'wsguard_packets_dropped_total{reason=~"gap|no_checkpoint|changed|unreadable|unsynced"}',
+                            'wsguard_packets_dropped_total{reason=~"gap|untraced|changed|unreadable|unsynced"}',
                             "dropped: {{reason}}",
                         ),
                     ],

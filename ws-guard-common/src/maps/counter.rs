@@ -37,7 +37,7 @@ pub enum Counter {
     /// Segments past the cursor that were dropped.
     DroppedGap,
     /// Segments dropped because their provisional headers are not traced, or there is no room to trace more.
-    DroppedNoCheckpoint,
+    DroppedUntraced,
     /// Retransmissions dropped because their frames differ from the first transmission.
     DroppedChanged,
     /// Segments dropped because their payload could not be read, or was changed by two CPUs at once.

@@ -65,7 +65,7 @@ impl Replay {
             return Err(Reason::Changed);
         }
         if !self.flow.may_fill(self.traces.len() as u32) {
-            return Err(Reason::NoCheckpoint);
+            return Err(Reason::Untraced);
         }
         self.mesh = mesh(walk.len(), self.flow.trail.into());
         let kept = self.look(walk, first);

@@ -83,6 +83,7 @@ pub struct Walk {
     fresh_complete: u32,
     /// Mark of the stream there.
     fresh_mark: u32,
+    fresh_beyond: u32,
     /// Already counted pings that are defused again.
     pub defused: Interval,
     /// Number of already counted pings that may pass again; those after them are defused.
@@ -129,6 +130,7 @@ impl Walk {
             fresh_begin: known.next.wrapping_add((known.carried != 0) as u32),
             fresh_complete: known.next,
             fresh_mark: known.mark,
+            fresh_beyond: known.beyond,
             defused: Interval { from: 0, len: 0 },
             old_budget: Self::UNLIMITED,
             old_pings: 0,
@@ -229,8 +231,11 @@ impl Walk {
     pub fn step<S: Segment>(&mut self, segment: &mut S) -> Step {
         let at = self.at();
         if self.tracker.carried == 0 {
-            self.joined |=
-                (self.tracker.next == self.fresh_complete) & (self.tracker.mark == self.fresh_mark);
+            // Lengths that are strides apart have the same place and mark.
+            let apart = (self.tracker.next ^ self.fresh_complete)
+                | (self.tracker.mark ^ self.fresh_mark)
+                | (self.tracker.beyond ^ self.fresh_beyond);
+            self.joined |= apart == 0;
         }
         if at >= self.len {
             return Step::Done;
@@ -524,13 +529,16 @@ impl Walk {
         // split that, and the end of a frame must not be before it. (1 or 0, without a branch.)
         let gone = low.wrapping_sub(header.len() as u64) >> 63;
         let strides = (total >> STRIDE_BITS) - gone;
-        // The lower 32 bits of the length show in the position of the next header.
+        // The lower 30 bits of the length show in the position of the next header, and the next two in the
+        // strides beyond it.
         let high = (header.payload_len >> 32) as u32;
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second, high);
         let endless = ((strides >> 32).wrapping_neg() >> 63) as u32;
         self.tracker.beyond = strides as u32 | endless << 31;
-        self.seen.flags |= (strides >> 31) as u32 * FAR;
+        let far = (strides >> 31) as u32;
+        // At most 3: of the longest frame it is 4.
+        self.seen.flags |= (far - (far >> 2)) * FAR;
         let near = low + (gone << STRIDE_BITS);
         self.tracker.next = self.tracker.next.wrapping_add(near as u32);
         self.tracker.carried = 0;

@@ -64,8 +64,11 @@ fn take_over(
         let judged = (flow.held == 0) | (state.gap.copy != 0);
         // Another CPU has begun a trail meanwhile.
         let elsewhere = (state.traces.trail == 0) & (flow.trail != 0);
-        let stands =
-            judged & !elsewhere & (flow.client == state.known) & (flow.state == flow::state::OPEN);
+        let stands = judged
+            & !elsewhere
+            & (flow.client == state.known)
+            & (flow.state == flow::state::OPEN)
+            & still_replaces(flow, state);
         if stands {
             take(flow, state, passed);
             latest = trail::take(flow, state);
@@ -81,6 +84,14 @@ fn take_over(
         report::count(Counter::FlowsUnsynced);
     }
     committed
+}
+
+/// Check that nothing has passed and been acknowledged since the walk's bytes were found to replace all others.
+#[inline(always)]
+fn still_replaces(flow: &Flow, state: &State) -> bool {
+    let covers = flow.is_covered_by(state.walk.base(), state.walk.end());
+    let still = (flow.acked == state.rewind.acked) & (flow.last_ns == state.rewind.last_ns);
+    (state.rewind.replaces == 0) | (covers & still)
 }
 
 /// Charge the source for a committed segment's pings, and fix the packet.

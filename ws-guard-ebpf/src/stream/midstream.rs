@@ -28,6 +28,18 @@ use crate::{
     tables,
 };
 
+/// Put a flow out of sync whose segments can be judged no more.
+#[cold]
+#[inline(always)]
+pub fn lose(flow: &mut Flow) {
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.lose_step(),
+    );
+    report::count(Counter::FlowsUnsynced);
+}
+
 /// Record a server's data on a connection without a flow, after it opened none.
 ///
 /// Only if it looks like WebSocket. On a TLS port: only if the segment begins with a record of

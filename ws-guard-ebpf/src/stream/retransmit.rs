@@ -9,11 +9,11 @@ use ws_guard_common::{
 };
 
 use crate::{
-    context::{Context, Outcome, run_out},
+    context::{Context, Outcome, Verdict, run_out},
     cpu,
     packet::{Packet, Segment},
     report,
-    stream::{out_of_order, trail, walk::Walker},
+    stream::{midstream, out_of_order, trail, walk::Walker},
 };
 
 /// Handle a retransmission of unacknowledged bytes.
@@ -24,19 +24,43 @@ pub fn again<P: Packet>(
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
     if !trail::finds(later(context.segment.seq, flow.acked)) {
-        return context.drop(Counter::DroppedNoCheckpoint).into();
+        return refuse(context, flow, Counter::DroppedUntraced).into();
     }
     report::count(Counter::Rewalked);
     if !prepare(context, flow, payload) {
         return Outcome::Pass;
     }
     // Evidence that the server holds nothing of it: other bytes count as new.
-    let settled = context.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
-    let end = context.segment.seq.wrapping_add(context.segment.len);
-    if settled && flow.is_covered_by(context.segment.seq, end) && differs(context, flow, payload) {
+    if covers(context, flow) && differs(context, flow, payload) {
         return Outcome::New;
     }
     rewalk(context, flow, payload)
+}
+
+/// Check whether nothing has passed for long, and the segment replaces all that is not acknowledged. The
+/// commit checks once more what that rests on.
+#[inline(always)]
+fn covers(context: &Context, flow: &Flow) -> bool {
+    let Some(state) = cpu::resume() else {
+        return false;
+    };
+    (state.rewind.acked, state.rewind.last_ns) = (flow.acked, flow.last_ns);
+    let segment = context.segment;
+    let silent = context.now.saturating_sub(state.rewind.last_ns) > flow::SETTLED_NS;
+    silent && flow.is_covered_by(segment.seq, segment.seq.wrapping_add(segment.len))
+}
+
+/// Drop a retransmission that cannot be judged. If the client would stall, its flow goes out of sync.
+#[cold]
+#[inline(never)]
+pub fn refuse(context: &Context, flow: &mut Flow, reason: Counter) -> Verdict {
+    let segment = context.segment;
+    let waits = flow.waits_for(segment.seq, segment.seq.wrapping_add(segment.len));
+    let silent = context.now.saturating_sub(flow.last_ns) > flow::STALLED_NS;
+    if waits && silent && context.enforces() {
+        midstream::lose(flow);
+    }
+    context.drop(reason)
 }
 
 /// Prepare the walk of a retransmission from the tracker at its first unacknowledged byte.
@@ -101,7 +125,7 @@ fn rewalk<P: Packet>(
     }
     if !trail::knows(walker.state) {
         out_of_order::uncount();
-        return context.drop(Counter::DroppedChanged).into();
+        return refuse(context, flow, Counter::DroppedChanged).into();
     }
     Outcome::Rewalked
 }

@@ -453,6 +453,10 @@ pub fn take(flow: &mut Flow, state: &State) -> Latest {
         flow.trace_all(&state.traces.kept, state.traces.left);
         return Latest::default();
     }
+    if state.traces.left == 0 {
+        // The flow may need none any more.
+        return Latest::default();
+    }
     take_in(flow, state.traces.trail, state.traces.left)
 }
 

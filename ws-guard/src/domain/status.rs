@@ -12,7 +12,7 @@ pub const DROP_REASONS: [(Counter, &str); 14] = [
     (Counter::DroppedBeyond, "beyond_edge"),
     (Counter::DroppedPoliced, "policed"),
     (Counter::DroppedGap, "gap"),
-    (Counter::DroppedNoCheckpoint, "no_checkpoint"),
+    (Counter::DroppedUntraced, "untraced"),
     (Counter::DroppedChanged, "changed"),
     (Counter::DroppedUnreadable, "unreadable"),
     (Counter::DroppedUnsynced, "unsynced"),

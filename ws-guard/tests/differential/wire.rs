@@ -150,6 +150,8 @@ impl Guard for Way<'_> {
 
     /// Do nothing: a rest is for the kernel programs without a network.
     fn rest(&mut self) {}
+
+    fn fall_silent(&mut self) {}
 }
 
 impl Wire {

@@ -15,7 +15,7 @@ use crate::{process::Guard, stage::Flow};
 
 const PORT: u16 = 9001;
 /// Length of small messages:
-/// a header in each segment, and more segments in flight than the guard has checkpoints.
+/// a header in each segment, and more segments in flight than a flow has traces itself.
 const MESSAGE: usize = 500;
 /// Number of messages in one write, which TCP cuts anywhere.
 const TOGETHER: usize = 40;

@@ -1,8 +1,9 @@
 //! Frames in a stream that is cut, repeated or lost.
 use ws_guard_common::{
-    flow::state,
+    flow::{Flow, STALLED_NS, state},
     frame::Violation,
     maps::{Counter::*, action},
+    trail::TRACES,
 };
 use ws_guard_testkit::{
     frame::{Frame, encode, opcode},
@@ -93,7 +94,7 @@ fn frames() -> Vec<Case> {
             .dropped()
             .trail_busy(false)
             .client_at(314, pings(1))
-            .counts(&[(DroppedNoCheckpoint, 1), (Frames, 3), (Pings, 1)]),
+            .counts(&[(DroppedUntraced, 1), (Frames, 3), (Pings, 1)]),
         case("more frames than a client's, most of which are skipped at once")
             .open()
             .client([[0x81, 0].repeat(40), pings(45)].concat())
@@ -116,7 +117,32 @@ fn repeated() -> Vec<Case> {
     let burst = pings(31);
     let more = pings(2);
     let (first, second) = (more[..6].to_vec(), more.clone());
+    let count = i64::from(TRACES) + 4;
+    let crowded = case("more segments in flight than a trail has room for");
+    let crowded = (0..count).fold(crowded.open(), |case, _| case.client(text("y")));
     vec![
+        crowded
+            .client_at(7 * (count - 1), text("y"))
+            .client_at(7 * (count - 3), text("y"))
+            .dropped()
+            .client_at(0, text("y"))
+            .counts(&[(Frames, count as u64), (Rewalked, 2), (DroppedUntraced, 1)]),
+        case("what cannot be judged puts its flow out of sync once nothing has passed for long")
+            .open()
+            .client(text("y"))
+            .client(text("z"))
+            .flow(Flow::lose_traces)
+            .client_at(0, text("y"))
+            .dropped()
+            .flow(|flow| flow.last_ns -= 2 * STALLED_NS)
+            .client_at(7, text("z"))
+            .dropped()
+            .client_at(0, text("y"))
+            .dropped()
+            .client_at(0, text("y"))
+            .client_at(7, text("z"))
+            .leaves(state::UNSYNCED)
+            .counts(&[(Frames, 2), (DroppedUntraced, 3), (FlowsUnsynced, 1)]),
         case("a defused ping is defused again")
             .open()
             .client(&*burst)
@@ -160,7 +186,7 @@ fn repeated() -> Vec<Case> {
             .open()
             .client(pings(20))
             .client_at(60, pings(10))
-            .counts(&[(Pings, 20), (DroppedNoCheckpoint, 0), (Rewritten, 0)]),
+            .counts(&[(Pings, 20), (DroppedUntraced, 0), (Rewritten, 0)]),
         case("the same of one in which a ping was defused: that one again, and no other")
             .open()
             .client(&*burst)
@@ -168,14 +194,14 @@ fn repeated() -> Vec<Case> {
             .client_at(60, &burst[60..84])
             .client_at(168, &burst[168..])
             .defused(&[12])
-            .counts(&[(Pings, 31), (DroppedNoCheckpoint, 0), (Rewritten, 2)]),
+            .counts(&[(Pings, 31), (DroppedUntraced, 0), (Rewritten, 2)]),
         case("to the middle of a header")
             .open()
             .client([text(&"x".repeat(200)), text("y")].concat())
             .client_at(0, &[text(&"x".repeat(200)), text("y")].concat()[..209])
             .client_at(209, &text("y")[1..])
             .client(text("z"))
-            .counts(&[(Frames, 3), (DroppedNoCheckpoint, 0), (DroppedChanged, 0)]),
+            .counts(&[(Frames, 3), (DroppedUntraced, 0), (DroppedChanged, 0)]),
         case("other frames in the middle of a segment")
             .open()
             .client([text("1"), text("2"), text("3"), text("4")].concat())

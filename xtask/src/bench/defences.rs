@@ -92,7 +92,7 @@ fn dropped(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     ]
 }
 
-/// Return rows of retransmitted segments: walked again from their checkpoint.
+/// Return rows of retransmitted segments: walked again, and compared with their traces.
 fn sent_again(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let again = |name, payload: Vec<u8>| {
         let mut row = row(name).payload(payload.clone());

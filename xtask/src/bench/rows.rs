@@ -94,7 +94,7 @@ pub struct Row {
     pub skips: u32,
     /// Number of acknowledged bytes that the server never sent.
     pub ack_ahead: u32,
-    /// Set if the server acknowledges so often that each segment has a checkpoint.
+    /// Set if the server acknowledges so often that the flow has room for the traces of each segment.
     /// Each segment in flight, as in a chat. Otherwise it acknowledges nothing, as in an upload.
     pub acknowledged: bool,
     /// The packet is the same in each run: a retransmission.

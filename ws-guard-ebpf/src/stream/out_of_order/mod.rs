@@ -17,7 +17,6 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::{self, Flow, SERVER_DONE},
-    maps::Counter,
     out_of_order::{self, Held, Look, Range, SLOTS},
     tracker::Walk,
     verifier::forget,
@@ -30,7 +29,7 @@ use crate::{
     maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
-    stream::{commit::count, trail},
+    stream::{commit::count, midstream, trail},
 };
 
 /// This CPU's state and the copy that it has entered, if any.
@@ -89,26 +88,14 @@ pub fn enter(context: &Context, flow: &mut Flow) -> bool {
     }
     if slot.owner != owner {
         if flow.held != 0 && flow.held != STOLEN {
-            lose(flow);
+            // An earlier schema's programs kept it after a takeover had read it; no segment would pass.
+            midstream::lose(flow);
         }
         release(slot);
         return false;
     }
     state.gap.copy = index + 1;
     true
-}
-
-/// Put a flow out of sync whose copy is gone: an earlier schema's programs kept it after a takeover had read it.
-/// No segment would pass otherwise.
-#[cold]
-#[inline(always)]
-fn lose(flow: &mut Flow) {
-    locked(
-        flow,
-        #[inline(always)]
-        |flow| flow.lose_step(),
-    );
-    report::count(Counter::FlowsUnsynced);
 }
 
 /// Silence after which a connection that one side has ended gives its copy to another one, ns...
