@@ -9,7 +9,7 @@ use crate::{
 
 /// Distance of a RST's acknowledgement from the server's latest byte, unless the RST has the very number that the
 /// server waits for: off path, as hard to guess.
-const CLOSE: u32 = 64 * 1024;
+pub(super) const CLOSE: u32 = 64 * 1024;
 
 impl Unopened {
     /// Take over the client's FIN or RST at `seq`, with `len` bytes behind it, which acknowledges `ack`. `false` where
