@@ -17,7 +17,7 @@
 //! stood at its first byte, and gets the same verdict as before; nothing is counted twice. One with
 //! other frames is not trusted: it is dropped, and TCP retransmits from the acknowledged byte on
 //! ([`crate::ledger`]). Out-of-order segments pass only where a copy of them can be kept
-//! ([`crate::held`]), and are dropped otherwise (unless the guard only observes), or the server
+//! ([`crate::out_of_order`]), and are dropped otherwise (unless the guard only observes), or the server
 //! might acknowledge unseen frames. If that happens all the same, the flow is [`state::UNSYNCED`]
 //! until its stream has proved where frames start.
 
@@ -194,7 +194,7 @@ pub struct Flow {
     /// One of [`owner`].
     pub owner: u8,
     pub _pad: [u8; 3],
-    /// Not 0: out-of-order segments have passed, and are kept ([`crate::held`]).
+    /// Not 0: out-of-order segments have passed, and are kept ([`crate::out_of_order`]).
     pub held: u8,
     /// Not 0: the client's segments may pass only as [`Flow::pass_unread`] or [`Flow::is_gone`] says: bits of
     /// [`mod@hidden`].
