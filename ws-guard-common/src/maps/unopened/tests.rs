@@ -1,4 +1,4 @@
-use super::{ends::CLOSE, *};
+use super::*;
 
 const FIRST: u32 = u32::MAX - 50;
 /// As in the TCP header.
