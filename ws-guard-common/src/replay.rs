@@ -423,6 +423,9 @@ impl Replay {
         }
         let judged = match again {
             Some(agrees) if !self.is_same(walk) || walk.joined && !agrees => Err(Reason::Changed),
+            _ if !self.flow.fits(self.traces.len() as u32, self.flow.room()) => {
+                Err(Reason::Untraced)
+            }
             _ => self.judge(walk, &came, budget),
         };
         let whole = match judged {

@@ -398,6 +398,12 @@ fn room(flow: &Flow, state: &State) -> u32 {
     }
 }
 
+/// Check whether there is room for the walk's traces, or what they are [shortened](shorten) to.
+#[inline(always)]
+pub fn fits(flow: &Flow, state: &State) -> bool {
+    state.traces.trail == 0 || flow.fits(state.traces.left, state.traces.room)
+}
+
 /// Shorten the walk's traces to the room for them.
 #[inline(always)]
 pub fn shorten(flow: &Flow, state: &State) {
