@@ -370,10 +370,8 @@ impl Replay {
         if self.settled && self.flow.is_covered_by(seq, walk.end()) {
             let mut dry = walk;
             dry.budget = Walk::UNLIMITED;
-            if dry.run(&mut segment) != Step::Done {
-                return self.unless_observing(Reason::Unreadable);
-            }
-            if !self.is_same(&dry) || dry.joined && !agrees {
+            let done = dry.run(&mut segment) == Step::Done;
+            if done && (!self.is_same(&dry) || dry.joined && !agrees) {
                 return self.walk(start, true, seq, payload, budget);
             }
         }
