@@ -559,10 +559,12 @@ impl Flow {
         let room = self.shut.offers(seq, room);
         // Nor may it where its 101 may have been text: its pongs are not recognised then.
         let room = room && (hidden || !self.may_be_http());
-        // What is behind a gap cannot be answered before the gap is filled.
-        let behind = if after(seq, self.acked) { self.high.wrapping_sub(self.acked) } else { 0 };
+        // What is behind a gap cannot be answered before the gap is filled: by the segment that the server waits
+        // for, which passes, and makes no room for others.
+        let behind = self.high.wrapping_sub(self.acked);
         let behind = if behind >> 31 == 0 { behind } else { 0 };
-        if room && (taken || quiet) {
+        let (resets, fills) = (room && (taken || quiet), !after(seq, self.acked));
+        if resets {
             self.unread = if told { self.unread } else { behind };
             self.unread_high = self.server_high;
             self.unread_witnessed = self.witnessed;
@@ -571,6 +573,7 @@ impl Flow {
         // Records have no pongs.
         let decided = match self.in_records() {
             true => unread::PASSES,
+            false if resets && fills && !told => unread::decide(room, 0, most),
             false => unread::decide(room, self.unread, most),
         };
         self.unread = self.unread.saturating_add(len);
@@ -635,7 +638,8 @@ impl Flow {
         let mark = self.client.mark;
         self.client = Tracker::new(next, flags);
         self.client.mark = mark;
-        self.high = next;
+        // What has passed further on may still be read.
+        self.high = later(self.high, next);
         self.state = state::OPEN;
         self.may_hide(true);
         self.flags = self.flags & !(GAP | HOLE) | JOINED;

@@ -349,7 +349,9 @@ impl Region {
             i += 1;
         }
         self.len = len;
-        (self.look.len, self.look.spent) = (0, 0);
+        // What the walk up to here has cost. Others that failed are to be paid for as long as something is left.
+        let spent = self.look.spent.saturating_sub(1);
+        (self.look.len, self.look.spent) = (0, if len == 0 { 0 } else { spent });
     }
 }
 
@@ -371,11 +373,35 @@ impl Flow {
     }
 
     /// Check whether the filler of a gap may pass, with its number of `traces`: there is room for them
-    /// and for one more. Those of what it is followed by may give way, but not the filler's own: it may
-    /// skip a part of the gap.
+    /// and for two more. Those of what it is followed by may give way, but not the filler's own nor the
+    /// first behind it, which tells where it ends: it may skip a part of the gap.
     #[inline(always)]
     pub const fn may_fill(&self, traces: u32) -> bool {
         let most = if self.trail == 0 { FEWEST } else { traces };
-        most < self.room()
+        most + 1 < self.room()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A filler may reach a range whose walk fails, and another one pass before that range.
+    #[test]
+    fn walks_that_failed_are_not_forgotten_while_a_range_is_left() {
+        let mut region = Region::default();
+        region.extend(100, 1);
+        region.extend(200, 1000);
+        let start = Tracker::new(0, 0);
+        region.looked(&start, Look::FAILED);
+        region.pass(150);
+        let spent = region.look.spent;
+        assert!(region.len != 0 && spent >= MOST_LOOKS / 2 - 1, "{spent}");
+        region.looked(&start, Look::FAILED);
+        region.extend(160, 1);
+        region.looked(&start, Look::FAILED);
+        assert_eq!(region.recall(&Tracker::new(1, 0)), Some(Look::FAILED));
+        region.pass(2000);
+        assert_eq!((region.len, region.look.spent), (0, 0));
     }
 }

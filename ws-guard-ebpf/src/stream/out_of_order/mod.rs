@@ -81,7 +81,7 @@ pub fn enter(context: &Context, flow: &mut Flow) -> bool {
     }
     // SAFETY: entered by this CPU alone.
     let slot = unsafe { &mut *slot };
-    if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || is_over(slot, context.now)) {
+    if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || takes(slot, context.now)) {
         slot.owner = owner;
         slot.key = *context.key();
         slot.region.clear();
@@ -118,25 +118,35 @@ const VANISHED_NS: u64 = 3_600_000_000_000;
 /// [`Flow::held`]: another flow has the copy, and the gap must not be filled any more.
 const STOLEN: u8 = 2;
 
-/// Check whether the copy's flow is gone, silent for long, or has no out-of-order segments any more. One that is only
-/// silent loses its copy.
+/// Take an entered copy from a flow that [needs it no more](is_over). One that is only silent loses it.
+#[inline(always)]
+fn takes(slot: &Held, now: u64) -> bool {
+    let takes = is_over(slot, now);
+    if let (true, Some(flow)) = (takes, FLOWS.get_ptr_mut(&slot.key)) {
+        // SAFETY: single words of a value that stays mapped while the program runs.
+        let flow = unsafe { &mut *flow };
+        let is_its = out_of_order::owner(&slot.key, flow.generation) == slot.owner;
+        if is_its && flow.held != 0 {
+            flow.held = STOLEN;
+        }
+    }
+    takes
+}
+
+/// Check whether the copy's flow is gone, silent for long, or has no out-of-order segments any more.
 #[inline(always)]
 fn is_over(slot: &Held, now: u64) -> bool {
-    let Some(flow) = FLOWS.get_ptr_mut(&slot.key) else {
+    let Some(flow) = FLOWS.get_ptr(&slot.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
-    let flow = unsafe { &mut *flow };
+    let flow = unsafe { &*flow };
     let ended = flow.state == flow::state::CLOSED || flow.flags & SERVER_DONE != 0;
     let most = if ended { ENDED_NS } else { VANISHED_NS };
     if flow.held == 0 || out_of_order::owner(&slot.key, flow.generation) != slot.owner {
         return true;
     }
-    let silent = flow.silent_ns(now) > most;
-    if silent {
-        flow.held = STOLEN;
-    }
-    silent
+    flow.silent_ns(now) > most
 }
 
 /// Leave the copy; it is free if the flow has no out-of-order segments.
@@ -332,7 +342,7 @@ pub fn follow(context: &Context, flow: &mut Flow) {
         }
     }
     let rest = copy::pass(pieces.flow.client.resume()) as u8;
-    locked(pieces.flow, |flow| flow.held &= rest);
+    locked(pieces.flow, |flow| flow.held &= rest.wrapping_neg());
 }
 
 /// Update the state after the filler's commit.

@@ -15,7 +15,7 @@ use ws_guard_common::{
 
 use crate::{
     maps::{HELD, PAGES},
-    stream::out_of_order::{alone, entered, is_over, release as leave},
+    stream::out_of_order::{alone, entered, is_over, release as leave, takes},
 };
 
 /// The page with the byte of that sequence number.
@@ -115,14 +115,14 @@ extern "C" fn ws_guard_held_empty(index: u32, now: u64) -> u32 {
     }
     // SAFETY: entered by this CPU alone.
     let slot = unsafe { &mut *slot };
-    let is_over = ws_guard_held_over(index, now);
-    if is_over != 0 {
+    let is_over = takes(slot, now);
+    if is_over {
         slot.region.clear();
         slot.owner = 0;
         release(index, u32::MAX);
     }
     leave(slot);
-    is_over
+    is_over as u32
 }
 
 /// Check whether the slot's connection is gone or needs no copy any more.
