@@ -17,7 +17,7 @@
 //! stood at its first byte, and gets the same verdict as before; nothing is counted twice. One with
 //! other frames is not trusted: it is dropped, and TCP retransmits from the acknowledged byte on
 //! ([`crate::ledger`]). Out-of-order segments pass only where a copy of them can be kept
-//! ([`crate::held`]), and are dropped otherwise (unless the guard only observes), or the server
+//! ([`crate::out_of_order`]), and are dropped otherwise (unless the guard only observes), or the server
 //! might acknowledge unseen frames. If that happens all the same, the flow is [`state::UNSYNCED`]
 //! until its stream has proved where frames start.
 
@@ -194,7 +194,7 @@ pub struct Flow {
     /// One of [`owner`].
     pub owner: u8,
     pub _pad: [u8; 3],
-    /// Not 0: out-of-order segments have passed, and are kept ([`crate::held`]).
+    /// Not 0: out-of-order segments have passed, and are kept ([`crate::out_of_order`]).
     pub held: u8,
     /// Not 0: the client's segments may pass only as [`Flow::pass_unread`] or [`Flow::is_gone`] says: bits of
     /// [`mod@hidden`].
@@ -559,10 +559,12 @@ impl Flow {
         let room = self.shut.offers(seq, room);
         // Nor may it where its 101 may have been text: its pongs are not recognised then.
         let room = room && (hidden || !self.may_be_http());
-        // What is behind a gap cannot be answered before the gap is filled.
-        let behind = if after(seq, self.acked) { self.high.wrapping_sub(self.acked) } else { 0 };
+        // What is behind a gap cannot be answered before the gap is filled: by the segment that the server waits
+        // for, which passes, and makes no room for others.
+        let behind = self.high.wrapping_sub(self.acked);
         let behind = if behind >> 31 == 0 { behind } else { 0 };
-        if room && (taken || quiet) {
+        let (resets, fills) = (room && (taken || quiet), !after(seq, self.acked));
+        if resets {
             self.unread = if told { self.unread } else { behind };
             self.unread_high = self.server_high;
             self.unread_witnessed = self.witnessed;
@@ -571,6 +573,7 @@ impl Flow {
         // Records have no pongs.
         let decided = match self.in_records() {
             true => unread::PASSES,
+            false if resets && fills && !told => unread::decide(room, 0, most),
             false => unread::decide(room, self.unread, most),
         };
         self.unread = self.unread.saturating_add(len);
@@ -635,7 +638,8 @@ impl Flow {
         let mark = self.client.mark;
         self.client = Tracker::new(next, flags);
         self.client.mark = mark;
-        self.high = next;
+        // What has passed further on may still be read.
+        self.high = later(self.high, next);
         self.state = state::OPEN;
         self.may_hide(true);
         self.flags = self.flags & !(GAP | HOLE) | JOINED;

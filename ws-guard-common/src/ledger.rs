@@ -14,10 +14,10 @@
 //! flow goes out of sync once nothing has passed for [`STALLED_NS`], unless much is behind it.
 //!
 //! The flow has room for [`RING`] traces; with more headers in flight they are in a
-//! [trail](crate::trail). Where that is full, or the flow has none and needs it, a segment with many
-//! headers keeps the position of its first one, and may come again whole, or with others, but not in
-//! parts. Where there is no room for that either, the latest trace gives way, and what begins there is
-//! not known.
+//! [trail](crate::trail). Where the flow needs one and has none, a segment with many headers keeps the
+//! position of its first one, and may come again whole, or with others, but not in parts. Where there is
+//! no room for that either, or for one trace in a full trail, the latest trace gives way, and what begins
+//! there is not known.
 
 use crate::{
     flow::{Flow, LEDGER, REPLACED, UNREAD, state},
@@ -324,6 +324,13 @@ impl Flow {
     pub const fn needs_trail(&self, len: u32) -> bool {
         let many = len / (SHORTEST_MASKED * TOGETHER) + 2 > self.room();
         self.trail == 0 && (many || self.held != 0)
+    }
+
+    /// Check whether a segment with `count` traces may pass, with `room` for them. Not one of many into a full
+    /// trail: it comes again once there is room, and shortened it could not come again in other cuts.
+    #[inline(always)]
+    pub const fn fits(&self, count: u32, room: u32) -> bool {
+        self.trail == 0 || count <= room || count == 1
     }
 
     /// Shorten `count` traces of a walk from `start` to `end` to the `room` that there is: to the position

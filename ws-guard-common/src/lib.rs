@@ -7,7 +7,7 @@
 //! 1. [`frame`] decodes one WebSocket frame header and names its violations.
 //! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
 //! 3. [`flow`] is the state of one connection: acknowledged and provisional bytes, and pings.
-//!    [`ledger`] judges retransmissions, [`held`] out-of-order segments, and [`heartbeat`]
+//!    [`ledger`] judges retransmissions, [`out_of_order`] out-of-order segments, and [`heartbeat`]
 //!    matches pongs with their pings.
 //! 4. [`search`] finds frames in a stream whose beginning was not seen.
 //! 5. [`window`] decides whether a ping is over the limit.
@@ -32,6 +32,7 @@ pub mod maps;
 pub mod offer;
 pub mod out_of_order;
 pub mod pace;
+pub mod pages;
 pub mod record;
 #[cfg(feature = "user")]
 pub mod replay;

@@ -49,6 +49,8 @@ pub mod name {
     pub const TRAILS: &str = "TRAILS";
     /// Array of [`crate::out_of_order::SLOTS`] [`crate::out_of_order::Held`]: copies of out-of-order segments.
     pub const HELD: &str = "HELD";
+    /// Array of [`crate::pages::ALL`] [`crate::pages::Page`]: their bytes.
+    pub const PAGES: &str = "PAGES";
     /// Hash: [`super::SourceKey`] → [`super::Source`], sources that have sent pings.
     pub const SOURCES: &str = "SOURCES";
     /// Hash: [`super::SourceKey`] of a coarser prefix → [`super::Source`], sources that [`SOURCES`] has

@@ -5,40 +5,34 @@
 //! first kept byte, passes only if the frames from there up to the next gap keep to the limit.
 //!
 //! ```text
-//!  ───────────┬ ─ ─ ─ ─ ─ ─ ─┬──────┬────────┬ ─ ─ ─ ─ ─┬───────┬─────▶ sequence numbers
-//!          cursor    gap   begin   cut      end   gap  begin   end
+//!  ───────────┬ ─ ─ ─ ─ ─ ─ ─┬───────────────┬ ─ ─ ─ ─ ─┬───────┬─────▶ sequence numbers
+//!          cursor    gap   begin            end   gap  begin   end
 //!                            └ let through, kept ┘        └ kept ┘
 //! ```
 //!
-//! One [`Region`] a flow, of up to [`RANGES`] ranges. Its bytes are in a ring, each where its
-//! sequence number says. Bytes received twice have to be the same, or it would be unknown which of
-//! them the server holds. What the server has cannot be defused any more: all pings of a range
-//! pass, or its filler does not. Ranges past a later gap stay as they are, and wait for its filler.
+//! One [`Region`] a flow, of up to [`RANGES`] ranges. Its bytes are in a ring of [pages](crate::pages),
+//! each where its sequence number says. Bytes received twice have to be the same, or it would be
+//! unknown which of them the server holds. What the server has cannot be defused any more: all pings
+//! of a range pass, or its filler does not. Ranges past a later gap stay as they are, and wait for its
+//! filler. Where the segments of a range ended is not kept: it is walked and committed in
+//! [pieces](piece), each with its traces.
 
 use crate::{
     flow::{Flow, state},
-    frame::SHORTEST_MASKED,
     ledger::FEWEST,
     maps::FlowKey,
+    pages::{PAGE, Pages, mask},
     seq::before,
     tracker::{Tracker, Walk},
-    trail::TOGETHER,
 };
 
 /// Distance from the first to the last of one flow's out-of-order bytes, at most; a power of two.
-pub const BYTES: u32 = 65_536;
+pub const BYTES: u32 = 262_144;
 /// Maximum of ranges of such bytes, each past a gap of its own.
 pub const RANGES: usize = 8;
-/// Maximum length of a gap before kept segments: a server's window or less, so that an off-path
-/// attacker cannot guess a sequence number in it.
-pub const REACH: u32 = 4 * BYTES;
-/// Maximum of kept segments of one flow.
-pub const CUTS: usize = 64;
-/// Maximum length of a retransmission on any path but a loopback interface's.
-const LONGEST_FILLER: u32 = 9000;
-/// Bytes per copy, and spare bytes at the ring's end: the verifier knows start and length of a
-/// piece only separately.
-pub const PIECE: u32 = 512;
+/// Distance from the stream's next header or byte to kept segments, at most: a server's window or less,
+/// so that an off-path attacker cannot guess a sequence number in it.
+pub const REACH: u32 = BYTES;
 /// Maximum of flows with out-of-order segments, a power of two.
 pub const SLOTS: u32 = 128;
 
@@ -57,15 +51,15 @@ pub struct Held {
     pub key: FlowKey,
     pub _pad1: u32,
     pub region: Region,
-    /// Bytes of the region, in a ring: each at its sequence number modulo [`BYTES`].
-    pub bytes: [u8; (BYTES + PIECE) as usize],
+    /// Pages of its bytes.
+    pub pages: Pages,
 }
 
 impl Default for Held {
     /// Without an owner.
     fn default() -> Held {
-        let (bytes, region) = ([0; (BYTES + PIECE) as usize], Region::default());
-        Held { busy: 0, _pad: 0, owner: 0, key: FlowKey::default(), _pad1: 0, region, bytes }
+        let (key, region, pages) = (FlowKey::default(), Region::default(), Pages::default());
+        Held { busy: 0, _pad: 0, owner: 0, key, _pad1: 0, region, pages }
     }
 }
 
@@ -74,6 +68,30 @@ impl Default for Held {
 pub const fn place(seq: u32) -> usize {
     (seq & (BYTES - 1)) as usize
 }
+
+/// Length of the piece from `from` on in `range`: to the end of its page, or of a [`mesh`].
+#[inline(always)]
+pub const fn piece(range: &Range, from: u32, mesh: u32) -> u32 {
+    let (left, room) = (range.end().wrapping_sub(from), PAGE - (from & (PAGE - 1)));
+    let within = match from.wrapping_sub(range.begin).checked_rem(mesh) {
+        Some(within) => within,
+        None => 0,
+    };
+    let len = choose(earlier(left, room), left, room);
+    choose(earlier(mesh - within, len), mesh - within, len)
+}
+
+/// Length of meshes, at the ends of which a range is cut besides: those of the filler's `len` bytes, where
+/// the flow has no trail. It keeps the beginning of each piece, and the sender's next segments are
+/// probably as long as the one that it has sent again.
+#[inline(always)]
+pub const fn mesh(len: u32, trail: u32) -> u32 {
+    let none = (trail != 0) as u32 | earlier(len, FINEST);
+    choose(none, 1 << 30, len)
+}
+
+/// The finest mesh: a segment of the smallest size that every path takes, or nearly.
+const FINEST: u32 = 512;
 
 /// Range of kept bytes without a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +103,7 @@ pub struct Range {
     pub len: u32,
 }
 
-/// Ranges of the kept bytes, and the ends of their segments.
+/// Ranges of the kept bytes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Region {
@@ -93,14 +111,7 @@ pub struct Region {
     pub ranges: [Range; RANGES],
     /// Number of bytes in all of them; 0 for an empty region.
     pub len: u32,
-    /// Number of segments.
-    pub cuts: u32,
-    /// Not 0: a segment overlaps others, so that the server may hold one's first bytes, last ones,
-    /// or none.
-    pub ragged: u32,
     pub _pad: u32,
-    /// Sequence number after each segment, in any order.
-    pub ends: [u32; CUTS],
     pub look: Look,
 }
 
@@ -130,9 +141,9 @@ impl Look {
 }
 
 const _: () = {
-    assert!(BYTES.is_power_of_two() && SLOTS.is_power_of_two() && CUTS.is_power_of_two());
-    assert!(size_of::<Held>() == 56 + size_of::<Region>() + (BYTES + PIECE) as usize);
-    assert!(size_of::<Region>() == 8 * RANGES + 16 + 4 * CUTS + size_of::<Look>());
+    assert!(BYTES.is_power_of_two() && SLOTS.is_power_of_two());
+    assert!(size_of::<Held>() == 56 + size_of::<Region>() + size_of::<Pages>());
+    assert!(size_of::<Region>() == 8 * RANGES + 8 + size_of::<Look>());
 };
 
 /// Owner of a copy: the connection and its [`Flow::generation`]. Never 0.
@@ -154,23 +165,16 @@ pub const fn slot(owner: u64) -> u32 {
     (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - SLOTS.trailing_zeros())
 }
 
-/// Maximum of traces of `len` bytes of common frames in [`CUTS`] segments, each of which may split
-/// a header and leave the next trace unfilled.
-#[inline(always)]
-const fn most_traces(len: u32) -> u32 {
-    len / (SHORTEST_MASKED * TOGETHER) + 2 * CUTS as u32
-}
-
 /// 1 if `a` is before `b` in the sequence space, otherwise 0.
 /// Without a branch, as all that follows: the kernel's verifier would follow both sides.
 #[inline(always)]
-const fn earlier(a: u32, b: u32) -> u32 {
+pub(crate) const fn earlier(a: u32, b: u32) -> u32 {
     a.wrapping_sub(b) >> 31
 }
 
 /// `a` if `is` is 1, `b` if it is 0.
 #[inline(always)]
-const fn choose(is: u32, a: u32, b: u32) -> u32 {
+pub(crate) const fn choose(is: u32, a: u32, b: u32) -> u32 {
     b ^ (a ^ b) & is.wrapping_neg()
 }
 
@@ -208,8 +212,8 @@ impl Range {
 impl Default for Region {
     /// An empty one.
     fn default() -> Region {
-        let (ranges, ends) = ([Range::default(); RANGES], [0; CUTS]);
-        Region { ranges, len: 0, cuts: 0, ragged: 0, _pad: 0, ends, look: Look::default() }
+        let ranges = [Range::default(); RANGES];
+        Region { ranges, len: 0, _pad: 0, look: Look::default() }
     }
 }
 
@@ -218,7 +222,7 @@ impl Region {
     #[inline(always)]
     pub fn clear(&mut self) {
         self.ranges = [Range::default(); RANGES];
-        (self.len, self.cuts, self.ragged) = (0, 0, 0);
+        self.len = 0;
         (self.look.len, self.look.spent) = (0, 0);
     }
 
@@ -270,21 +274,19 @@ impl Region {
             last = choose(exists & earlier(last, range.end()), range.end(), last);
             i += 1;
         }
-        let fits = place != 0 && last.wrapping_sub(first) <= BYTES;
-        fits && (self.cuts < CUTS as u32 || self.known(seq, len) == len)
+        place != 0 && last.wrapping_sub(first) <= BYTES
     }
 
     /// Add the segment of `len` bytes at `seq`, which has a [place](Region::has_place); its bytes
     /// are in the copy.
     #[inline(always)]
     pub fn extend(&mut self, seq: u32, len: u32) {
-        let (segment, mut known, mut aligned) = (seq.wrapping_add(len), 0, 0);
+        let (segment, mut known) = (seq.wrapping_add(len), 0);
         let (mut begin, mut end, mut i) = (seq, segment, 0);
         while i < RANGES {
             let range = self.ranges[i];
-            let (first, last, shared) = (range.begin, range.end(), range.shared(seq, len).1);
-            known += shared;
-            aligned += choose(earlier(seq, first) | earlier(first, seq), 0, shared);
+            let (first, last) = (range.begin, range.end());
+            known += range.shared(seq, len).1;
             let apart = earlier(segment, first) | earlier(last, seq);
             let joins = range.exists() & (apart ^ 1);
             begin = choose(joins & earlier(first, begin), first, begin);
@@ -301,11 +303,6 @@ impl Region {
             free ^= here;
             i += 1;
         }
-        self.ragged |= known ^ aligned;
-        // One that is known already may come when there is no place for another end.
-        let (new, at) = ((known != len) as u32, self.cuts as usize & (CUTS - 1));
-        self.ends[at] = choose(new, segment, self.ends[at]);
-        self.cuts += new;
         self.len = self.len.wrapping_add(len).wrapping_sub(known);
     }
 
@@ -330,17 +327,15 @@ impl Region {
         self.known(walk.base(), walk.len())
     }
 
-    /// Length of the segment from `from` on, in a range that ends at `until`.
+    /// Mask of the pages in which it has bytes.
     #[inline(always)]
-    pub const fn cut(&self, from: u32, until: u32) -> u32 {
-        let (mut to, mut i) = (until, 0);
-        while i < CUTS {
-            let counts = (i as u32).wrapping_sub(self.cuts) >> 31;
-            let end = self.ends[i];
-            to = choose(counts & earlier(from, end) & earlier(end, to), end, to);
+    pub const fn pages(&self) -> u32 {
+        let (mut pages, mut i) = (0, 0);
+        while i < RANGES {
+            pages |= mask(self.ranges[i].begin, self.ranges[i].len);
             i += 1;
         }
-        to.wrapping_sub(from)
+        pages
     }
 
     /// Remove the ranges that the stream has reached, at `cursor` now.
@@ -353,16 +348,10 @@ impl Region {
             len += self.ranges[i].len;
             i += 1;
         }
-        let (mut cuts, mut i) = (0, 0);
-        while i < CUTS {
-            let end = self.ends[i];
-            let stays = (i as u32).wrapping_sub(self.cuts) >> 31 & earlier(cursor, end);
-            self.ends[cuts as usize & (CUTS - 1)] = end;
-            cuts += stays;
-            i += 1;
-        }
-        (self.len, self.cuts) = (len, cuts);
-        (self.look.len, self.look.spent) = (0, 0);
+        self.len = len;
+        // What the walk up to here has cost. Others that failed are to be paid for as long as something is left.
+        let spent = self.look.spent.saturating_sub(1);
+        (self.look.len, self.look.spent) = (0, if len == 0 { 0 } else { spent });
     }
 }
 
@@ -373,25 +362,46 @@ impl Flow {
         self.state == state::OPEN && !self.is_uncertain()
     }
 
-    /// Let the segment at `seq` pass, with which the copy is of `len` bytes.
-    /// `false` if the flow has changed meanwhile, or there may be no room for all its frames.
+    /// Let the segment at `seq` pass. `false` if the flow has changed meanwhile.
     #[inline(always)]
-    pub fn hold(&mut self, seq: u32, len: u32) -> bool {
+    pub fn hold(&mut self, seq: u32) -> bool {
         let gap = seq.wrapping_sub(self.client.resume());
         let behind = gap.wrapping_sub(1) < REACH && !before(seq, self.high);
-        // Without a trail the latest traces give way.
-        let fits = self.trail == 0 || most_traces(len + LONGEST_FILLER) <= self.room();
-        let holds = behind & fits & self.may_hold();
+        let holds = behind & self.may_hold();
         self.held |= holds as u8;
         holds
     }
 
-    /// Check whether the filler of a gap before `region` may pass, with its number of `traces`: not if
-    /// there may be no room for all of the region's before the server has acknowledged earlier bytes.
-    /// Without a trail those may give way, but not the filler's: it may skip a part of the gap.
+    /// Check whether the filler of a gap may pass, with its number of `traces`: there is room for them
+    /// and for two more. Those of what it is followed by may give way, but not the filler's own nor the
+    /// first behind it, which tells where it ends: it may skip a part of the gap.
     #[inline(always)]
-    pub const fn may_fill(&self, region: &Region, traces: u32) -> bool {
-        let most = if self.trail == 0 { FEWEST + 1 } else { traces + most_traces(region.len) };
-        most <= self.room()
+    pub const fn may_fill(&self, traces: u32) -> bool {
+        let most = if self.trail == 0 { FEWEST } else { traces };
+        most + 1 < self.room()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A filler may reach a range whose walk fails, and another one pass before that range.
+    #[test]
+    fn walks_that_failed_are_not_forgotten_while_a_range_is_left() {
+        let mut region = Region::default();
+        region.extend(100, 1);
+        region.extend(200, 1000);
+        let start = Tracker::new(0, 0);
+        region.looked(&start, Look::FAILED);
+        region.pass(150);
+        let spent = region.look.spent;
+        assert!(region.len != 0 && spent >= MOST_LOOKS / 2 - 1, "{spent}");
+        region.looked(&start, Look::FAILED);
+        region.extend(160, 1);
+        region.looked(&start, Look::FAILED);
+        assert_eq!(region.recall(&Tracker::new(1, 0)), Some(Look::FAILED));
+        region.pass(2000);
+        assert_eq!((region.len, region.look.spent), (0, 0));
     }
 }

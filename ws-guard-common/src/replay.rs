@@ -12,7 +12,7 @@ use crate::{
     flow::{self, Action, Flow},
     frame::{Header, PING_TO_PONG, Violation, Violations},
     ledger::{Interval, RING},
-    out_of_order::Held,
+    out_of_order::{Region, mesh},
     record::Record,
     seq::later,
     tracker::{Segment, Step, Tracker, Walk},
@@ -120,8 +120,12 @@ pub struct Replay {
     traces: Vec<Trace>,
     /// The flow needs a trail for the current segment, and has none.
     many: bool,
-    /// Out-of-order segments, while [`Flow::held`].
-    held: Box<Held>,
+    /// Out-of-order segments, while [`Flow::held`]...
+    region: Region,
+    /// ...and the ring of their bytes, for which there are always pages.
+    kept: Vec<u8>,
+    /// [Mesh](mesh) of the latest filler.
+    mesh: u32,
 }
 
 /// Complete record header, and its position.
@@ -164,7 +168,9 @@ impl Replay {
             trail: Box::default(),
             traces: Vec::new(),
             many: false,
-            held: Box::default(),
+            region: Region::default(),
+            kept: Vec::new(),
+            mesh: mesh(0, 0),
         }
     }
 
@@ -364,10 +370,8 @@ impl Replay {
         if self.settled && self.flow.is_covered_by(seq, walk.end()) {
             let mut dry = walk;
             dry.budget = Walk::UNLIMITED;
-            if dry.run(&mut segment) != Step::Done {
-                return self.unless_observing(Reason::Unreadable);
-            }
-            if !self.is_same(&dry) || dry.joined && !agrees {
+            let done = dry.run(&mut segment) == Step::Done;
+            if done && (!self.is_same(&dry) || dry.joined && !agrees) {
                 return self.walk(start, true, seq, payload, budget);
             }
         }
@@ -417,6 +421,9 @@ impl Replay {
         }
         let judged = match again {
             Some(agrees) if !self.is_same(walk) || walk.joined && !agrees => Err(Reason::Changed),
+            _ if !self.flow.fits(self.traces.len() as u32, self.flow.room()) => {
+                Err(Reason::Untraced)
+            }
             _ => self.judge(walk, &came, budget),
         };
         let whole = match judged {

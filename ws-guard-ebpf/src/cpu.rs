@@ -11,6 +11,7 @@ use ws_guard_common::{
     handshake::HeadScanner,
     ledger::RING,
     maps::{Digest, Policy},
+    out_of_order::Range,
     record::Record,
     search::Search,
     tracker::{SPRINT, Seen, Tracker, Walk},
@@ -109,9 +110,11 @@ pub struct Gap {
     pub whole: u32,
     /// The first range reached.
     pub first: u32,
-    /// Sequence number after the latest segment committed, and after its range.
-    pub cut: u32,
-    pub until: u32,
+    /// Range of the latest piece walked, the sequence number after that, and the
+    /// [mesh](ws_guard_common::out_of_order::mesh) of the pieces.
+    pub within: Range,
+    pub at: u32,
+    pub mesh: u32,
     /// Number of the next range to compare with.
     pub range: u32,
     /// Walk through the copy, and the tracker when it began.

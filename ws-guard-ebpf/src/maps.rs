@@ -21,6 +21,7 @@ use ws_guard_common::{
         Syn, Unopened,
     },
     out_of_order::{Held, SLOTS as HELD_SLOTS},
+    pages::{ALL as ALL_PAGES, Page},
     source::Source,
     trail::{TRAILS as MAX_TRAILS, Trail},
     window::SLOTS,
@@ -43,6 +44,9 @@ pub static TRAILS: Array<Trail, { MAX_TRAILS as usize }> = Array::new();
 
 #[btf_map]
 pub static HELD: Array<Held, { HELD_SLOTS as usize }> = Array::new();
+
+#[btf_map]
+pub static PAGES: Array<Page, { ALL_PAGES as usize }> = Array::new();
 
 #[btf_map]
 pub static MIDSTREAM: LruHashMap<FlowKey, Midstream, { MAX_MIDSTREAM as usize }> =

@@ -23,6 +23,7 @@ use ws_guard_common::{
         global, name, program, syns,
     },
     out_of_order::{self, Held},
+    pages::{self, Page},
     source::Source,
     trail::Trail,
 };
@@ -59,6 +60,7 @@ pod!(
     HeaderNames,
     Heartbeats,
     Held,
+    Page,
     Network,
     Pending,
     Policy,
@@ -279,9 +281,14 @@ impl Programs {
         self.empty::<Raw<FlowKey>, Raw<Heartbeats>>(name::HEARTBEATS)?;
         self.forget_servers()?;
         let gaps = self.counters()?.events[Counter::Gaps as usize];
-        // Eight megabytes: not for each row.
-        for slot in 0..if gaps > self.gaps { out_of_order::SLOTS } else { 0 } {
-            self.set(name::HELD, slot, Raw(Held::default()))?;
+        // Nine megabytes: not for each row.
+        if gaps > self.gaps {
+            for slot in 0..out_of_order::SLOTS {
+                self.set(name::HELD, slot, Raw(Held::default()))?;
+            }
+            for page in 0..pages::ALL {
+                self.set(name::PAGES, page, Raw(Page::default()))?;
+            }
         }
         self.gaps = gaps;
         self.set(name::SHARED, 0, Raw(Shared::default()))

@@ -61,7 +61,8 @@ pub enum Counter {
     Rewalked,
     /// Segments past the cursor.
     Gaps,
-    /// Segments in which more than one frame began.
+    /// Segments in which more than one frame began. Of out-of-order bytes it counts pieces, like the two
+    /// below: where their segments ended is not kept.
     Coalesced,
     /// Headers split across segments.
     SplitHeaders,

@@ -2,7 +2,7 @@
 
 use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
-    out_of_order::{Held, Look, Range, place},
+    out_of_order::{BYTES, Look, Range, Region, mesh, piece, place},
     tracker::{Step, Tracker, Walk},
 };
 
@@ -14,33 +14,33 @@ impl Replay {
         payload: &[u8],
         budget: &mut impl Budget,
     ) -> Verdict {
-        let held = &mut *self.held;
+        let region = &mut self.region;
         if self.flow.held == 0 {
-            held.region.clear();
+            region.clear();
         }
         let len = payload.len() as u32;
         let may = self.flow.may_hold() && !budget.is_over_limit();
         let more = u32::from(self.flow.trail != 0);
-        if !may || !held.region.has_place(seq, len, more) {
+        if !may || !region.has_place(seq, len, more) {
             return Verdict::Drop(Reason::Gap);
         }
-        if !is_same(held, seq, payload) {
+        if !is_same(region, &self.kept, seq, payload) {
             return Verdict::Drop(Reason::Changed);
         }
-        let bytes = held.region.len + len - held.region.known(seq, len);
-        if !self.flow.hold(seq, bytes) {
+        if !self.flow.hold(seq) {
             return Verdict::Drop(Reason::Gap);
         }
+        self.kept.resize(BYTES as usize, 0);
         for (byte, at) in payload.iter().zip(0..) {
-            held.bytes[place(seq.wrapping_add(at))] = *byte;
+            self.kept[place(seq.wrapping_add(at))] = *byte;
         }
-        held.region.extend(seq, len);
+        region.extend(seq, len);
         Verdict::Pass
     }
 
     /// The range that a stream at `tracker` has reached, if any.
     pub(super) fn reached(&self, tracker: &Tracker) -> Option<Range> {
-        let first = self.held.region.next(self.flow.client.resume());
+        let first = self.region.next(self.flow.client.resume());
         (self.flow.held != 0 && first.is_reached(tracker)).then_some(first)
     }
 
@@ -55,18 +55,19 @@ impl Replay {
         let Some(first) = self.reached(&walk.tracker) else {
             return Ok(false);
         };
-        let region = &self.held.region;
+        let region = &self.region;
         let overlap = region.overlap(walk);
         // The copy's would pass with them: no walk is spent on that.
         if overlap > 0 && budget.is_exceeded_by(walk.pings) {
             return Err(Reason::Gap);
         }
-        if !is_same(&self.held, walk.base(), came) {
+        if !is_same(region, &self.kept, walk.base(), came) {
             return Err(Reason::Changed);
         }
-        if !self.flow.may_fill(region, self.traces.len() as u32) {
+        if !self.flow.may_fill(self.traces.len() as u32) {
             return Err(Reason::Untraced);
         }
+        self.mesh = mesh(walk.len(), self.flow.trail.into());
         let kept = self.look(walk, first);
         if kept == Look::FAILED {
             return Err(Reason::Gap);
@@ -82,21 +83,25 @@ impl Replay {
     /// Number of pings in the copy after `walk`, from the range `first` up to the next gap, or
     /// [`Look::FAILED`].
     fn look(&mut self, walk: &Walk, first: Range) -> u32 {
-        if let Some(known) = self.held.region.recall(&walk.tracker) {
+        if let Some(known) = self.region.recall(&walk.tracker) {
             return known;
         }
         let (mut tracker, mut range, mut pings) = (walk.tracker, first, 0);
-        while range.is_reached(&tracker) {
-            let mut dry = Walk::new(tracker, &tracker, range.begin, range.len);
-            if self.run_kept(&mut dry, false) != Step::Done {
-                pings = Look::FAILED;
-                break;
+        'ranges: while range.is_reached(&tracker) {
+            let mut begin = range.begin;
+            while begin != range.end() {
+                let mut dry = Walk::new(tracker, &tracker, begin, piece(&range, begin, self.mesh));
+                if self.run_kept(&mut dry, false) != Step::Done {
+                    pings = Look::FAILED;
+                    break 'ranges;
+                }
+                pings += dry.pings;
+                tracker = dry.tracker;
+                begin = dry.end();
             }
-            pings += dry.pings;
-            tracker = dry.tracker;
-            range = self.held.region.next(range.begin);
+            range = self.region.next(range.begin);
         }
-        self.held.region.looked(&walk.tracker, pings);
+        self.region.looked(&walk.tracker, pings);
         pings
     }
 
@@ -108,17 +113,17 @@ impl Replay {
         };
         while range.is_reached(&self.flow.client) {
             self.commit_range(range);
-            range = self.held.region.next(range.begin);
+            range = self.region.next(range.begin);
         }
-        self.held.region.pass(self.flow.client.resume());
-        self.flow.held = u8::from(self.flow.held != 0 && self.held.region.len != 0);
+        self.region.pass(self.flow.client.resume());
+        self.flow.held = u8::from(self.flow.held != 0 && self.region.len != 0);
     }
 
-    /// Commit the segments of a range.
+    /// Commit the pieces of a range.
     fn commit_range(&mut self, range: Range) {
         let mut begin = range.begin;
         while begin != range.end() {
-            let len = self.held.region.cut(begin, range.end());
+            let len = piece(&range, begin, self.mesh);
             let start = self.flow.client;
             let mut walk = Walk::new(start, &start, begin, len).unbounded();
             let (headers, records) = (self.headers.len(), self.records.len());
@@ -136,7 +141,7 @@ impl Replay {
     fn run_kept(&mut self, walk: &mut Walk, note: bool) -> Step {
         walk.budget = Walk::UNLIMITED;
         let offsets = 0..walk.len();
-        let bytes = offsets.map(|at| self.held.bytes[place(walk.base().wrapping_add(at))]);
+        let bytes = offsets.map(|at| self.kept[place(walk.base().wrapping_add(at))]);
         let mut bytes: Vec<u8> = bytes.collect();
         let seen = note.then_some((&mut self.headers, &mut self.records));
         let mut segment = Payload { bytes: &mut bytes, rewrite: false, seen };
@@ -151,12 +156,12 @@ impl Replay {
 }
 
 /// Check whether the bytes that came at `seq` are those of the copy, as far as it has them.
-fn is_same(held: &Held, seq: u32, came: &[u8]) -> bool {
-    held.region.ranges.iter().all(|range| {
+fn is_same(region: &Region, kept: &[u8], seq: u32, came: &[u8]) -> bool {
+    region.ranges.iter().all(|range| {
         let (from, len) = range.shared(seq, came.len() as u32);
         (0..len).all(|at| {
             let at = from.wrapping_add(at);
-            came[at.wrapping_sub(seq) as usize] == held.bytes[place(at)]
+            came[at.wrapping_sub(seq) as usize] == kept[place(at)]
         })
     })
 }

@@ -57,6 +57,10 @@ fn take_over(
     let pings = state.walk.pings;
     let passed = if pings < state.walk.budget { pings } else { state.walk.budget };
     state.counted.passed = passed;
+    // Headers beyond the room are retransmitted after the server has acknowledged others.
+    if !trail::fits(flow, state) && context.enforces() {
+        return false;
+    }
     trail::shorten(flow, state);
     let (mut committed, mut lost, mut latest) = (false, false, trail::Latest::default());
     locked(flow, |flow| {

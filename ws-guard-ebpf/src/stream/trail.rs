@@ -156,12 +156,14 @@ extern "C" fn ws_guard_trail_enter(now: u64, len: u32) -> u32 {
 }
 
 /// Acquire one of the trails that the flow may take, and return its number plus 1; 0 where others have
-/// all of them.
+/// all of them. One that is only idle is taken last.
 #[inline(always)]
 fn find(owner: u64, now: u64) -> u32 {
     let mut i = 0;
-    while i < trail::CHOICE {
-        let found = ws_guard_trail_acquire(owner, now, i);
+    while i < 2 * trail::CHOICE {
+        // Before any time nothing is idle.
+        let at = if i < trail::CHOICE { 0 } else { now };
+        let found = ws_guard_trail_acquire(owner, at, i);
         if found != 0 {
             return found;
         }
@@ -396,6 +398,12 @@ fn room(flow: &Flow, state: &State) -> u32 {
         (0, _) => RING as u32,
         _ => state.traces.room,
     }
+}
+
+/// Check whether there is room for the walk's traces, or what they are [shortened](shorten) to.
+#[inline(always)]
+pub fn fits(flow: &Flow, state: &State) -> bool {
+    state.traces.trail == 0 || flow.fits(state.traces.left, state.traces.room)
 }
 
 /// Shorten the walk's traces to the room for them.

@@ -12,6 +12,7 @@ use ws_guard_common::{
         SERVERS, SUSPECTS, SYNS, Server, ServerKey, Shared, SourceKey, Suspect, Unopened, name,
     },
     out_of_order::{self, Held},
+    pages::{self, Page},
     source::Source,
     trail::{TRAILS, Trail},
 };
@@ -83,13 +84,14 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Layouts of every map that outlives the daemon. Others are private to one load.
-pub const LAYOUTS: [Layout; 23] = [
+pub const LAYOUTS: [Layout; 24] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Midstream>(name::MIDSTREAM, MapType::LruHash, Entries::Chosen, 0),
     map::<u32, Trail>(name::TRAILS, MapType::Array, Entries::Fixed(TRAILS), 0),
     map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(out_of_order::SLOTS), 0),
+    map::<u32, Page>(name::PAGES, MapType::Array, Entries::Fixed(pages::ALL), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ws_guard_common::{
     maps::{Counters, FlowKey, SCHEMA_VERSION, name},
-    out_of_order::{BYTES, CUTS, Held, Look, PIECE, Range, Region, SLOTS, place},
+    out_of_order::{Held, Look, RANGES, Range, SLOTS},
+    pages::{self, Page, Pages, is_lent, place},
 };
 
 use super::{
@@ -45,7 +46,7 @@ enum Entries {
 }
 
 /// Conversion of the old map's entries into its successor's, in the present layout.
-type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
+type Reader = fn(pins: &Pins, old: &Map, new: &mut Map) -> Result<(), MapError>;
 
 /// Maps changed since [`OLDEST`].
 /// Schema 12 has further maps, which start empty, and shares all earlier ones. In [`name::FLOWS`] a
@@ -54,14 +55,16 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 /// heartbeats of all servers together remain unread. [`name::MIDSTREAM`] is new, and replaces
 /// `STRANGERS`. Schema 15 has traces in [`name::FLOWS`] where checkpoints were:
 /// [`ws_guard_common::flow::Flow::adopt`].
-const CHANGES: [Change; 7] = [
+const CHANGES: [Change; 8] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
     Change { map: name::BEGINNINGS, since: 13, entries: Entries::Dropped },
     Change { map: name::SYNS, since: 13, entries: Entries::Dropped },
     Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
     Change { map: name::HEARTBEATS, since: 14, entries: Entries::Dropped },
+    // With one row for each of its earlier layouts.
     Change { map: name::HELD, since: 13, entries: Entries::Read(held_of_12) },
+    Change { map: name::HELD, since: 15, entries: Entries::Read(held_of_14) },
 ];
 
 /// Maps of earlier schemas without a successor.
@@ -94,13 +97,14 @@ impl Migration {
         for layout in &LAYOUTS {
             let Some(found) = pins.found(layout)? else { continue };
             let fits = layout.check(&found);
-            let change = CHANGES.iter().find(|change| change.map == layout.name);
-            match change {
-                Some(change) if from < change.since || fits.is_err() => {
+            let mut changes = CHANGES.iter().filter(|change| change.map == layout.name);
+            let change = changes.clone().find(|change| from < change.since);
+            match change.or_else(|| changes.next_back().filter(|_| fits.is_err())) {
+                Some(change) => {
                     let old = open(pins, &pins.map(layout.name))?;
                     replaced.push(Replaced { name: layout.name, entries: change.entries, old });
                 }
-                _ => fits.map_err(|why| GuardError::Incompatible(pins.dir().into(), why))?,
+                None => fits.map_err(|why| GuardError::Incompatible(pins.dir().into(), why))?,
             }
         }
         discard(pins)?;
@@ -119,7 +123,7 @@ impl Migration {
             let Entries::Read(reader) = replaced.entries else { continue };
             let (next, path) = (next(pins, replaced.name), pins.map(replaced.name));
             let mut new = open(pins, if next.exists() { &next } else { &path })?;
-            reader(&replaced.old, &mut new).map_err(|error| GuardError::Map {
+            reader(pins, &replaced.old, &mut new).map_err(|error| GuardError::Map {
                 map: replaced.name,
                 operation: "reading an earlier schema's entries",
                 source: std::io::Error::other(error),
@@ -225,7 +229,7 @@ impl From<Counters9> for Counters {
     }
 }
 
-fn counters_of_9(old: &Map, new: &mut Map) -> Result<(), MapError> {
+fn counters_of_9(_pins: &Pins, old: &Map, new: &mut Map) -> Result<(), MapError> {
     let old = PerCpuArray::<_, Raw<Counters9>>::try_from(old)?;
     let mut new = PerCpuArray::<_, Raw<Counters>>::try_from(new)?;
     let values = old.get(&0, 0)?;
@@ -233,8 +237,13 @@ fn counters_of_9(old: &Map, new: &mut Map) -> Result<(), MapError> {
     new.set(0, PerCpuValues::try_from(values)?, 0)
 }
 
-/// [`Held`] of schema 12: one range, with its bytes and the ends of its segments counted from its
-/// first byte.
+/// Bytes of a copy before schema 15, and spare ones.
+const BYTES14: usize = 65_536;
+const SPARE14: usize = 512;
+/// Maximum of segments whose ends were kept.
+const CUTS14: usize = 64;
+
+/// [`Held`] of schema 12: one range, with its bytes counted from its first one.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Held12 {
@@ -247,43 +256,150 @@ struct Held12 {
     len: u32,
     cuts: u32,
     ragged: u32,
-    ends: [u32; CUTS],
+    ends: [u32; CUTS14],
     look: Look,
-    bytes: [u8; (BYTES + PIECE) as usize],
+    bytes: [u8; BYTES14 + SPARE14],
+}
+
+/// [`Held`] of schema 14: its bytes in a ring.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Held14 {
+    busy: u32,
+    _pad: u32,
+    owner: u64,
+    key: FlowKey,
+    _pad1: u32,
+    ranges: [Range; RANGES],
+    len: u32,
+    cuts: u32,
+    ragged: u32,
+    _pad2: u32,
+    ends: [u32; CUTS14],
+    look: Look,
+    bytes: [u8; BYTES14 + SPARE14],
 }
 
 // SAFETY: `repr(C)`, made of integers.
 unsafe impl Plain for Held12 {}
+// SAFETY: the same.
+unsafe impl Plain for Held14 {}
 
-impl From<&Held12> for Held {
-    fn from(old: &Held12) -> Held {
-        let mut new = Held { owner: old.owner, key: old.key, ..Held::default() };
-        if old.owner == 0 || old.len == 0 {
-            return new;
-        }
-        let range = Range { begin: old.begin, len: old.len };
-        let Held12 { len, cuts, ragged, .. } = *old;
-        new.region = Region { len, cuts, ragged, ..Region::default() };
-        new.region.ranges[0] = range;
-        new.region.ends = old.ends.map(|end| old.begin.wrapping_add(end));
-        for (byte, at) in old.bytes.iter().zip(0..len.min(BYTES)) {
-            new.bytes[place(old.begin.wrapping_add(at))] = *byte;
-        }
-        new
+/// Copy of an earlier schema.
+trait Earlier: Plain {
+    fn owner(&self) -> (u64, FlowKey);
+    fn ranges(&self) -> [Range; RANGES];
+    /// Its byte with that sequence number.
+    fn byte(&self, seq: u32) -> u8;
+}
+
+impl Earlier for Held12 {
+    fn owner(&self) -> (u64, FlowKey) {
+        (self.owner, self.key)
+    }
+
+    fn ranges(&self) -> [Range; RANGES] {
+        let mut ranges = [Range::default(); RANGES];
+        ranges[0] = Range { begin: self.begin, len: self.len.min(BYTES14 as u32) };
+        ranges
+    }
+
+    fn byte(&self, seq: u32) -> u8 {
+        self.bytes[seq.wrapping_sub(self.begin) as usize % BYTES14]
     }
 }
 
-/// Without them, the connections that have a gap just now could never go on.
-fn held_of_12(old: &Map, new: &mut Map) -> Result<(), MapError> {
-    let old = Array::<_, Raw<Held12>>::try_from(old)?;
+impl Earlier for Held14 {
+    fn owner(&self) -> (u64, FlowKey) {
+        (self.owner, self.key)
+    }
+
+    fn ranges(&self) -> [Range; RANGES] {
+        self.ranges.map(|range| Range { len: range.len.min(BYTES14 as u32), ..range })
+    }
+
+    fn byte(&self, seq: u32) -> u8 {
+        self.bytes[seq as usize % BYTES14]
+    }
+}
+
+/// The pages of all copies, while those of an earlier schema are read.
+struct Filling {
+    pages: Vec<Page>,
+    /// Pages of the pool that were given away.
+    lent: u32,
+}
+
+impl Filling {
+    fn new() -> Filling {
+        Filling { pages: vec![Page::default(); pages::ALL as usize], lent: 0 }
+    }
+
+    /// Get a page for that place of a copy: of the slot's own, or from the pool.
+    fn get(&mut self, slot: u32, copy: &mut Pages, place: u32) -> Option<u32> {
+        let number = match copy.own(slot) {
+            0 if self.lent == pages::POOL => return None,
+            0 => {
+                self.lent += 1;
+                SLOTS * pages::OWN + self.lent
+            }
+            own => own,
+        };
+        self.pages[number as usize - 1].borrower = is_lent(number) * (slot + 1);
+        copy.put(place, number);
+        Some(number)
+    }
+
+    /// Convert a copy. Without an owner, and so lost, if there are not enough pages for it.
+    fn take(&mut self, slot: u32, old: &impl Earlier) -> Held {
+        let mut new = Held::default();
+        let (owner, key) = old.owner();
+        if owner == 0 {
+            return new;
+        }
+        for range in old.ranges() {
+            for seq in (0..range.len).map(|at| range.begin.wrapping_add(at)) {
+                let number = match new.pages.at(place(seq)) {
+                    0 => self.get(slot, &mut new.pages, place(seq)),
+                    number => Some(number),
+                };
+                let Some(number) = number else {
+                    return Held { pages: new.pages, ..Held::default() };
+                };
+                self.pages[number as usize - 1].bytes[(seq % pages::PAGE) as usize] = old.byte(seq);
+            }
+            if range.len != 0 {
+                new.region.extend(range.begin, range.len);
+            }
+        }
+        Held { owner, key, ..new }
+    }
+}
+
+/// Read the copies of an earlier schema. Without them, the connections that have a gap just now could
+/// never go on.
+fn copies<T: Earlier>(pins: &Pins, old: &Map, new: &mut Map) -> Result<(), MapError> {
+    let old = Array::<_, Raw<T>>::try_from(old)?;
     let mut new = Array::<_, Raw<Held>>::try_from(new)?;
+    let mut pages = Map::from_map_data(MapData::from_pin(pins.map(name::PAGES))?)?;
+    let mut pages = Array::<_, Raw<Page>>::try_from(&mut pages)?;
+    let mut filling = Filling::new();
     for slot in 0..SLOTS {
         let Raw(held) = old.get(&slot, 0)?;
-        if held.owner != 0 {
-            new.set(slot, Raw(Held::from(&held)), 0)?;
-        }
+        new.set(slot, Raw(filling.take(slot, &held)), 0)?;
+    }
+    for (number, page) in (0..).zip(&filling.pages) {
+        pages.set(number, Raw(*page), 0)?;
     }
     Ok(())
+}
+
+fn held_of_12(pins: &Pins, old: &Map, new: &mut Map) -> Result<(), MapError> {
+    copies::<Held12>(pins, old, new)
+}
+
+fn held_of_14(pins: &Pins, old: &Map, new: &mut Map) -> Result<(), MapError> {
+    copies::<Held14>(pins, old, new)
 }
 
 #[cfg(test)]
@@ -316,8 +432,18 @@ mod tests {
         assert_eq!((new.violations_out[10], new.event_budget[10]), (8, 9));
     }
 
+    /// Bytes of a copy from `seq` on.
+    fn bytes(filling: &Filling, held: &Held, seq: u32, len: u32) -> Vec<u8> {
+        let seqs = (0..len).map(|at| seq.wrapping_add(at));
+        seqs.map(|seq| {
+            let page = &filling.pages[held.pages.at(place(seq)) as usize - 1];
+            page.bytes[(seq % pages::PAGE) as usize]
+        })
+        .collect()
+    }
+
     #[test]
-    fn a_range_keeps_its_bytes_and_segments() {
+    fn a_range_keeps_its_bytes() {
         let mut old = Held12 {
             busy: 1,
             _pad: 0,
@@ -328,19 +454,53 @@ mod tests {
             len: 5,
             cuts: 2,
             ragged: 1,
-            ends: [0; CUTS],
+            ends: [0; CUTS14],
             look: Look::default(),
-            bytes: [0; (BYTES + PIECE) as usize],
+            bytes: [0; BYTES14 + SPARE14],
         };
-        (old.ends[0], old.ends[1]) = (3, 5);
         old.bytes[..5].copy_from_slice(b"abcde");
-        let new = Held::from(&old);
+        let mut filling = Filling::new();
+        let new = filling.take(3, &old);
         assert_eq!((new.busy, new.owner, new.key), (0, 7, old.key));
         let range = new.region.next(0xFFFF_FFF0);
-        assert_eq!((range, new.region.len, new.region.ragged), (new.region.ranges[0], 5, 1));
-        assert_eq!((range.begin, range.len), (0xFFFF_FFFE, 5));
-        assert_eq!((new.region.cut(range.begin, range.end()), new.region.cut(1, 3)), (3, 2));
-        let kept = (0..5).map(|at| new.bytes[place(range.begin.wrapping_add(at))]);
-        assert!(kept.eq(*b"abcde"));
+        assert_eq!((range, new.region.len), (Range { begin: 0xFFFF_FFFE, len: 5 }, 5));
+        assert_eq!(bytes(&filling, &new, range.begin, 5), b"abcde");
+    }
+
+    #[test]
+    fn a_long_copy_keeps_its_ranges_with_pages_of_the_pool() {
+        let mut old = Held14 {
+            busy: 0,
+            _pad: 0,
+            owner: 7,
+            key: FlowKey::default(),
+            _pad1: 0,
+            ranges: [Range::default(); RANGES],
+            len: 62_000,
+            cuts: 0,
+            ragged: 0,
+            _pad2: 0,
+            ends: [0; CUTS14],
+            look: Look::default(),
+            bytes: std::array::from_fn(|at| (at % 251) as u8),
+        };
+        let (from, last) = (16_000, 16_000 + 65_536 - 2_000);
+        old.ranges[2] = Range { begin: from, len: 60_000 };
+        old.ranges[5] = Range { begin: last, len: 2_000 };
+        let mut filling = Filling::new();
+        for slot in 0..pages::POOL {
+            let new = filling.take(slot, &old);
+            assert_eq!((new.owner, new.region.len), (7, 62_000));
+            let lent = new.pages.0.map(is_lent);
+            assert_eq!((lent.iter().sum::<u32>(), new.pages.have()), (1, 0b1_1111));
+            assert_eq!(new.pages.have(), new.region.pages());
+            for (begin, len) in [(from, 60_000), (last, 2_000)] {
+                let old: Vec<u8> = (begin..begin + len).map(|seq| old.byte(seq)).collect();
+                assert_eq!(bytes(&filling, &new, begin, len), old);
+            }
+        }
+        assert_eq!(filling.lent, pages::POOL);
+        let none = filling.take(pages::POOL, &old);
+        assert_eq!((none.owner, none.region.len), (0, 0));
     }
 }

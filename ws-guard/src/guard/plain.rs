@@ -7,6 +7,7 @@ use ws_guard_common::{
         Server, ServerKey, SourceKey, Suspect, Tunnels, Unopened,
     },
     out_of_order::Held,
+    pages::Page,
     source::Source,
 };
 
@@ -42,6 +43,7 @@ plain!(
     HeaderNames,
     Held,
     Network,
+    Page,
     Pending,
     Policy,
     Ports,

@@ -15,7 +15,7 @@ use crate::PinDir;
 
 /// Default of `--max-flows` and `--max-sources`.
 const DEFAULT: u32 = 32_768;
-const MOST: u64 = 32 << 20;
+const MOST: u64 = 34 << 20;
 const ENTRIES: u32 = 1000;
 
 #[test]

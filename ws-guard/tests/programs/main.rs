@@ -15,6 +15,7 @@ mod impostors;
 mod mptcp;
 mod out_of_order;
 mod paced;
+mod pages;
 mod play;
 mod requests;
 mod streams;

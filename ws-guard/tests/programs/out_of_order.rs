@@ -251,7 +251,7 @@ fn eight() -> Case {
         (DroppedGap, 1),
         (Frames, both),
         (Pings, RANGES as u64),
-        (Coalesced, 0),
+        (Coalesced, 1),
     ])
 }
 

@@ -360,9 +360,13 @@ fn out_of_sync() -> Vec<Case> {
             })
             .dropped()
             .wait(Duration::from_millis(40))
+            .client_at(1000, [0])
+            .client_at(1008 + PASS * SEGMENT as i64, payload())
+            .dropped()
+            .wait(Duration::from_millis(40))
             .client_at(1000, payload())
             .leaves(state::UNSYNCED)
-            .counts(&[(DroppedUnsynced, 1)]),
+            .counts(&[(DroppedUnsynced, 2)]),
         case("frames that are followed need no window")
             .open()
             .client_at(60_000, [])

@@ -1,4 +1,4 @@
-use super::{ends::CLOSE, *};
+use super::*;
 
 const FIRST: u32 = u32::MAX - 50;
 /// As in the TCP header.
@@ -603,7 +603,7 @@ fn a_connection_is_gone_once_the_server_may_have_forgotten_it() {
         (5000, known.wrapping_sub(1 << 30), false, false),
         (2 * FAR, known, false, false),
         (800, known.wrapping_sub(80), true, true),
-        (800, known.wrapping_sub(CLOSE + 1), false, false),
+        (800, known.wrapping_sub(ends::CLOSE + 1), false, false),
     ] {
         let mut reset = begun();
         assert_eq!(reset.end_by_client(at(seq), 0, ack, true), passes, "{seq}");

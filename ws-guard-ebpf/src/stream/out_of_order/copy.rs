@@ -11,7 +11,8 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     frame::{Header, Violations},
-    out_of_order::{BYTES, CUTS, Held, PIECE, RANGES, place},
+    out_of_order::{BYTES, RANGES, mesh, piece},
+    pages::{PAGE, PIECE, PLACES, Page},
     seq::before,
     tracker::{self, Step, Walk},
 };
@@ -20,7 +21,10 @@ use crate::{
     cpu,
     packet::Packet,
     report::{self, Side},
-    stream::{out_of_order::entered, trail, walk::MAX_STEPS},
+    stream::{
+        out_of_order::{entered, pages},
+        trail,
+    },
 };
 
 /// [`step`]: count nothing.
@@ -31,29 +35,30 @@ pub const COUNT: u32 = 1;
 pub const MORE: u32 = Step::More as u32;
 /// [`step`]'s result: the walk is finished.
 pub const DONE: u32 = Step::Done as u32;
-/// Maximum of steps through all segments of a copy.
-pub const MAX_TURNS: u32 = MAX_STEPS + (CUTS + RANGES) as u32;
+/// Maximum of steps through all pieces of a copy, each of which may split two headers, as in
+/// [`MAX_STEPS`](crate::stream::walk::MAX_STEPS).
+pub const MAX_TURNS: u32 = BYTES / 2 + 32 * (PLACES + RANGES) as u32;
 
 /// Bytes per comparison.
 const WORD: u32 = 8;
 
-/// Place of a byte in the ring, masked where the verifier sees it.
+/// Place of a byte in its page, masked where the verifier sees it.
 #[inline(always)]
 fn inside(seq: u32) -> usize {
-    place(black_box(seq))
+    (black_box(seq) & (PAGE - 1)) as usize
 }
 
-/// `N` bytes of the copy from `seq` on, which may be on both sides of the ring's end.
+/// `N` bytes of a page from `seq` on, all of which it has.
 #[inline(always)]
-fn read<const N: usize>(slot: &Held, seq: u32) -> [u8; N] {
-    let mut bytes = [0; N];
-    let mut i = 0;
-    while i < N {
-        // SAFETY: inside the copy.
-        bytes[i] = unsafe { *slot.bytes.as_ptr().add(inside(seq.wrapping_add(i as u32))) };
-        i += 1;
-    }
-    bytes
+fn read<const N: usize>(page: &Page, seq: u32) -> [u8; N] {
+    // SAFETY: inside the page, or its spare bytes.
+    unsafe { page.bytes.as_ptr().add(inside(seq)).cast::<[u8; N]>().read_unaligned() }
+}
+
+/// Number of bytes from `seq` to the end of its page.
+#[inline(always)]
+fn room(seq: u32) -> u32 {
+    PAGE - (seq & (PAGE - 1))
 }
 
 /// Compare the packet's segment of `len` bytes at `seq` with the copy, as far as that has its bytes.
@@ -72,7 +77,7 @@ pub fn copy<P: Packet>(packet: &P, seq: u32, len: u32) -> bool {
         return false;
     };
     (state.gap.from, state.gap.to, state.gap.bytes) = (0, seq, len);
-    run(packet, BYTES / PIECE + 2, turn)
+    run(packet, BYTES / PIECE + 2 + PLACES as u32, turn)
 }
 
 /// Repeat `turn` until nothing is left; `false` if it ends earlier.
@@ -119,13 +124,20 @@ unsafe extern "C" fn same_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
         return 1;
     };
     let (from, to, left) = (state.gap.from, state.gap.to, state.gap.bytes);
-    let size = if left >= WORD { WORD } else { 1 };
-    let same = if left >= WORD {
-        packet.u64_at(from) == Some(u64::from_be_bytes(read(slot, to)))
-    } else {
-        packet.u8_at(from) == Some(read::<1>(slot, to)[0])
+    if left == 0 {
+        return 1;
+    }
+    let Some(page) = pages::with(slot, to) else {
+        return 1;
     };
-    if left == 0 || !same {
+    let whole = left >= WORD && room(to) >= WORD;
+    let size = if whole { WORD } else { 1 };
+    let same = if whole {
+        packet.u64_at(from) == Some(u64::from_be_bytes(read(page, to)))
+    } else {
+        packet.u8_at(from) == Some(read::<1>(page, to)[0])
+    };
+    if !same {
         return 1;
     }
     state.gap.from = from.wrapping_add(size);
@@ -146,7 +158,10 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
         return 1;
     };
     let (from, to, left) = (state.gap.from, state.gap.to, state.gap.bytes);
-    let room = BYTES - place(to) as u32;
+    let Some(page) = pages::with(slot, to) else {
+        return 1;
+    };
+    let room = room(to);
     let left_here = if left < room { left } else { room };
     // As in `payload::cover`: the verifier has to see both bounds.
     let last = black_box(if left_here < PIECE { left_here } else { PIECE }.wrapping_sub(1));
@@ -154,8 +169,8 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
         return 1;
     }
     let size = last + 1;
-    // SAFETY: `PIECE` bytes from there on belong to the copy.
-    if !unsafe { packet.load(from, slot.bytes.as_mut_ptr().add(inside(to)), size) } {
+    // SAFETY: `PIECE` bytes from there on belong to the page.
+    if !unsafe { packet.load(from, page.bytes.as_mut_ptr().add(inside(to)), size) } {
         return 1;
     }
     state.gap.from = from.wrapping_add(size);
@@ -165,7 +180,7 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
 }
 
 /// Check whether the copy has a place for the segment of `len` bytes at `seq`; one past a further
-/// gap only if `more` is 1. The number of its bytes is then in [`crate::cpu::Gap::bytes`].
+/// gap only if `more` is 1.
 #[inline(always)]
 pub fn has_place(seq: u32, len: u32, more: u32) -> bool {
     ws_guard_held_place(seq, len, more) != 0
@@ -176,22 +191,6 @@ pub fn has_place(seq: u32, len: u32, more: u32) -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_held_place(seq: u32, len: u32, more: u32) -> u32 {
     matches!(entered(), Some((_, slot)) if slot.region.has_place(seq, len, more & 1)) as u32
-}
-
-/// Number of bytes of the copy, with the segment of `len` bytes at `seq`.
-#[inline(always)]
-pub fn len_with(seq: u32, len: u32) -> u32 {
-    ws_guard_held_len(seq, len)
-}
-
-/// [`len_with`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_held_len(seq: u32, len: u32) -> u32 {
-    let Some((_, slot)) = entered() else {
-        return 0;
-    };
-    slot.region.len.wrapping_add(len).wrapping_sub(slot.region.known(seq, len))
 }
 
 /// Add the segment of `len` bytes at `seq`, which is in the copy.
@@ -228,53 +227,55 @@ extern "C" fn ws_guard_held_reaches(cursor: u32) -> u32 {
     if !first.is_reached(&state.walk.tracker) {
         return 0;
     }
+    state.gap.mesh = mesh(state.walk.len(), state.traces.trail);
+    let len = piece(&first, first.begin, state.gap.mesh);
     state.gap.first = first.begin;
+    (state.gap.within, state.gap.at) = (first, first.begin.wrapping_add(len));
     state.gap.start = state.walk.tracker;
-    state.gap.walk = Walk::new(state.gap.start, &state.gap.start, first.begin, first.len);
+    state.gap.walk = Walk::new(state.gap.start, &state.gap.start, first.begin, len);
     1
 }
 
-/// Check whether the walk goes on in another range, and set it to that.
+/// Check whether the walk goes on in another piece, and set it to that.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_held_on() -> u32 {
-    let Some((state, slot)) = entered() else {
+    let Some(state) = cpu::resume() else {
         return 0;
     };
     let (tracker, pings) = (state.gap.walk.tracker, state.gap.walk.pings);
-    let next = slot.region.next(state.gap.walk.base());
-    if !next.is_reached(&tracker) {
+    if !next_piece(tracker.resume()) {
         return 0;
     }
-    state.gap.walk = Walk::new(tracker, &tracker, next.begin, next.len);
+    state.gap.walk = Walk::new(tracker, &tracker, state.gap.from, state.gap.bytes);
     state.gap.walk.pings = pings;
     1
 }
 
-/// Set [`crate::cpu::Gap::from`] and [`crate::cpu::Gap::bytes`] to the next kept segment that the stream has
+/// Set [`crate::cpu::Gap::from`] and [`crate::cpu::Gap::bytes`] to the next piece that the stream has
 /// reached, at `cursor`. `false` when there is none.
 #[inline(always)]
-pub fn next_cut(cursor: u32) -> bool {
-    ws_guard_held_cut(cursor) != 0
+pub fn next_piece(cursor: u32) -> bool {
+    ws_guard_held_piece(cursor) != 0
 }
 
-/// [`next_cut`].
+/// [`next_piece`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_held_cut(cursor: u32) -> u32 {
+extern "C" fn ws_guard_held_piece(cursor: u32) -> u32 {
     let Some((state, slot)) = entered() else {
         return 0;
     };
-    let (mut from, mut until) = (state.gap.cut, state.gap.until);
-    if from == until {
-        let next = slot.region.next(from);
-        if next.len == 0 || before(cursor, next.begin) {
+    let (mut from, mut range) = (state.gap.at, state.gap.within);
+    if from == range.end() {
+        range = slot.region.next(from);
+        if range.len == 0 || before(cursor, range.begin) {
             return 0;
         }
-        (from, until) = (next.begin, next.end());
+        from = range.begin;
     }
-    let len = slot.region.cut(from, until);
-    (state.gap.cut, state.gap.until) = (from.wrapping_add(len), until);
+    let len = piece(&range, from, state.gap.mesh);
+    (state.gap.within, state.gap.at) = (range, from.wrapping_add(len));
     (state.gap.from, state.gap.bytes) = (from, len);
     1
 }
@@ -293,6 +294,7 @@ extern "C" fn ws_guard_held_pass(cursor: u32) -> u32 {
         return 0;
     };
     slot.region.pass(cursor);
+    pages::release_unused();
     (slot.region.len != 0) as u32
 }
 
@@ -352,7 +354,10 @@ extern "C" fn ws_guard_held_step(what: u32) -> u32 {
     // The server has it already, so it passes.
     state.gap.walk.budget = Walk::UNLIMITED;
     let walk = &state.gap.walk;
-    let mut bytes = Kept { slot, seq: walk.base(), len: walk.len(), counts: what };
+    let Some(page) = pages::with(slot, walk.base()) else {
+        return Step::Unreadable as u32;
+    };
+    let mut bytes = Kept { page, seq: walk.base(), len: walk.len(), counts: what };
     state.gap.step = state.gap.walk.step(&mut bytes) as u32;
     if state.gap.walk.seen.count != 0 {
         trail::trace_seen(true);
@@ -360,9 +365,9 @@ extern "C" fn ws_guard_held_step(what: u32) -> u32 {
     state.gap.step
 }
 
-/// A segment in the copy.
+/// A piece of the copy.
 struct Kept {
-    slot: &'static Held,
+    page: &'static Page,
     /// Its first byte.
     seq: u32,
     len: u32,
@@ -375,7 +380,7 @@ impl Kept {
         if at >= self.len || self.len - at < N as u32 {
             return None;
         }
-        Some(read(self.slot, self.seq.wrapping_add(at)))
+        Some(read(self.page, self.seq.wrapping_add(at)))
     }
 }
 

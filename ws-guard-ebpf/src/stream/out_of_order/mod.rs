@@ -7,6 +7,7 @@
 //! it.
 
 pub mod copy;
+mod pages;
 
 use core::{
     ffi::{c_long, c_void},
@@ -17,7 +18,7 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::{self, Flow, SERVER_DONE},
     maps::Counter,
-    out_of_order::{self, Held, Look, SLOTS},
+    out_of_order::{self, Held, Look, Range, SLOTS},
     tracker::Walk,
     verifier::forget,
 };
@@ -45,6 +46,20 @@ pub fn entered() -> Option<(&'static mut State, &'static mut Held)> {
     Some((state, unsafe { &mut *slot }))
 }
 
+/// Enter the copy, unless another CPU has it.
+#[inline(always)]
+fn alone(slot: *mut Held) -> bool {
+    // SAFETY: an aligned word of a map value, which stays mapped while a program runs.
+    let (_, alone) = unsafe {
+        atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            &raw mut (*slot).busy,
+            0,
+            1,
+        )
+    };
+    alone
+}
+
 /// Release the copy.
 #[inline(always)]
 fn release(slot: &mut Held) {
@@ -61,23 +76,16 @@ pub fn enter(context: &Context, flow: &mut Flow) -> bool {
     let (Some(state), Some(slot)) = (cpu::resume(), HELD.get_ptr_mut(index)) else {
         return false;
     };
-    // SAFETY: an aligned word of a map value, which stays mapped while a program runs.
-    let (_, alone) = unsafe {
-        atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-            &raw mut (*slot).busy,
-            0,
-            1,
-        )
-    };
-    if !alone {
+    if !alone(slot) {
         return false;
     }
     // SAFETY: entered by this CPU alone.
     let slot = unsafe { &mut *slot };
-    if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || is_over(slot, context.now)) {
+    if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || takes(slot, context.now)) {
         slot.owner = owner;
         slot.key = *context.key();
         slot.region.clear();
+        pages::release(index, u32::MAX);
     }
     if slot.owner != owner {
         if flow.held != 0 && flow.held != STOLEN {
@@ -110,25 +118,35 @@ const VANISHED_NS: u64 = 3_600_000_000_000;
 /// [`Flow::held`]: another flow has the copy, and the gap must not be filled any more.
 const STOLEN: u8 = 2;
 
-/// Check whether the copy's flow is gone, silent for long, or has no out-of-order segments any more. One that is only
-/// silent loses its copy.
+/// Take an entered copy from a flow that [needs it no more](is_over). One that is only silent loses it.
+#[inline(always)]
+fn takes(slot: &Held, now: u64) -> bool {
+    let takes = is_over(slot, now);
+    if let (true, Some(flow)) = (takes, FLOWS.get_ptr_mut(&slot.key)) {
+        // SAFETY: single words of a value that stays mapped while the program runs.
+        let flow = unsafe { &mut *flow };
+        let is_its = out_of_order::owner(&slot.key, flow.generation) == slot.owner;
+        if is_its && flow.held != 0 {
+            flow.held = STOLEN;
+        }
+    }
+    takes
+}
+
+/// Check whether the copy's flow is gone, silent for long, or has no out-of-order segments any more.
 #[inline(always)]
 fn is_over(slot: &Held, now: u64) -> bool {
-    let Some(flow) = FLOWS.get_ptr_mut(&slot.key) else {
+    let Some(flow) = FLOWS.get_ptr(&slot.key) else {
         return true;
     };
     // SAFETY: single words of a value that stays mapped while the program runs.
-    let flow = unsafe { &mut *flow };
+    let flow = unsafe { &*flow };
     let ended = flow.state == flow::state::CLOSED || flow.flags & SERVER_DONE != 0;
     let most = if ended { ENDED_NS } else { VANISHED_NS };
     if flow.held == 0 || out_of_order::owner(&slot.key, flow.generation) != slot.owner {
         return true;
     }
-    let silent = flow.silent_ns(now) > most;
-    if silent {
-        flow.held = STOLEN;
-    }
-    silent
+    flow.silent_ns(now) > most
 }
 
 /// Leave the copy; it is free if the flow has no out-of-order segments.
@@ -137,6 +155,7 @@ pub fn leave(flow: &Flow) {
     if let Some((state, slot)) = entered() {
         if flow.held == 0 {
             slot.owner = 0;
+            pages::release(state.gap.copy.wrapping_sub(1), u32::MAX);
         }
         state.gap.copy = 0;
         release(slot);
@@ -161,17 +180,19 @@ pub fn keep<P: Packet>(
         return false;
     }
     let packet = payload(segment);
-    if !copy::is_same(&packet, seq, len) || !copy::copy(&packet, seq, len) {
+    if !copy::is_same(&packet, seq, len) {
         return false;
     }
-    let bytes = copy::len_with(seq, len);
-    let holds = locked(flow, |flow| {
-        let holds = flow.hold(seq, bytes);
-        flow.last_ns = if holds { context.now } else { flow.last_ns };
-        holds
-    });
-    if holds {
-        copy::extend(seq, len);
+    let copied = pages::acquire(seq, len, context.now) && copy::copy(&packet, seq, len);
+    let holds = copied
+        && locked(flow, |flow| {
+            let holds = flow.hold(seq);
+            flow.last_ns = if holds { context.now } else { flow.last_ns };
+            holds
+        });
+    match holds {
+        true => copy::extend(seq, len),
+        false => pages::release_unused(),
     }
     holds
 }
@@ -232,10 +253,10 @@ fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment
     if !copy::is_same(&payload(segment), segment.seq, segment.len) {
         return REFUSED;
     }
-    let Some((state, slot)) = entered() else {
+    let Some(state) = cpu::resume() else {
         return REFUSED;
     };
-    if !flow.may_fill(&slot.region, state.traces.left) {
+    if !flow.may_fill(state.traces.left) {
         return REFUSED;
     }
     (state.gap.reached, state.gap.whole) = (1, (overlap > 0) as u32);
@@ -312,16 +333,16 @@ pub fn follow(context: &Context, flow: &mut Flow) {
         return;
     }
     fill();
-    let mut cuts = Cuts { context, flow };
-    if begin_cut(cuts.flow) {
-        let turn: unsafe extern "C" fn(u32, *mut Cuts) -> c_long = cut_turn;
-        // SAFETY: the callback gets `cuts` back, which outlives the loop.
+    let mut pieces = Pieces { context, flow };
+    if begin_piece(pieces.flow) {
+        let turn: unsafe extern "C" fn(u32, *mut Pieces) -> c_long = piece_turn;
+        // SAFETY: the callback gets `pieces` back, which outlives the loop.
         unsafe {
-            bpf_loop(copy::MAX_TURNS, turn as *mut c_void, (&raw mut cuts).cast(), 0);
+            bpf_loop(copy::MAX_TURNS, turn as *mut c_void, (&raw mut pieces).cast(), 0);
         }
     }
-    let rest = copy::pass(cuts.flow.client.resume()) as u8;
-    locked(cuts.flow, |flow| flow.held &= rest);
+    let rest = copy::pass(pieces.flow.client.resume()) as u8;
+    locked(pieces.flow, |flow| flow.held &= rest.wrapping_neg());
 }
 
 /// Update the state after the filler's commit.
@@ -329,33 +350,33 @@ pub fn follow(context: &Context, flow: &mut Flow) {
 fn fill() {
     if let Some((state, _)) = entered() {
         // Before the first range.
-        state.gap.cut = state.gap.first.wrapping_sub(1);
-        state.gap.until = state.gap.cut;
+        state.gap.at = state.gap.first.wrapping_sub(1);
+        state.gap.within = Range { begin: state.gap.at, len: 0 };
     }
 }
 
-/// Context of the loop over the segments.
-struct Cuts<'a, 'b> {
+/// Context of the loop over the pieces.
+struct Pieces<'a, 'b> {
     context: &'a Context<'b>,
     flow: &'a mut Flow,
 }
 
-/// One step through the kept segments; 1 ends the loop.
-unsafe extern "C" fn cut_turn(_index: u32, cuts: *mut Cuts) -> c_long {
+/// One step through the pieces; 1 ends the loop.
+unsafe extern "C" fn piece_turn(_index: u32, pieces: *mut Pieces) -> c_long {
     // SAFETY: passed by `follow`, with no other user during the loop.
-    let cuts = unsafe { &mut *cuts };
+    let pieces = unsafe { &mut *pieces };
     let goes_on = match copy::step(copy::COUNT) {
         copy::MORE => true,
-        copy::DONE => end_cut(cuts.context, cuts.flow) && begin_cut(cuts.flow),
+        copy::DONE => end_piece(pieces.context, pieces.flow) && begin_piece(pieces.flow),
         _ => false,
     };
     !goes_on as c_long
 }
 
-/// Prepare the walk through the next segment. `false` when there is none.
+/// Prepare the walk through the next piece. `false` when there is none.
 #[inline(never)]
-fn begin_cut(flow: &Flow) -> bool {
-    if !copy::next_cut(flow.client.resume()) {
+fn begin_piece(flow: &Flow) -> bool {
+    if !copy::next_piece(flow.client.resume()) {
         return false;
     }
     let Some(state) = cpu::resume() else {
@@ -369,9 +390,9 @@ fn begin_cut(flow: &Flow) -> bool {
     true
 }
 
-/// Commit the walk through a segment. `false` when the flow is out of sync.
+/// Commit the walk through a piece. `false` when the flow is out of sync.
 #[inline(never)]
-fn end_cut(context: &Context, flow: &mut Flow) -> bool {
+fn end_piece(context: &Context, flow: &mut Flow) -> bool {
     let Some(state) = cpu::resume() else {
         return false;
     };
