@@ -144,7 +144,7 @@ pub const HIDDEN: u32 = 1 << 20;
 pub const LONGEST_UNSEEN: u32 = 64 * 1024;
 /// Distance of the furthest frames that are found out of sync, from what the server has acknowledged: what passes
 /// unread until then, and a segment.
-const FURTHEST_FOUND: i32 = 2 * 0xFFFF + UNREAD as i32;
+const FURTHEST_FOUND: i32 = 0xFFFF + UNREAD as i32;
 /// Pongs without a ping of such a client that are taken for a server's own (RFC 6455, 5.5.3).
 const SPARE_PONGS: u64 = 8;
 /// Silence of a server with room to send after which it has nothing to send, ms.
@@ -578,6 +578,13 @@ impl Flow {
         };
         self.unread = self.unread.saturating_add(len);
         decided
+    }
+
+    /// Check whether a segment at `seq` is further than what passes [unread](Flow::pass_unread) from what the server
+    /// waits for. It must not pass, or all before it would count as passed.
+    #[inline(always)]
+    pub const fn is_past_unread(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.acked) as i32 >= UNREAD as i32 && !self.in_records()
     }
 
     /// Check whether the server may send a segment into the client's `window`, as in a TCP header.

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     flow::{self, Flow, hidden},
     maps::{Counter, EventKind, Midstream},
-    offer::unread::{GONE, PASSES},
+    offer::unread::{GONE, PASSES, REFUSED},
     record,
     search::{Candidate, Search},
     seq::{after, later},
@@ -157,7 +157,11 @@ pub fn search<P: Packet>(
         |flow| {
             if flow.state == flow::state::UNSYNCED {
                 found = flow.searched(search);
-                passed = if found { PASSES } else { pass_unread(flow, segment, now_ms) };
+                passed = match found {
+                    true => PASSES,
+                    false if flow.is_past_unread(segment.seq) => REFUSED,
+                    false => pass_unread(flow, segment, now_ms),
+                };
                 flow.last_ns = context.now;
             }
         },

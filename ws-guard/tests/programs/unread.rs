@@ -338,10 +338,10 @@ fn out_of_sync() -> Vec<Case> {
         .counts(&[(DroppedUnsynced, 1)]),
         unsynced("the same, where a window that opens is discarded")
             .policy(|policy| policy.pace = 1)
-            .client_at(60_000, [])
+            .client_at(15_000, [])
             .shut()
             .client(payload())
-            .client_at(60_000, [0])
+            .client_at(15_000, [0])
             .client(payload())
             .dropped()
             .leaves(state::UNSYNCED)
@@ -367,6 +367,11 @@ fn out_of_sync() -> Vec<Case> {
             .client_at(1000, payload())
             .leaves(state::UNSYNCED)
             .counts(&[(DroppedUnsynced, 2)]),
+        later(unsynced("a segment far ahead, out of sync").client_at(500_000, [0]).dropped())
+            .client_at(2000, payload())
+            .client_at(3000, payload())
+            .leaves(state::UNSYNCED)
+            .counts(&[(DroppedUnsynced, 1)]),
         case("frames that are followed need no window")
             .open()
             .client_at(60_000, [])
