@@ -458,6 +458,7 @@ impl Replay {
         if self.flow.searched(&search) {
             return self.walk(self.flow.client, false, seq, payload, budget);
         }
+        self.flow.high = later(self.flow.high, seq.wrapping_add(payload.len() as u32));
         Verdict::Pass
     }
 }
