@@ -32,7 +32,7 @@ fn stream() -> Vec<u8> {
 }
 
 /// Lengths of segments: of whole frames, and one that splits a header in each sixth.
-const CUTS: [usize; 2] = [(6 + FRAME) * TOGETHER, 1000];
+const LENGTHS: [usize; 2] = [(6 + FRAME) * TOGETHER, 1000];
 
 /// A path of 40 ms that loses segments before the guard and behind it, in a thousand.
 fn route(mss: usize, before: u32, behind: u32) -> Route {
@@ -87,7 +87,9 @@ fn a_receiver_reads_no_ping_that_was_not_charged() {
 fn a_busy_client_without_a_trail_arrives() {
     let sent = stream();
     let losses = [(0, 0), (10, 0), (0, 10), (10, 10)];
-    for (mss, (before, behind)) in CUTS.into_iter().flat_map(|mss| losses.map(|lost| (mss, lost))) {
+    for (mss, (before, behind)) in
+        LENGTHS.into_iter().flat_map(|mss| losses.map(|lost| (mss, lost)))
+    {
         let (mut times, mut lost, mut stalls) = ([Vec::new(), Vec::new()], 0, 0);
         batches(wanted(CLIENTS), |rng| {
             for has_trail in [true, false] {

@@ -132,7 +132,6 @@ fn a_retransmitted_ping_is_defused_again() -> Result<()> {
 }
 
 #[test]
-#[ignore = "known limit: a header retransmitted byte by byte and then whole is refused until the server has acknowledged it"]
 fn a_ping_retransmitted_in_parts_is_defused_again() -> Result<()> {
     needs_root!();
     every_copy_is_defused(&[1, 2, usize::MAX])
